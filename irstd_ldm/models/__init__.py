@@ -1,0 +1,1 @@
+"""Networks: one `torch.nn.Module` family per file."""

@@ -1,0 +1,72 @@
+"""The published and bundled sizes of the latent detector, as arguments of its three networks."""
+
+from typing import Any
+
+CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    # LGLDNet as released: image encoder 1.80 M, denoiser 40.4 M, decoder 2.70 M parameters. The lowest level of the
+    # denoiser has no attention: at 256x256 it holds 2x2 positions.
+    "lgldnet": {
+        "vae": {
+            "block_out_channels": (16, 32, 64, 128),
+            "encoder_layers_per_block": (2, 2, 3, 3),
+            "decoder_layers_per_block": (3, 3, 4, 4),
+            "norm_num_groups": 8,
+            "stem": "conv",
+        },
+        "image_encoder": {
+            "block_out_channels": (16, 32, 64, 128),
+            "layers_per_block": (2, 2, 3, 3),
+            "num_attention_heads": 1,
+            "norm_num_groups": 8,
+            "frequency_attention": (True, True, True, True),
+            "stem": "conv",
+        },
+        "unet": {
+            "in_channels": 12,
+            "out_channels": 8,
+            "block_out_channels": (64, 128, 128, 256, 256),
+            "layers_per_block": 2,
+            "down_block_types": ("CrossAttnDownBlock2D",) * 4 + ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 4,
+            "attention_head_dim": 8,
+            "cross_attention_dim": 128,
+            "norm_num_groups": 32,
+            "resnet_time_scale_shift": "scale_shift",
+        },
+        "image_features": {"image_feature_channels": (16, 32, 64, 128)},
+    },
+    # Haar stem and head instead of full-resolution convolutions. The decoder sees the image's features at 1/2 and
+    # 1/4 alone: what lies deeper reaches it through the posterior.
+    "tiny": {
+        "vae": {
+            "block_out_channels": (16, 32, 64),
+            "encoder_layers_per_block": (1, 1, 1),
+            "decoder_layers_per_block": (2, 2, 1),
+            "norm_num_groups": 8,
+            "stem": "haar",
+            "decoder_mid_attention": False,
+        },
+        "image_encoder": {
+            "block_out_channels": (16, 32, 64),
+            "layers_per_block": (2, 2, 2),
+            "num_attention_heads": 4,
+            "norm_num_groups": 8,
+            "frequency_attention": (False, True, True),
+            "stem": "haar",
+        },
+        "unet": {
+            "in_channels": 12,
+            "out_channels": 8,
+            "block_out_channels": (64, 128),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "UpBlock2D"),
+            "mid_block_type": "UNetMidBlock2DCrossAttn",
+            "attention_head_dim": 4,
+            "cross_attention_dim": 64,
+            "norm_num_groups": 16,
+            "resnet_time_scale_shift": "scale_shift",
+        },
+        "image_features": {"image_feature_channels": (16, 32, 0)},
+    },
+}
