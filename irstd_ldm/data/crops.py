@@ -1,0 +1,218 @@
+"""Augmented training crops, each a pure function of the seed and its number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch.utils.data import Dataset
+
+from .folder import Sample
+from .images import normalize_image, percentile_range, soft_compress
+from .implant import EIGHT_CONNECTED, TargetBank, implant
+
+MIN_RANGE = 8 / 255  # narrower ranges are not stretched to the full one: that would amplify quantisation
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """The training crops' recipe. Probabilities of the four kinds sum to 1; ranges are (low, high)."""
+
+    size: int = 128  # pixels, both sides
+    target_probability: float = 0.45  # around a random target of a training image
+    image_probability: float = 0.15  # anywhere in a training image
+    background_probability: float = 0.2  # anywhere in a background frame
+    implant_probability: float = 0.2  # anywhere in either, with 1 to 3 implanted targets
+    rescale_probability: float = 0.4
+    rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor
+    gamma_probability: float = 0.4
+    gamma_range: tuple[float, float] = (0.6, 1.6)  # log-uniform exponent
+    gain_probability: float = 0.5
+    gain_range: tuple[float, float] = (0.6, 1.5)  # log-uniform factor of the deviation from the crop's mean
+    offset_range: tuple[float, float] = (-0.15, 0.15)  # of the full scale, added with the gain
+    range_probability: float = 0.15  # percentile normalisation, as 16-bit frames get it, instead of gamma and gain
+    blur_probability: float = 0.1
+    blur_sigma_range_px: tuple[float, float] = (0.3, 1.0)
+    noise_probability: float = 0.15
+    noise_sigma_max: float = 0.03  # of the full scale
+    column_noise_probability: float = 0.1
+    column_noise_sigma_max: float = 0.02  # of the full scale
+
+    def __post_init__(self):
+        kinds = (
+            self.target_probability,
+            self.image_probability,
+            self.background_probability,
+            self.implant_probability,
+        )
+        if min(kinds) < 0 or abs(sum(kinds) - 1) > 1e-6:
+            raise ValueError(f"the probabilities of the crops' four kinds must be >= 0 and sum to 1, got {kinds}")
+        if self.size < 64:
+            raise ValueError(f"`size` must be at least 64 pixels, got {self.size}")
+
+
+class TrainingCrops(Dataset):
+    """Crops of training images and background frames; everything is kept in memory.
+
+    Item k is {"image": (1, S, S) float32, about [-1, 1], "mask": (1, S, S) float32 in {0, 1}}, a pure function of
+    (seed, k) for every non-negative k: there is no length, and a resumed run goes on with the next k. Images smaller
+    than a crop are continued by reflection, mask and all.
+
+    Args:
+        samples: labelled images.
+        backgrounds: frames without targets, (H, W) as `to_gray` returns them; where there are none, their crops come
+            from the samples.
+        settings: the recipe.
+        seed: of the whole sequence.
+
+    Raises:
+        ValueError: no target in `samples`.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], backgrounds: Sequence[np.ndarray], settings: CropSettings, seed: int
+    ):
+        self.settings, self.seed = settings, seed
+        labelled = list(samples)  # read once: a lazy folder reads its files at every access
+        self._images = [_Frame(sample.image, sample.mask) for sample in labelled]
+        self._backgrounds = [_Frame(image, np.zeros(image.shape, bool)) for image in backgrounds] or self._images
+        self._with_targets = [frame for frame in self._images if len(frame.target_centers)]
+        if not self._with_targets:
+            raise ValueError(f"`samples` must hold at least one target, got none in {len(labelled)} images")
+        self._bank = TargetBank((frame.region() * 255, frame.mask) for frame in self._with_targets)
+
+    def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, k))
+        settings = self.settings
+        kinds = np.cumsum([settings.target_probability, settings.image_probability, settings.background_probability])
+        kind = int(np.searchsorted(kinds, rng.random(), side="right"))  # 3 = implanted targets
+        if kind == 0:
+            frame = self._with_targets[rng.integers(len(self._with_targets))]
+        elif kind == 1 or (kind == 3 and rng.random() < 0.5):
+            frame = self._images[rng.integers(len(self._images))]
+        else:
+            frame = self._backgrounds[rng.integers(len(self._backgrounds))]
+        image, mask = self._crop(frame, kind == 0, rng)
+        if kind == 3:
+            image, mask = implant(image * 255, mask, self._bank, rng)
+            image /= 255
+        image, mask = _flip(image, mask, rng)
+        image = self._vary_intensity(image, mask, frame, rng)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],  # (1, S, S)
+            "mask": torch.from_numpy(mask.astype(np.float32))[None],  # (1, S, S)
+        }
+
+    def _crop(self, frame: "_Frame", around_target: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A region of the frame, rescaled at times unless a target would vanish or merge.
+
+        Returns:
+            image (S, S) float32 on [0, 1] and mask (S, S) bool.
+        """
+        size = side = self.settings.size
+        if rng.random() < self.settings.rescale_probability:
+            side = max(round(size / _log_uniform(rng, self.settings.rescale_range)), 16)
+        if around_target:
+            anchor = frame.target_centers[rng.integers(len(frame.target_centers))]
+            margin = min(8, side // 4)  # pixels from the crop's border to the target's centroid
+            corner = anchor - rng.integers(margin, side - margin, 2)
+        else:
+            spare = np.subtract(frame.shape, side)  # negative where the frame is smaller than the region
+            corner = rng.integers(np.minimum(spare, 0), np.maximum(spare, 0) + 1)
+            anchor = corner + side // 2
+        image, mask = frame.crop(corner, side)
+        if side == size:
+            return image, mask
+        image, scaled_mask = _resize(image, mask, size)
+        if ndimage.label(scaled_mask, EIGHT_CONNECTED)[1] < ndimage.label(mask, EIGHT_CONNECTED)[1]:
+            return frame.crop(anchor - (anchor - corner) * size // side, size)
+        return image, scaled_mask
+
+    def _vary_intensity(
+        self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", rng: np.random.Generator
+    ) -> np.ndarray:
+        """(S, S) on [0, 1] -> (S, S) on about [-1, 1]."""
+        settings = self.settings
+        stretched = False
+        if rng.random() < settings.range_probability:
+            lo, hi = percentile_range(image) if rng.random() < 0.5 else frame.percentiles
+            stretched = hi - lo >= MIN_RANGE
+            if stretched:
+                image = (soft_compress((image - lo) * (2 / (hi - lo)) - 1) + 1) / 2
+        if not stretched:
+            if rng.random() < settings.gamma_probability:
+                exponent = _log_uniform(rng, settings.gamma_range)
+                image = np.where((image > 0) & (image < 1), np.abs(image) ** exponent, image)
+            if rng.random() < settings.gain_probability:
+                mean = image.mean()
+                image = mean + _log_uniform(rng, settings.gain_range) * (image - mean)
+                image = image + rng.uniform(*settings.offset_range)
+                if mask.any():
+                    image = image + max(0.05 - image[mask].min(), 0)  # clipping must not hide a labelled target
+                    image = image - max(image[mask].max() - 1, 0)
+        if rng.random() < settings.blur_probability:
+            image = ndimage.gaussian_filter(image, rng.uniform(*settings.blur_sigma_range_px))
+        if rng.random() < settings.noise_probability:
+            sigma = rng.uniform(0, settings.noise_sigma_max)
+            image = image + sigma * rng.standard_normal(image.shape, np.float32)
+        if rng.random() < settings.column_noise_probability:
+            sigma = rng.uniform(0, settings.column_noise_sigma_max)
+            image = image + sigma * rng.standard_normal(image.shape[1], np.float32)
+        if not stretched and frame.is_8_bit:
+            image = np.clip(image, 0, 1)  # a sensor's saturation
+        return image * 2 - 1
+
+
+class _Frame:
+    """One image in memory, read in reflected crops."""
+
+    def __init__(self, image: np.ndarray, mask: np.ndarray):
+        self.is_8_bit = image.dtype == np.uint8
+        self._image = image if self.is_8_bit else normalize_image(image)
+        self.mask = mask
+        self.shape = image.shape
+        self.percentiles = percentile_range(self.region())
+        labels, num_targets = ndimage.label(mask, structure=EIGHT_CONNECTED)
+        centers = ndimage.center_of_mass(mask, labels, range(1, num_targets + 1))
+        self.target_centers = np.rint(np.reshape(centers, (num_targets, 2))).astype(int)  # (targets, 2): row, column
+
+    def region(self, window: tuple | EllipsisType = ...) -> np.ndarray:
+        """The pixels of an index expression, float32 on [0, 1]."""
+        pixels = self._image[window]
+        return pixels / np.float32(255) if self.is_8_bit else (pixels + np.float32(1)) / 2
+
+    def crop(self, corner: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image and mask of the square at `corner` (row, column), moved inside the frame as far as it fits."""
+        window = np.ix_(*(_reflected(start, side, extent) for start, extent in zip(corner, self.shape, strict=True)))
+        return self.region(window), self.mask[window]
+
+
+def _reflected(start: int, length: int, extent: int) -> np.ndarray:
+    """`length` indices from `start`, shifted to overhang [0, extent) as little as possible, the rest reflected."""
+    start = int(np.clip(start, min(0, extent - length), max(0, extent - length)))
+    period = max(2 * (extent - 1), 1)
+    indices = np.arange(start, start + length) % period
+    return np.minimum(indices, period - indices)
+
+
+def _resize(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    resample = Image.Resampling.BICUBIC if image.shape[0] < size else Image.Resampling.BOX
+    resized = Image.fromarray(image).resize((size, size), resample)
+    coverage = Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(resized), np.asarray(coverage) > 0.5
+
+
+def _flip(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    upside_down, mirrored, transposed = rng.random(3) < 0.5
+    if upside_down:
+        image, mask = image[::-1], mask[::-1]
+    if mirrored:
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    return (image.T, mask.T) if transposed else (image, mask)
+
+
+def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return float(np.exp(rng.uniform(np.log(bounds[0]), np.log(bounds[1]))))

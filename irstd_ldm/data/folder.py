@@ -1,0 +1,169 @@
+"""Data sets in the field's folder layout: ROOT/images, ROOT/masks and split lists of stems."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from os import PathLike
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from .images import to_gray
+
+IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+MASK_THRESHOLD = 128  # IRSTD-1k's masks have stray grey pixels (64) that are no target
+SPLITS = ("train", "test", "val")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its mask."""
+
+    stem: str
+    image: np.ndarray  # (H, W), as `to_gray` returns it
+    mask: np.ndarray  # (H, W) bool
+
+
+class IRSTDFolder(Sequence[Sample]):
+    """The images and masks under one root, read when asked for.
+
+    Images are ROOT/images/STEM.png (or bmp, tif, tiff, jpg, jpeg); the mask is ROOT/masks/STEM or STEM_pixels0 with
+    any of these suffixes. A mask pixel belongs to a target where it is >= 128.
+
+    Args:
+        root: the data set's folder; its name is `name`.
+        split: "train", "test", "val", or None for every image in alphabetical order. The list is the first that
+            exists, for "train": img_idx/train_NAME.txt (or the only img_idx/train_*.txt), 50_50/train.txt,
+            idx_427/train.txt, idx_427/trainval.txt, train.txt, trainval.txt; for "test" and "val" the same places
+            (without trainval).
+        list_file: a text file of stems, instead of the split's own list.
+
+    Raises:
+        ValueError: an unknown `split`, no list where one is looked for, or a stem without image or mask.
+    """
+
+    def __init__(
+        self, root: str | PathLike[str], split: str | None = None, list_file: str | PathLike[str] | None = None
+    ):
+        if split is not None and split not in SPLITS:
+            raise ValueError(f"`split` must be one of {SPLITS} or None, got {split!r}")
+        self.root = Path(root)
+        self.name = self.root.resolve().name
+        self._images = _files_by_stem(self.root / "images")
+        self._masks = _files_by_stem(self.root / "masks")
+        if list_file is not None:
+            self.stems = read_stem_list(list_file)
+        elif split is not None:
+            self.stems = read_stem_list(_find_list(self.root, self.name, split))
+        else:
+            self.stems = sorted(self._images)
+        for stem in self.stems:
+            if stem not in self._images:
+                raise ValueError(f"stem '{stem}' has no image in '{self.root / 'images'}'")
+            if stem not in self._masks and f"{stem}_pixels0" not in self._masks:
+                raise ValueError(f"stem '{stem}' has no mask in '{self.root / 'masks'}'")
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index):
+        """The sample at `index`, or a list of samples for a slice.
+
+        Raises:
+            ImageReadError: a file that cannot be decoded.
+            ValueError: a mask of another size than its image, or with the values 0 and 1 only.
+        """
+        if isinstance(index, slice):
+            return [self._read(stem) for stem in self.stems[index]]
+        return self._read(self.stems[index])
+
+    def image_path(self, stem: str) -> Path:
+        return self._images[stem]
+
+    def mask_path(self, stem: str) -> Path:
+        return self._masks[stem if stem in self._masks else f"{stem}_pixels0"]
+
+    def _read(self, stem: str) -> Sample:
+        image_path, mask_path = self.image_path(stem), self.mask_path(stem)
+        image, mask = to_gray(image_path), to_gray(mask_path)
+        if image.shape != mask.shape:
+            raise ValueError(
+                f"mask '{mask_path}' is {mask.shape[1]}x{mask.shape[0]} and its image '{image_path}' is "
+                f"{image.shape[1]}x{image.shape[0]} (width x height); they must be equal"
+            )
+        if mask.max() == 1:
+            raise ValueError(f"mask '{mask_path}' holds the values 0 and 1; target pixels must be >= {MASK_THRESHOLD}")
+        return Sample(stem, image, mask >= MASK_THRESHOLD)
+
+
+def read_stem_list(path: str | PathLike[str]) -> list[str]:
+    """The stems of a text file, one a line (LF or CRLF; blank lines are skipped), in its order.
+
+    Raises:
+        ValueError: no stem, or a stem twice.
+    """
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    stems = [line.strip() for line in lines if line.strip()]
+    if not stems:
+        raise ValueError(f"list '{path}' holds no stems")
+    seen: set[str] = set()
+    for stem in stems:
+        if stem in seen:
+            raise ValueError(f"list '{path}' holds the stem '{stem}' twice")
+        seen.add(stem)
+    return stems
+
+
+def write_stem_list(path: str | PathLike[str], stems: Iterable[str]) -> None:
+    """Writes the stems one a line (LF), to a temporary name first."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+
+
+def read_backgrounds(root: str | PathLike[str], exclude: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Frames without targets: stem -> (H, W), as `to_gray` returns them, of ROOT/images in alphabetical order.
+
+    Args:
+        root: the folder that holds images/.
+        exclude: shell patterns (`fnmatch`) of stems to leave out, such as "S7_*".
+    """
+    paths = _files_by_stem(Path(root) / "images")
+    kept = [stem for stem in sorted(paths) if not any(fnmatchcase(stem, pattern) for pattern in exclude)]
+    return {stem: to_gray(paths[stem]) for stem in kept}
+
+
+def _files_by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise ValueError(f"no folder '{folder}'")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in files:
+            raise ValueError(f"'{files[path.stem]}' and '{path}' share one stem")
+        files[path.stem] = path
+    return files
+
+
+def _find_list(root: Path, name: str, split: str) -> Path:
+    named = root / "img_idx" / f"{split}_{name}.txt"
+    if not named.is_file():
+        alone = sorted((root / "img_idx").glob(f"{split}_*.txt"))
+        if len(alone) == 1:  # a renamed data set folder
+            return alone[0]
+    file_names = ["train.txt", "trainval.txt"] if split == "train" else [f"{split}.txt"]
+    candidates = [named, root / "50_50" / f"{split}.txt"]
+    candidates += [folder / file_name for folder in (root / "idx_427", root) for file_name in file_names]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked_for = ", ".join(str(candidate.relative_to(root)) for candidate in candidates)
+    raise ValueError(f"no list of the split '{split}' under '{root}'; looked for {looked_for}")

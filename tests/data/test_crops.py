@@ -1,0 +1,233 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from irstd_ldm.data.crops import CropSettings, TrainingCrops
+from irstd_ldm.data.folder import Sample
+from irstd_ldm.data.implant import TargetBank, gaussian_profile, implant
+
+EIGHT = np.ones((3, 3))
+PLAIN = CropSettings(  # target crops without any change but flips
+    size=64,
+    target_probability=1,
+    image_probability=0,
+    background_probability=0,
+    implant_probability=0,
+    rescale_probability=0,
+    gamma_probability=0,
+    gain_probability=0,
+    range_probability=0,
+    blur_probability=0,
+    noise_probability=0,
+    column_noise_probability=0,
+)
+
+
+def frame(seed=0, shape=(150, 130)):
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), 2)
+    return (90 + 20 * noise / noise.std()).clip(0, 255).astype(np.uint8)
+
+
+def sample(seed=0, centers=((40, 50),), shape=(150, 130), dtype=np.uint8):
+    image, mask = frame(seed, shape), np.zeros(shape, bool)
+    for row, column in centers:
+        mask[row - 1 : row + 2, column - 1 : column + 2] = True
+    image = np.where(mask, 230, image).astype(dtype)
+    return Sample(f"s_{seed}", image if dtype == np.uint8 else image * dtype(50), mask)
+
+
+@pytest.fixture(scope="module")
+def crops():
+    samples = [sample(0), sample(1, [(100, 20), (60, 90)]), sample(2, shape=(40, 70), centers=[(20, 20)])]
+    return TrainingCrops(samples, [frame(7, (200, 180))], replace(CropSettings(), size=64), seed=5)
+
+
+def test_items_have_the_stated_shape_type_and_range(crops):
+    for k in range(60):
+        item = crops[k]
+        assert item["image"].shape == item["mask"].shape == (1, 64, 64)
+        assert item["image"].dtype == item["mask"].dtype == torch.float32
+        assert torch.isfinite(item["image"]).all() and item["image"].abs().max() < 4
+        assert set(item["mask"].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_item_k_depends_on_seed_and_k_alone(crops):
+    forward = [crops[k] for k in range(20)]
+    again = {k: crops[k] for k in reversed(range(20))}
+    for k, item in enumerate(forward):
+        assert torch.equal(item["image"], again[k]["image"]) and torch.equal(item["mask"], again[k]["mask"])
+    assert not torch.equal(crops[3]["image"], crops[4]["image"])
+    assert torch.equal(crops[10**12]["image"], crops[10**12]["image"])
+    samples, settings = [sample(0), sample(1)], replace(CropSettings(), size=64)
+    first, second, other = (TrainingCrops(samples, [], settings, seed) for seed in (1, 1, 2))
+    assert torch.equal(first[0]["image"], second[0]["image"])
+    assert not torch.equal(first[0]["image"], other[0]["image"])
+
+
+def test_a_target_crop_holds_its_target_whole_and_unchanged():
+    source = sample(0)
+    crops = TrainingCrops([source], [], PLAIN, seed=0)
+    places = set()
+    for k in range(40):
+        item = crops[k]
+        mask, image = item["mask"][0].numpy() > 0, item["image"][0].numpy()
+        assert mask.sum() == 9
+        np.testing.assert_allclose(image[mask], 230 / 127.5 - 1, atol=1e-6)
+        assert (image[~mask] < 230 / 127.5 - 1).all()
+        places.add(tuple(np.argwhere(mask)[0]))
+    assert len(places) > 25
+
+
+def test_small_images_are_continued_by_reflection():
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    mask = np.zeros((3, 4), bool)
+    mask[1, 2] = True
+    plain = replace(PLAIN, target_probability=0, image_probability=1)
+    crops = TrainingCrops([Sample("a", image, mask)], [], plain, seed=0)
+    for k in range(10):
+        pixels = np.rint((crops[k]["image"][0].numpy() + 1) * 127.5).astype(int)
+        period_rows = np.array_equal(pixels[:-4], pixels[4:]) or np.array_equal(pixels[:-6], pixels[6:])
+        assert period_rows and set(np.unique(pixels)) == set((np.arange(12) * 20).tolist())
+        np.testing.assert_array_equal(crops[k]["mask"][0].numpy() > 0, pixels == 6 * 20)
+
+
+def test_a_one_pixel_image_is_continued():
+    crops = TrainingCrops([Sample("a", np.full((1, 1), 51, np.uint8), np.ones((1, 1), bool))], [], PLAIN, seed=0)
+    np.testing.assert_allclose(crops[0]["image"], -0.6, atol=1e-6)
+    assert crops[0]["mask"].all()
+
+
+def test_background_crops_are_empty_and_from_the_backgrounds():
+    settings = replace(PLAIN, target_probability=0, background_probability=1)
+    crops = TrainingCrops([sample(0)], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
+    for k in range(5):
+        assert not crops[k]["mask"].any()
+        np.testing.assert_allclose(crops[k]["image"], -0.6, atol=1e-6)
+    without = TrainingCrops([sample(0)], [], settings, seed=0)
+    assert without[0]["image"].std() > 0.01
+
+
+def test_implanted_crops_show_every_target_they_label():
+    settings = replace(PLAIN, target_probability=0, implant_probability=1)
+    flat = np.full((100, 90), 80, np.uint8)
+    crops = TrainingCrops([sample(0)], [flat], settings, seed=0)
+    counts = []
+    for k in range(80):
+        mask, image = crops[k]["mask"][0].numpy() > 0, crops[k]["image"][0].numpy()
+        if abs(np.median(image) - (80 / 127.5 - 1)) > 1e-5:  # from the labelled image
+            continue
+        labels, num_targets = ndimage.label(mask, EIGHT)
+        counts.append(num_targets)
+        means = ndimage.mean(image, labels, range(1, num_targets + 1))
+        assert np.all((np.array(means) + 1) * 127.5 > 83)
+    assert set(counts) == {1, 2, 3}
+
+
+def test_rescaling_keeps_every_target():
+    settings = replace(PLAIN, rescale_probability=1)
+    source = sample(0)
+    source.mask[:] = False
+    source.mask[40, 50] = True  # one pixel: halved, it would vanish
+    crops = TrainingCrops([source], [], settings, seed=0)
+    areas = [int(crops[k]["mask"].sum()) for k in range(60)]
+    assert min(areas) >= 1 and max(areas) > 1
+
+
+def test_rescaling_enlarges_and_shrinks():
+    areas = [
+        int(TrainingCrops([sample(0)], [], replace(PLAIN, rescale_probability=1), seed=0)[k]["mask"].sum())
+        for k in range(40)
+    ]
+    assert min(areas) < 9 < max(areas)
+
+
+def test_brightness_changes_do_not_clip_targets_away():
+    bright = sample(0)
+    bright.image[:] = np.where(bright.mask, 255, 245)
+    settings = replace(PLAIN, gain_probability=1, offset_range=(0.2, 0.3))
+    dark = sample(0)
+    dark.image[:] = np.where(dark.mask, 12, 4)
+    for source, chosen in ((bright, settings), (dark, replace(settings, offset_range=(-0.3, -0.2)))):
+        crops = TrainingCrops([source], [], chosen, seed=0)
+        for k in range(10):
+            image, mask = crops[k]["image"], crops[k]["mask"] > 0
+            assert image.min() >= -1 and image.max() <= 1
+            assert image[mask].min() > image[~mask].max() + 0.02
+
+
+def test_16_bit_frames_are_normalised_by_their_percentiles():
+    crops = TrainingCrops([sample(0, dtype=np.uint16)], [], PLAIN, seed=0)
+    image, mask = crops[0]["image"], crops[0]["mask"] > 0
+    assert image.max() > 1 and image[mask].min() == image.max()
+    assert -1.2 < image.min() < 0
+
+
+def test_range_normalisation_stretches_a_weak_crop():
+    weak = sample(0)
+    weak.image[:] = 100 + weak.image // 8
+    crops = TrainingCrops([weak], [], replace(PLAIN, range_probability=1), seed=0)
+    assert all(crops[k]["image"].max() - crops[k]["image"].min() > 1.5 for k in range(10))
+    assert all(item["image"].std() < 0.1 for item in (TrainingCrops([weak], [], PLAIN, seed=0)[k] for k in range(10)))
+
+
+def test_settings_and_samples_are_checked():
+    with pytest.raises(ValueError, match="sum to 1"):
+        replace(PLAIN, image_probability=0.5)
+    with pytest.raises(ValueError, match="`size`"):
+        replace(PLAIN, size=32)
+    with pytest.raises(ValueError, match="`samples`"):
+        TrainingCrops([Sample("a", frame(), np.zeros((150, 130), bool))], [], PLAIN, seed=0)
+
+
+def test_a_banked_target_is_its_excess_over_the_background_plane():
+    rows, columns = np.indices((60, 60))
+    mask = np.zeros((60, 60), bool)
+    mask[30:32, 20:23] = True
+    image = (40 + 0.5 * rows + columns).astype(np.float32)
+    image[mask] += 25
+    bank = TargetBank([(image, mask)])
+    assert len(bank) == 1 and bank.patches[0].contrast == pytest.approx(25, abs=1e-3)
+    np.testing.assert_allclose(bank.patches[0].residual, 25 * bank.patches[0].mask, atol=1e-3)
+    assert bank.patches[0].mask.shape == (8, 9) and bank.patches[0].mask.sum() == 6
+
+
+def test_the_bank_leaves_out_what_it_cannot_cut_cleanly():
+    image, mask = np.full((60, 60), 50, np.float32), np.zeros((60, 60), bool)
+    mask[3, 3] = mask[30, 30] = mask[30, 35] = mask[50, 10] = True  # at the border; two neighbours; one no brighter
+    image[3, 3] = image[30, 30] = image[30, 35] = 200
+    assert len(TargetBank([(image, mask)])) == 0
+
+
+def test_implanting_adds_only_light_and_keeps_the_old_mask():
+    old = sample(3, [(30, 30)])
+    image, mask = old.image.astype(np.float32), old.mask
+    bank = TargetBank([(sample(0).image.astype(np.float32), sample(0).mask)])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        new_image, new_mask = implant(image, mask, bank, rng)
+        assert new_mask[mask].all() and new_image.max() <= 255 and new_mask.dtype == bool
+        np.testing.assert_allclose(new_image[mask], image[mask])
+        added = new_mask & ~mask
+        assert not added.any() or (new_image - image)[added].max() >= 5
+    np.testing.assert_array_equal(mask, old.mask)
+
+
+def test_a_saturated_frame_takes_no_target():
+    image, mask = np.full((80, 80), 255, np.float32), np.zeros((80, 80), bool)
+    new_image, new_mask = implant(image, mask, TargetBank([]), np.random.default_rng(0))
+    assert not new_mask.any() and (new_image == 255).all()
+
+
+def test_the_gaussian_profile_is_centred_integrated_and_of_unit_peak():
+    profile = gaussian_profile((21, 25), 12.3, 9.6, 1.5, 1.5)
+    rows, columns = np.indices(profile.shape)
+    assert profile.max() == 1
+    assert (columns * profile).sum() / profile.sum() == pytest.approx(12.3, abs=1e-3)
+    assert (rows * profile).sum() / profile.sum() == pytest.approx(9.6, abs=1e-3)
+    variance = ((columns - 12.3) ** 2 * profile).sum() / profile.sum()
+    assert variance == pytest.approx(1.5**2 + 1 / 12, abs=0.01)  # integration over a pixel adds 1/12
+    tilted = gaussian_profile((41, 41), 20, 20, 4, 1.5, np.pi / 2)
+    assert tilted[26, 20] > 0.3 > 0.01 > tilted[20, 26]

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from irstd_ldm.data.images import ImageReadError, normalize_image, soft_compress, to_gray
+
+COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 20, 30]]], np.uint8)  # (1, 4, 3)
+GRAY = [[76, 150, 29, 18]]  # 0.299 R + 0.587 G + 0.114 B, rounded
+
+
+def test_colours_become_gray_by_the_itu_601_weights():
+    assert to_gray(COLOURS).tolist() == GRAY
+    assert to_gray(Image.fromarray(COLOURS)).tolist() == GRAY
+    assert to_gray(torch.from_numpy(COLOURS).permute(2, 0, 1)).tolist() == GRAY
+    assert to_gray(COLOURS.astype(np.uint16) * 100).tolist() == [[7624, 14968, 2907, 1815]]
+    floating = to_gray(COLOURS.astype(np.float64))
+    assert floating.dtype == np.float32
+    np.testing.assert_allclose(floating, [[76.245, 149.685, 29.07, 18.15]], rtol=1e-6)
+
+
+def test_uint8_colours_equal_pillow_bit_for_bit(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    expected = np.asarray(Image.fromarray(colours).convert("L"))
+    for source in (colours, tmp_path / "a.png", str(tmp_path / "a.png")):
+        np.testing.assert_array_equal(to_gray(source), expected)
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "dtype", "expected"),
+    [
+        ("1", [[0, 1]], np.uint8, [[0, 255]]),
+        ("L", [[3, 250]], np.uint8, [[3, 250]]),
+        ("I", [[-5, 70000]], np.int32, [[-5, 70000]]),
+        ("F", [[-0.5, 1e6]], np.float32, [[-0.5, 1e6]]),
+        ("I;16", [[0, 65535]], np.uint16, [[0, 65535]]),
+    ],
+)
+def test_single_channel_modes(mode, values, dtype, expected):
+    array = np.array(values, bool if mode == "1" else dtype)
+    image = Image.fromarray(array)
+    assert image.mode == mode
+    gray = to_gray(image)
+    assert gray.dtype == dtype and gray.tolist() == expected
+
+
+def test_alpha_is_ignored_and_a_palette_is_looked_up():
+    assert to_gray(Image.new("RGBA", (2, 1), (10, 20, 30, 0))).tolist() == [[18, 18]]
+    assert to_gray(Image.new("LA", (2, 1), (99, 0))).tolist() == [[99, 99]]
+    assert to_gray(Image.new("CMYK", (1, 1), (0, 0, 0, 255))).tolist() == [[0]]
+    assert to_gray(Image.new("CMYK", (1, 1), (0, 0, 0, 0))).tolist() == [[255]]
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([7, 7, 7, 10, 20, 30])
+    palette.putpixel((1, 0), 1)
+    assert to_gray(palette).tolist() == [[7, 18]]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_files_keep_their_values(tmp_path, suffix):
+    frame = np.array([[0, 300, 65535]], np.uint16)
+    Image.fromarray(frame).save(tmp_path / f"a{suffix}")
+    gray = to_gray(tmp_path / f"a{suffix}")
+    assert gray.dtype in (np.uint16, np.int32)
+    assert gray.tolist() == [[0, 300, 65535]]
+
+
+def test_arrays_and_tensors():
+    assert to_gray(np.array([[-3, 4]], np.int16)).dtype == np.int32
+    assert to_gray(np.array([[1, 2]], ">u2")).dtype == np.uint16
+    assert to_gray(np.full((2, 3, 1), 5, np.uint8)).shape == (2, 3)
+    assert to_gray(torch.full((1, 2, 3), 0.5, dtype=torch.bfloat16)).tolist() == [[0.5] * 3] * 2
+    assert to_gray(np.array([[1.5]], np.float16)).dtype == np.float32
+    assert to_gray(np.zeros((1, 1), np.uint8)).tolist() == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        (np.zeros((2, 2), bool), TypeError),
+        (np.zeros((2, 2), np.int64), TypeError),
+        (np.zeros((2, 2), np.int8), TypeError),
+        (torch.zeros(2, 2, dtype=torch.bool), TypeError),
+        ([[1, 2]], TypeError),
+        (None, TypeError),
+        (np.zeros((2,), np.uint8), ValueError),
+        (np.zeros((2, 2, 4), np.uint8), ValueError),
+        (np.zeros((3, 2, 2), np.uint8), ValueError),
+        (torch.zeros(2, 2, 3), ValueError),
+        (np.zeros((0, 4), np.uint8), ValueError),
+        (np.zeros((0, 4, 3), np.uint8), ValueError),
+        (np.array([[0.0, np.nan]]), ValueError),
+        (np.array([[0.0, -np.inf]], np.float32), ValueError),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(image, error):
+    with pytest.raises(error, match="`image`"):
+        to_gray(image)
+
+
+def test_files_that_cannot_be_decoded(tmp_path, monkeypatch):
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    for name in ("text.png", "empty.png", "truncated.png"):
+        with pytest.raises(ImageReadError, match=f"cannot read image '.*{name}': not an image or truncated") as caught:
+            to_gray(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        to_gray(tmp_path / "missing.png")
+    with pytest.raises(IsADirectoryError):
+        to_gray(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ImageReadError, match=r"whole\.png.*exceeds limit"):
+        to_gray(tmp_path / "whole.png")
+
+
+def test_uint8_maps_by_a_fixed_rule():
+    assert normalize_image(np.array([[0, 255]], np.uint8)).tolist() == [[-1, 1]]
+    assert normalize_image(np.array([[51]], np.uint8))[0, 0] == pytest.approx(-0.6)
+    assert normalize_image(np.full((2, 2), 255, np.uint8)).tolist() == [[1, 1], [1, 1]]
+
+
+def test_other_types_map_by_the_frames_percentiles():
+    ramp = np.arange(1001, dtype=np.uint16).reshape(7, 143)  # percentiles 0.1 and 99.9: 1 and 999
+    normalized = normalize_image(ramp).ravel()
+    assert normalized.dtype == np.float32
+    np.testing.assert_allclose(normalized[[1, 500, 999]], [-1, 0, 1], atol=1e-6)
+    beyond = 1 + 0.5 * np.log1p(2 * (2 * 1 / 998))
+    np.testing.assert_allclose(normalized[[0, 1000]], [-beyond, beyond], atol=1e-6)
+    for other in (ramp.astype(np.int32) - 5000, ramp.astype(np.float32) * 3e30):
+        np.testing.assert_allclose(normalize_image(other).ravel(), normalized, atol=1e-5)
+
+
+def test_constant_and_almost_constant_frames():
+    for dtype in (np.uint16, np.int32, np.float32):
+        assert normalize_image(np.full((3, 4), 7, dtype)).tolist() == [[0] * 4] * 3
+    assert normalize_image(np.zeros((1, 1), np.float32)).tolist() == [[0]]
+    hot = np.full((200, 200), 5, np.uint16)
+    hot[3, 4] = 9
+    assert normalize_image(hot)[3, 4] == 1 and normalize_image(hot)[0, 0] == -1
+
+
+def test_input_range_overrides_both_rules():
+    for dtype in (np.uint8, np.uint16, np.float32):
+        normalized = normalize_image(np.array([[50, 100, 150, 200]], dtype), input_range=(50, 150))
+        np.testing.assert_allclose(normalized, [[-1, 0, 1, 1 + 0.5 * np.log(3)]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("input_range", [(1, 1), (2, 1), (0, np.inf), (np.nan, 1), (0, 1, 2)])
+def test_a_wrong_input_range_is_refused_by_name(input_range):
+    with pytest.raises(ValueError, match="`input_range`"):
+        normalize_image(np.zeros((2, 2), np.uint8), input_range=input_range)
+
+
+def test_soft_compression_is_odd_monotone_and_of_continuous_slope():
+    assert soft_compress(np.array([-0.3, 1.0, 2.0])).tolist() == pytest.approx([-0.3, 1, 1 + 0.5 * np.log(3)])
+    values = np.linspace(-50, 50, 20001)
+    compressed = soft_compress(values)
+    assert np.all(np.diff(compressed) > 0)
+    np.testing.assert_allclose(compressed, -compressed[::-1], atol=1e-9)
+    slope = np.diff(soft_compress(np.array([1 - 1e-4, 1, 1 + 1e-4]))) / 1e-4
+    np.testing.assert_allclose(slope, 1, atol=1e-3)
