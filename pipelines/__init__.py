@@ -1,0 +1,1 @@
+"""Pipelines: one task, one file, one class."""

@@ -1,0 +1,251 @@
+"""The one training loop that every trainer shares."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm.auto import tqdm
+
+from .settings import TrainSettings, save_settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Validation:
+    """What a validation found.
+
+    Attributes:
+        scores: Scalars by name.
+        picture: (H, W, 3) uint8, image / truth / prediction side by side, one row per example.
+    """
+
+    scores: dict[str, float]
+    picture: np.ndarray = field(repr=False)
+
+
+class Task(Protocol):
+    """What a trainer brings to the loop.
+
+    Attributes:
+        model: The module whose trainable parameters are optimised; its forward pass is one training step's.
+    """
+
+    model: nn.Module
+
+    def loss(
+        self, model: nn.Module, batch: dict[str, torch.Tensor], step: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a batch and scalars to log. All randomness is drawn from `generator`, on the CPU."""
+
+    def validate(self) -> Validation:
+        """Score `model` on the validation images."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the trained components."""
+
+
+class StepSampler(Sampler[int]):
+    """Item numbers of one process: those of step s are [s*world + rank]*batch_size and following.
+
+    What a step sees is a function of its number alone, which makes a resumed run equal to an uninterrupted one.
+    """
+
+    def __init__(self, first_step: int, last_step: int, batch_size: int, rank: int, world: int):
+        self.first_step, self.last_step, self.batch_size = first_step, last_step, batch_size
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(self.first_step, self.last_step):
+            first = (step * self.world + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.batch_size
+
+
+def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
+    """The source of a step's randomness, a function of its arguments alone."""
+    state = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step in the name of a checkpoint folder, ``checkpoint-STEP``."""
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted((p for p in output_dir.glob("checkpoint-*") if p.name[11:].isdigit()), key=checkpoint_step)
+
+
+def _save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit: int) -> None:
+    partial = output_dir / f"partial-checkpoint-{step}"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        final = output_dir / f"checkpoint-{step}"
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        for stale in list_checkpoints(output_dir)[:-limit]:
+            shutil.rmtree(stale)
+    accelerator.wait_for_everyone()
+
+
+def _find_checkpoint(settings: TrainSettings) -> Path | None:
+    if settings.resume_from_checkpoint is None:
+        return None
+    if settings.resume_from_checkpoint == "latest":
+        return next(reversed(list_checkpoints(Path(settings.output_dir))), None)
+    folder = Path(settings.resume_from_checkpoint)
+    if not folder.is_dir():
+        raise ValueError(f"`resume_from_checkpoint` is no folder: {folder}")
+    return folder
+
+
+def _validate(task: Task, accelerator: Accelerator, output_dir: Path, step: int) -> Validation:
+    validation = task.validate()
+    with open(output_dir / "validation.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, **validation.scores}) + "\n")
+    accelerator.log({f"validation/{name}": score for name, score in validation.scores.items()}, step=step)
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.writer.add_image("validation", validation.picture, step, dataformats="HWC")
+    Image.fromarray(validation.picture).save(output_dir / "validation.png")
+    logger.info("step %d: %s", step, ", ".join(f"{name} {score:.4f}" for name, score in validation.scores.items()))
+    return validation
+
+
+def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
+    """Train `task.model` on `dataset`, whose item k is a function of k alone.
+
+    Resumes from the last complete checkpoint; k steps, a kill and the same command equal an uninterrupted run bit for
+    bit on a CPU.
+
+    Raises:
+        ValueError: `resume_from_checkpoint` names no folder.
+        FloatingPointError: The loss is not finite.
+    """
+    output_dir = Path(settings.output_dir)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision, log_with=settings.report_to, project_dir=str(output_dir)
+    )
+    set_seed(settings.seed)
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        save_settings(settings, output_dir / "settings.yaml")
+    accelerator.wait_for_everyone()
+    if settings.report_to:
+        accelerator.init_trackers("logs")
+
+    parameters = [p for p in task.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, weight_decay=settings.adam_weight_decay, foreach=True
+    )
+    lr_scheduler = get_scheduler(
+        settings.lr_scheduler,
+        optimizer,
+        num_warmup_steps=settings.lr_warmup_steps,
+        num_training_steps=settings.max_train_steps,
+    )
+    model, optimizer = accelerator.prepare(task.model, optimizer)
+    accelerator.register_for_checkpointing(lr_scheduler)
+    ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True) if settings.use_ema else None
+    if ema is not None:
+        ema.to(accelerator.device)
+        accelerator.register_for_checkpointing(ema)
+
+    first_step = 0
+    checkpoint = _find_checkpoint(settings)
+    if checkpoint is not None:
+        accelerator.load_state(str(checkpoint))
+        first_step = checkpoint_step(checkpoint)
+        logger.info("resumed from %s", checkpoint)
+
+    sampler = StepSampler(
+        first_step,
+        settings.max_train_steps,
+        settings.train_batch_size,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    loader = DataLoader(
+        dataset, settings.train_batch_size, sampler=sampler, num_workers=settings.dataloader_num_workers
+    )
+    progress = tqdm(
+        total=settings.max_train_steps,
+        initial=first_step,
+        desc=type(settings).__name__,
+        disable=not accelerator.is_main_process,
+    )
+    shown: dict[str, str] = {}
+    for step, batch in enumerate(loader, start=first_step):
+        model.train()
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        generator = step_generator(settings.seed, step, accelerator.process_index)
+        with accelerator.autocast():
+            loss, scalars = task.loss(model, batch, step, generator)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+        lr_scheduler.step()
+        optimizer.zero_grad()
+        if ema is not None:
+            ema.step(parameters)
+        done = step + 1
+        progress.update()
+        if done % 20 == 0:
+            values = {name: scalar.item() for name, scalar in scalars.items()} | {"loss": loss.item()}
+            shown |= {name: f"{values[name]:.3f}" for name in ("loss", "iou")}
+            accelerator.log(values | {"learning_rate": lr_scheduler.get_last_lr()[0]}, step=done)
+        last = done == settings.max_train_steps
+        if accelerator.is_main_process and settings.validation_steps and (done % settings.validation_steps == 0 or last):
+            with _averaged(ema, parameters):
+                validation = _validate(task, accelerator, output_dir, done)
+            shown["val_iou"] = f"{validation.scores['iou']:.3f}"
+        progress.set_postfix(shown, refresh=False)
+        if done % settings.checkpointing_steps == 0 or last:
+            _save_checkpoint(accelerator, output_dir, done, settings.checkpoints_total_limit)
+    progress.close()
+
+    if accelerator.is_main_process:
+        with _averaged(ema, parameters):
+            task.save_pretrained(output_dir)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+class _averaged:
+    """Context in which `parameters` hold their moving average."""
+
+    def __init__(self, ema: EMAModel | None, parameters: list[nn.Parameter]):
+        self.ema, self.parameters = ema, parameters
+
+    def __enter__(self) -> None:
+        if self.ema is not None:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+
+    def __exit__(self, *exception) -> None:
+        if self.ema is not None:
+            self.ema.restore(self.parameters)

@@ -1,0 +1,56 @@
+"""Losses of the Mask-VAE and of the latent detector. Each returns a scalar tensor."""
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+
+def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """One minus the Dice coefficient of all pixels of the batch together (Milletari et al., arXiv 1606.04797).
+
+    Pooling over the batch follows the pooled IoU by which detectors are compared, and an image without targets then
+    counts by its false alarms alone.
+
+    Args:
+        logits: (B, 1, H, W).
+        mask: (B, 1, H, W) in {0, 1}.
+    """
+    probability = logits.float().sigmoid()
+    overlap = (probability * mask).sum()
+    return 1 - (2 * overlap + 1) / (probability.sum() + mask.sum() + 1)
+
+
+def bce_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy, mean over pixels.
+
+    Args:
+        logits: (B, 1, H, W).
+        mask: (B, 1, H, W) in {0, 1}.
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), mask)
+
+
+def kl_loss(posterior: DiagonalGaussianDistribution) -> torch.Tensor:
+    """KL(posterior || N(0, 1)), mean per latent element."""
+    return posterior.kl().mean() / posterior.mean[0].numel()
+
+
+def klda_loss(
+    predicted: DiagonalGaussianDistribution, mask_posterior: DiagonalGaussianDistribution, min_logvar: float
+) -> torch.Tensor:
+    """KLDA: KL(predicted posterior || mask posterior), mean per latent element, in float32 (LGLDNet, section 4).
+
+    Args:
+        predicted: Posterior predicted from the image, parameters (B, 2*latent_channels, h, w).
+        mask_posterior: The Mask-VAE's posterior of the true mask, same shape.
+        min_logvar: Both log-variances are clamped from below here, so that posteriors that are certain beyond it
+            do not blow the divergence up.
+    """
+    logvar, true_logvar = predicted.logvar.float().clamp_min(min_logvar), mask_posterior.logvar.float().clamp_min(min_logvar)
+    distance = (predicted.mean.float() - mask_posterior.mean.float()) ** 2
+    return 0.5 * (true_logvar - logvar + (logvar.exp() + distance) / true_logvar.exp() - 1).mean()
+
+
+def posterior_loss(predicted: torch.Tensor, variables: torch.Tensor) -> torch.Tensor:
+    """Smooth L1 between predicted and true posterior variables (B, 2*latent_channels, h, w)."""
+    return F.smooth_l1_loss(predicted.float(), variables.float())

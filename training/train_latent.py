@@ -1,0 +1,255 @@
+"""Train the latent detector: denoiser, image encoder and image-fed mask decoder together, the second stage of LGLDNet.
+
+    accelerate launch training/train_latent.py --config training/recipes/tiny_latent.yaml \
+        --train_data_dir DATA --mask_vae runs/mask_vae --output_dir runs/latent
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from torch import nn
+
+from irstd_ldm.data.crops import CropSettings
+from irstd_ldm.data.images import normalize_image
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.metrics import fa_per_million_px, iou, niou, pd
+from irstd_ldm.models.configurations import CONFIGURATIONS
+from irstd_ldm.models.image_encoder import IRSTDImageEncoder
+from irstd_ldm.models.mask_vae import MaskAutoencoderKL
+from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
+from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+from irstd_ldm.training.loop import Validation, train
+from irstd_ldm.training.losses import bce_loss, dice_loss, klda_loss, posterior_loss
+from irstd_ldm.training.settings import TrainSettings, parse_settings
+from irstd_ldm.training.train_mask_vae import hub_target
+from irstd_ldm.training.training_data import TrainingData, read_training_data, side_by_side, write_split
+
+
+@dataclass(kw_only=True)
+class LatentSettings(TrainSettings):
+    """Settings of the latent detector's trainer."""
+
+    mask_vae: str | None = None  # output folder of train_mask_vae; not needed with pretrained_model_name_or_path
+    use_fae: bool = True  # FAE in the image encoder and on the denoiser's skips
+    use_liw: bool = True  # LIW on the denoiser's conditioning feature
+    posterior_weight: float = 1.0  # of smooth L1 on the posterior variables
+    klda_weight: float = 0.01  # of KLDA, reached by linear warm-up
+    klda_warmup_steps: int = 1000  # steps over which KLDA's weight grows from 0
+    bce_weight: float = 5.0  # of the binary cross-entropy
+    dice_weight: float = 1.0  # of the Dice loss
+    uniform_timesteps: int = 4  # crops per batch that are denoised once more at a uniform timestep, for several steps
+    feature_dropout: float = 0.1  # probability that the decoder does not see a level of a crop's image features
+    target_probability: float = 0.5  # share of crops around a target
+    image_probability: float = 0.15  # share of crops anywhere in a training image
+    background_probability: float = 0.15  # share of crops of frames without targets
+    implant_probability: float = 0.2  # share of crops with implanted targets
+
+
+class DetectorOutput(NamedTuple):
+    """What the losses are made of; K = B + crops that are denoised once more.
+
+    Attributes:
+        predicted: Predicted posterior variables (K, 8, h, w).
+        variables: True posterior variables (K, 8, h, w).
+        logits: Mask logits (B, 1, S, S) decoded from a sample of the posterior predicted from pure noise.
+    """
+
+    predicted: torch.Tensor
+    variables: torch.Tensor
+    logits: torch.Tensor
+
+
+class LatentDetector(nn.Module):
+    """One training step's forward pass through the three networks.
+
+    Every crop is denoised from pure noise, the case of one-step inference, and its mask decoded; the first few are
+    denoised again at the timesteps given, which teaches the steps after the first.
+    """
+
+    def __init__(
+        self,
+        vae: MaskAutoencoderKL,
+        unet: IRSTDUNet2DConditionModel,
+        image_encoder: IRSTDImageEncoder,
+        scheduler: DDIMScheduler,
+    ):
+        super().__init__()
+        self.vae, self.unet, self.image_encoder, self.scheduler = vae, unet, image_encoder, scheduler
+        self.vae.encoder.requires_grad_(False)
+        self.vae.quant_conv.requires_grad_(False)
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        mask: torch.Tensor,
+        timesteps: torch.Tensor,
+        noise: torch.Tensor,
+        sample_noise: torch.Tensor,
+        keep_features: torch.Tensor,
+    ) -> DetectorOutput:
+        """Predict posteriors and masks.
+
+        Args:
+            image: (B, 1, S, S), about [-1, 1].
+            mask: (B, 1, S, S) in {0, 1}.
+            timesteps: (K,) int64, the first B of them the last timestep.
+            noise: (K, 8, h, w), standard normal.
+            sample_noise: (B, 4, h, w), standard normal.
+            keep_features: (levels, B, 1, 1, 1) in {0, 1}.
+        """
+        with torch.no_grad():
+            posterior = self.vae.encode(mask * 2 - 1).latent_dist
+            variables = self.vae.posterior_to_variables(posterior)  # (B, 8, h, w)
+        again = len(timesteps) - len(image)
+        variables = torch.cat([variables, variables[:again]])  # (K, 8, h, w)
+        noisy = self.scheduler.add_noise(variables, noise, timesteps)
+        encoded = self.image_encoder(image)
+        image_latent = torch.cat([encoded.image_latent, encoded.image_latent[:again]])
+        tokens = torch.cat([encoded.tokens, encoded.tokens[:again]])
+        predicted = self.unet(torch.cat([noisy, image_latent], dim=1), timesteps, tokens).sample
+        from_noise = self.vae.variables_to_posterior(predicted[: len(image)].float())
+        z = from_noise.mean + from_noise.std * sample_noise  # (B, 4, h, w)
+        features = [feature * keep for feature, keep in zip(encoded.features, keep_features, strict=True)]
+        logits = self.vae.decode(z.to(image.dtype), image_features=features).sample
+        return DetectorOutput(predicted, variables, logits)
+
+
+def make_scheduler() -> DDIMScheduler:
+    """The sampler of DESIGN's one-step choice: clean-sample prediction, trailing timesteps, zero terminal SNR."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+        clip_sample=False,
+    )
+
+
+def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
+    """The pretrained pipeline, or one with random weights around the trained Mask-VAE's encoder.
+
+    Raises:
+        ValueError: Neither `mask_vae` nor `pretrained_model_name_or_path` is set.
+    """
+    if settings.pretrained_model_name_or_path is not None:
+        return IRSTDLatentPipeline.from_pretrained(settings.pretrained_model_name_or_path)
+    if settings.mask_vae is None:
+        raise ValueError("`mask_vae` or `pretrained_model_name_or_path` must be set, got neither")
+    configuration = CONFIGURATIONS[settings.model]
+    stage1 = MaskAutoencoderKL.from_pretrained(settings.mask_vae, subfolder="vae")
+    torch.manual_seed(settings.seed)
+    vae = MaskAutoencoderKL.from_config({**stage1.config, **configuration["image_features"]})
+    vae.encoder.load_state_dict(stage1.encoder.state_dict())
+    vae.quant_conv.load_state_dict(stage1.quant_conv.state_dict())
+    encoder_arguments = dict(configuration["image_encoder"])
+    if not settings.use_fae:
+        encoder_arguments["frequency_attention"] = (False,) * len(encoder_arguments["block_out_channels"])
+    return IRSTDLatentPipeline(
+        vae=vae,
+        unet=IRSTDUNet2DConditionModel(
+            **configuration["unet"], use_fae=settings.use_fae, use_liw=settings.use_liw
+        ),
+        image_encoder=IRSTDImageEncoder(**encoder_arguments),
+        scheduler=make_scheduler(),
+    )
+
+
+class LatentTask:
+    """Posterior prediction, KLDA and the decoded mask."""
+
+    def __init__(self, settings: LatentSettings, data: TrainingData):
+        self.settings, self.data = settings, data
+        self.pipeline = make_pipeline(settings)
+        self.pipeline.vae.encoder.eval()
+        if settings.gradient_checkpointing:
+            for component in (self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder):
+                component.enable_gradient_checkpointing()
+        self.model = LatentDetector(
+            self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder, self.pipeline.scheduler
+        )
+
+    def loss(self, model, batch, step, generator):
+        settings, vae = self.settings, self.pipeline.vae
+        image, mask = batch["image"], batch["mask"]
+        latent_size = (mask.shape[-2] // 8, mask.shape[-1] // 8)
+        latent_channels, levels = vae.config.latent_channels, len(vae.config.block_out_channels)
+        last = self.pipeline.scheduler.config.num_train_timesteps - 1
+        again = min(settings.uniform_timesteps, len(image))
+        timesteps = torch.cat(
+            [torch.full((len(image),), last), torch.randint(last + 1, (again,), generator=generator)]
+        )
+        noise = torch.randn(len(timesteps), 2 * latent_channels, *latent_size, generator=generator)
+        sample_noise = torch.randn(len(image), latent_channels, *latent_size, generator=generator)
+        kept = torch.rand(levels, len(image), 1, 1, 1, generator=generator) >= settings.feature_dropout
+        output = model(
+            image, mask, timesteps.to(image.device), noise.to(image), sample_noise.to(image), kept.to(image)
+        )
+
+        posterior = vae.variables_to_posterior(output.variables)
+        predicted = vae.variables_to_posterior(output.predicted.float())
+        terms = {
+            "posterior": posterior_loss(output.predicted, output.variables),
+            "klda": klda_loss(predicted, posterior, vae.config.klda_min_logvar),
+            "bce": bce_loss(output.logits, mask),
+            "dice": dice_loss(output.logits, mask),
+        }
+        weights = {name: getattr(settings, f"{name}_weight") for name in terms}
+        weights["klda"] *= min(1.0, step / max(settings.klda_warmup_steps, 1))
+        loss = sum(weights[name] * term for name, term in terms.items())
+        found = output.logits.detach() > 0
+        overlap, union = (found & mask.bool()).sum(), (found | mask.bool()).sum()
+        return loss, {**terms, "iou": overlap / union.clamp_min(1)}
+
+    def validate(self) -> Validation:
+        samples, backgrounds = self.data.val_samples, self.data.val_backgrounds
+        was_training = self.model.training
+        self.model.eval()
+        counts, rows = [], []
+        for sample in samples:
+            output = self.pipeline(sample.image)
+            counts.append(count_image(output.mask[0, 0], sample.mask))
+            shown = (normalize_image(sample.image) + 1) / 2
+            rows.append([shown, sample.mask.astype(np.float32), output.probability[0, 0]])
+        scores = {
+            "iou": iou(sum(counts, ImageCounts.zero())),
+            "niou": niou(counts),
+            "pd": pd(sum(counts, ImageCounts.zero())),
+            "fa_per_million_px": fa_per_million_px(sum(counts, ImageCounts.zero())),
+        }
+        if backgrounds:
+            false_alarms_px = sum(int(self.pipeline(frame).mask.sum()) for frame in backgrounds)
+            area_px = sum(frame.size for frame in backgrounds)
+            scores["background_fa_per_million_px"] = 1e6 * false_alarms_px / area_px
+        self.model.train(was_training)
+        return Validation(scores, side_by_side(rows[:6]))
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.model.eval()
+        self.pipeline.save_pretrained(folder)
+        write_split(self.data, folder)
+        if self.settings.push_to_hub:
+            self.pipeline.save_pretrained(folder, push_to_hub=True, **hub_target(self.settings))
+
+
+def main(argv: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = parse_settings(LatentSettings, argv)
+    crop_settings = CropSettings(
+        size=settings.resolution,
+        target_probability=settings.target_probability,
+        image_probability=settings.image_probability,
+        background_probability=settings.background_probability,
+        implant_probability=settings.implant_probability,
+    )
+    data = read_training_data(settings, crop_settings)
+    train(settings, LatentTask(settings, data), data.crops)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Train the Mask-VAE on target masks: the first stage of LGLDNet.
+
+    accelerate launch training/train_mask_vae.py --config training/recipes/tiny_mask_vae.yaml \
+        --train_data_dir DATA --output_dir runs/mask_vae
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from irstd_ldm.data.crops import CropSettings
+from irstd_ldm.evaluation.counts import count_image
+from irstd_ldm.evaluation.metrics import iou
+from irstd_ldm.models.configurations import CONFIGURATIONS
+from irstd_ldm.models.mask_vae import MaskAutoencoderKL
+from irstd_ldm.training.loop import Validation, train
+from irstd_ldm.training.losses import bce_loss, dice_loss, kl_loss
+from irstd_ldm.training.settings import TrainSettings, parse_settings
+from irstd_ldm.training.training_data import TrainingData, read_training_data, side_by_side, write_split
+
+
+@dataclass(kw_only=True)
+class MaskVAESettings(TrainSettings):
+    """Settings of the Mask-VAE's trainer."""
+
+    bce_weight: float = 0.5  # of the binary cross-entropy
+    dice_weight: float = 0.5  # of the Dice loss
+    kl_weight: float = 1e-3  # of KL(posterior || N(0, 1)), mean per latent element
+    klda_min_logvar: float = -6.0  # log-variance below which KLDA will not distinguish posteriors; saved in the config
+    statistics_crops: int = 256  # crops over which the posterior's statistics are measured after training
+
+
+class MaskVAEStep(nn.Module):
+    """One training step's forward pass: masks and noise in, logits and losses' ingredients out."""
+
+    def __init__(self, vae: MaskAutoencoderKL):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, mask: torch.Tensor, noise: torch.Tensor):
+        posterior = self.vae.encode(mask * 2 - 1).latent_dist
+        return self.vae.decode(posterior.mean + posterior.std * noise).sample, posterior
+
+
+class MaskVAETask:
+    """Mask reconstruction: BCE, Dice and KL."""
+
+    def __init__(self, settings: MaskVAESettings, data: TrainingData):
+        self.settings, self.data = settings, data
+        torch.manual_seed(settings.seed)
+        self.vae = MaskAutoencoderKL(
+            **CONFIGURATIONS[settings.model]["vae"], klda_min_logvar=settings.klda_min_logvar
+        )
+        if settings.gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
+        self.model = MaskVAEStep(self.vae)
+
+    def loss(self, model, batch, step, generator):
+        mask = batch["mask"]
+        shape = (len(mask), self.vae.config.latent_channels, mask.shape[-2] // 8, mask.shape[-1] // 8)
+        logits, posterior = model(mask, torch.randn(shape, generator=generator).to(mask))
+        terms = {"bce": bce_loss(logits, mask), "dice": dice_loss(logits, mask), "kl": kl_loss(posterior)}
+        loss = sum(getattr(self.settings, f"{name}_weight") * term for name, term in terms.items())
+        found = logits.detach() > 0
+        overlap, union = (found & mask.bool()).sum(), (found | mask.bool()).sum()
+        return loss, {**terms, "iou": overlap / union.clamp_min(1)}
+
+    @torch.no_grad()
+    def validate(self) -> Validation:
+        self.vae.eval()
+        counts, rows = [], []
+        for sample in self.data.val_samples:
+            height, width = sample.mask.shape
+            mask = torch.from_numpy(sample.mask.astype(np.float32))[None, None].to(self.vae.device)
+            padded = F.pad(mask, (0, -width % 32, 0, -height % 32))
+            probability = self.vae(padded * 2 - 1).sample.sigmoid()[0, 0, :height, :width].cpu().numpy()
+            counts.append(count_image(probability > 0.5, sample.mask))
+            rows.append([sample.mask.astype(np.float32), probability])
+        return Validation({"iou": iou(sum(counts[1:], counts[0]))}, side_by_side(rows[:6]))
+
+    @torch.no_grad()
+    def measure_statistics(self) -> None:
+        """Put the posterior's mean and log-variance over training masks into the config as normalisation."""
+        self.vae.eval()
+        means, logvars = [], []
+        for k in range(self.settings.statistics_crops):
+            posterior = self.vae.encode(self.data.crops[k]["mask"][None].to(self.vae.device) * 2 - 1).latent_dist
+            means.append(posterior.mean.flatten())
+            logvars.append(posterior.logvar.flatten())
+        mean, logvar = torch.cat(means), torch.cat(logvars)
+        self.vae.register_to_config(
+            scaling_factor=1 / mean.std().item(), logvar_mean=logvar.mean().item(), logvar_std=logvar.std().item()
+        )
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.measure_statistics()
+        self.vae.save_pretrained(
+            folder / "vae", push_to_hub=self.settings.push_to_hub, **hub_target(self.settings)
+        )
+        write_split(self.data, folder)
+
+
+def hub_target(settings: TrainSettings) -> dict[str, str]:
+    """The keyword that names the Hub repository, where one is named."""
+    return {"repo_id": settings.hub_model_id} if settings.hub_model_id else {}
+
+
+def main(argv: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = parse_settings(MaskVAESettings, argv)
+    data = read_training_data(settings, CropSettings(size=settings.resolution))
+    train(settings, MaskVAETask(settings, data), data.crops)
+
+
+if __name__ == "__main__":
+    main()

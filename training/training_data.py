@@ -1,0 +1,76 @@
+"""What every trainer reads: training crops and held-out validation images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.crops import CropSettings, TrainingCrops
+from ..data.folder import IRSTDFolder, Sample, read_backgrounds, write_stem_list
+from ..data.splits import validation_split
+from .settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training and validation data of a run.
+
+    Attributes:
+        crops: Training crops; item k is a function of the seed and k.
+        val_samples: Held-out labelled images.
+        val_backgrounds: Held-out frames without targets, (H, W) each.
+        train_stems: Stems that are trained on.
+        val_stems: Stems of `val_samples`.
+        name: The data set's name.
+    """
+
+    crops: TrainingCrops
+    val_samples: list[Sample]
+    val_backgrounds: list[np.ndarray]
+    train_stems: list[str]
+    val_stems: list[str]
+    name: str
+
+
+def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> TrainingData:
+    """Read the training list, split off the validation images and keep everything in memory."""
+    folder = IRSTDFolder(settings.train_data_dir, split="train", list_file=settings.train_list)
+    train_stems, val_stems = list(folder.stems), []
+    if settings.val_fraction:
+        train_stems, val_stems = validation_split(folder, settings.val_fraction, settings.seed)
+    samples = {sample.stem: sample for sample in folder}
+    backgrounds: list[np.ndarray] = []
+    if settings.background_dir is not None:
+        backgrounds = list(read_backgrounds(settings.background_dir, settings.background_exclude or ()).values())
+    order = np.random.default_rng(settings.seed).permutation(len(backgrounds))
+    held_out = set(order[: round(settings.val_fraction * len(backgrounds))].tolist())
+    crops = TrainingCrops(
+        [samples[stem] for stem in train_stems],
+        [frame for index, frame in enumerate(backgrounds) if index not in held_out],
+        crop_settings,
+        settings.seed,
+    )
+    return TrainingData(
+        crops,
+        [samples[stem] for stem in val_stems],
+        [backgrounds[index] for index in sorted(held_out)],
+        train_stems,
+        val_stems,
+        folder.name,
+    )
+
+
+def write_split(data: TrainingData, folder: Path) -> None:
+    """Write the lists of the run, ``train.txt`` and ``val.txt``, so that no later step mistakes one for the other."""
+    write_stem_list(folder / "train.txt", data.train_stems)
+    write_stem_list(folder / "val.txt", data.val_stems)
+
+
+def side_by_side(rows: list[list[np.ndarray]], size: int = 192) -> np.ndarray:
+    """Stack images (H, W) in [0, 1], cropped to `size` at the top left, into one (rows*size, columns*size, 3) uint8."""
+    canvas = np.zeros((len(rows) * size, max(map(len, rows)) * size), np.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            tile = np.rint(np.clip(image[:size, :size], 0, 1) * 255).astype(np.uint8)
+            canvas[i * size : i * size + tile.shape[0], j * size : j * size + tile.shape[1]] = tile
+    return np.repeat(canvas[:, :, None], 3, axis=2)
