@@ -1,9 +1,8 @@
 """What the detectors return."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import torch
 from diffusers.utils import BaseOutput
 
 
@@ -35,7 +34,9 @@ class Target:
 
 @dataclass
 class IRSTDPipelineOutput(BaseOutput):
-    """Detections in N images. Images of different sizes give lists of (1, H, W) instead of stacked arrays.
+    """Detections in N images: arrays, or tensors with ``output_type="pt"``.
+
+    Images of different sizes give lists of (1, H, W) instead of stacked arrays.
 
     Attributes:
         probability: (N, 1, H, W) float32 in [0, 1], the mean over the ensemble.
@@ -44,7 +45,7 @@ class IRSTDPipelineOutput(BaseOutput):
         targets: One list of [`Target`] per image, in raster order of the targets' first pixels.
     """
 
-    probability: np.ndarray | torch.Tensor | list
-    mask: np.ndarray | torch.Tensor | list
-    uncertainty: np.ndarray | torch.Tensor | list | None
+    probability: Any
+    mask: Any
+    uncertainty: Any
     targets: list[list[Target]]

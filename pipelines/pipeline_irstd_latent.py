@@ -1,6 +1,7 @@
 """LGLDNet's detector: the mask's latent posterior predicted from the infrared image by diffusion, then decoded."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,11 @@ def pad_image(image: np.ndarray) -> np.ndarray:
     """Continue (H, W) by reflection at the bottom and right to (PH, PW), multiples of 32 and at least 128."""
     padding = [(0, max(-(-n // PAD_MULTIPLE) * PAD_MULTIPLE, MIN_PADDED_SIZE) - n) for n in image.shape]
     return np.pad(image, padding, mode="reflect")
+
+
+def image_seed(base: int, place: int) -> int:
+    """Seed of the image at a place in a call, 63 bits."""
+    return int(np.random.SeedSequence((base, place)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class IRSTDLatentPipeline(IRSTDPipelineBase):
@@ -131,7 +137,8 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
                 return calibrated
         stored = ", ".join(thresholds) or "none"
         raise ValueError(
-            f"`max_fa_per_million_px` {max_fa_per_million_px!r} was never calibrated for this checkpoint; stored: {stored}"
+            f"`max_fa_per_million_px` {max_fa_per_million_px!r} was never calibrated for this checkpoint; "
+            f"stored: {stored}"
         )
 
     @torch.no_grad()
@@ -150,7 +157,7 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
-    ) -> IRSTDPipelineOutput | tuple:
+    ) -> IRSTDPipelineOutput:
         """Detect the targets of one image or of a list of images.
 
         Args:
@@ -160,10 +167,10 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
             ensemble_size: Posterior samples whose probabilities are averaged; 1 decodes the posterior's mode; None =
                 the checkpoint's default.
             threshold: Pixels of a higher probability belong to targets; None = the checkpoint's default.
-            max_fa_per_million_px: A false-alarm budget in pixels per million, instead of `threshold`; it must have been
-                calibrated.
-            tile_size: Images with a longer side run in overlapping tiles of this side, in pixels; 0 = never; None = the
-                checkpoint's default.
+            max_fa_per_million_px: A false-alarm budget in pixels per million, instead of `threshold`; it must have
+                been calibrated.
+            tile_size: Images with a longer side run in overlapping tiles of this side, in pixels; 0 = never;
+                None = the checkpoint's default.
             tile_overlap: Overlap of neighbouring tiles in pixels; None = the checkpoint's default.
             input_range: Raw values that map to -1 and 1; None = 0 and 255 for uint8, the frame's 0.1 and 99.9
                 percentiles otherwise. Values outside are compressed, not clipped.
@@ -195,7 +202,7 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
         )
 
         # 1. Read and normalise the images.
-        images = list(image) if isinstance(image, list | tuple) else [image]
+        images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
         if not images:
             raise ValueError("`image` must hold at least one image, got an empty list")
         grays = [to_gray(one) for one in images]  # N of (H, W)
@@ -203,11 +210,11 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
 
         # 2. One seed per image, whatever the batch.
         generator = generator or torch.Generator().manual_seed(0)
-        base = torch.randint(2**62, (1,), generator=generator, device=generator.device).item()
-        seeds = [int(np.random.SeedSequence((base, place)).generate_state(1, np.uint64)[0] >> 1) for place in range(len(images))]
+        base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        seeds = [image_seed(base, place) for place in range(len(images))]
 
         # 3. Cut into tiles, padded; tiles of one padded size run together.
-        windows = [tile_windows(*gray.shape, tile_size or max(gray.shape), tile_overlap) for gray in grays]
+        windows = [tile_windows(gray.shape, tile_size or max(gray.shape), tile_overlap) for gray in grays]
         tiles = [(place, window) for place, of_image in enumerate(windows) for window in of_image]
         padded = [pad_image(normalized[place][window]) for place, window in tiles]
         by_size: dict[tuple[int, int], list[int]] = {}
@@ -245,7 +252,7 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
         outputs = [_collect(maps, output_type) for maps in (probabilities, masks, uncertainties)]
         self.maybe_free_model_hooks()
         if not return_dict:
-            return (*outputs, targets)
+            return (*outputs, targets)  # type: ignore[return-value]
         return IRSTDPipelineOutput(probability=outputs[0], mask=outputs[1], uncertainty=outputs[2], targets=targets)
 
     def predict_probability(
@@ -321,7 +328,7 @@ def _collect(maps: list[np.ndarray] | None, output_type: str):
     """Stack maps (1, H, W) of one size into (N, 1, H, W); leave others a list."""
     if maps is None:
         return None
-    converted = [torch.from_numpy(m) for m in maps] if output_type == "pt" else maps
     if len({m.shape for m in maps}) > 1:
-        return converted
-    return torch.stack(converted) if output_type == "pt" else np.stack(converted)
+        return [torch.from_numpy(m) for m in maps] if output_type == "pt" else maps
+    stacked = np.stack(maps)
+    return torch.from_numpy(stacked) if output_type == "pt" else stacked

@@ -10,8 +10,9 @@ def tile_starts(extent: int, tile_size: int, tile_overlap: int) -> list[int]:
     return [*range(0, extent - tile_size, tile_size - tile_overlap), extent - tile_size]
 
 
-def tile_windows(height: int, width: int, tile_size: int, tile_overlap: int) -> list[tuple[slice, slice]]:
-    """Windows (rows, columns) that cover an image, in raster order."""
+def tile_windows(shape: tuple[int, ...], tile_size: int, tile_overlap: int) -> list[tuple[slice, slice]]:
+    """Windows (rows, columns) that cover an image of shape (H, W), in raster order."""
+    height, width = shape
     return [
         (slice(top, min(top + tile_size, height)), slice(left, min(left + tile_size, width)))
         for top in tile_starts(height, tile_size, tile_overlap)

@@ -1,8 +1,10 @@
 """The one training loop that every trainer shares."""
 
+import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
@@ -20,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from .. import __version__
 from .settings import TrainSettings, save_settings
 
 logger = logging.getLogger(__name__)
@@ -39,13 +42,11 @@ class Validation:
 
 
 class Task(Protocol):
-    """What a trainer brings to the loop.
+    """What a trainer brings to the loop."""
 
-    Attributes:
-        model: The module whose trainable parameters are optimised; its forward pass is one training step's.
-    """
-
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """The module whose trainable parameters are optimised; its forward pass is one training step's."""
 
     def loss(
         self, model: nn.Module, batch: dict[str, torch.Tensor], step: int, generator: torch.Generator
@@ -94,6 +95,13 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted((p for p in output_dir.glob("checkpoint-*") if p.name[11:].isdigit()), key=checkpoint_step)
 
 
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint; a kill on the way leaves no half of it under a checkpoint's name."""
+    doomed = folder.with_name(f"partial-{folder.name}-old")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
+
+
 def _save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit: int) -> None:
     partial = output_dir / f"partial-checkpoint-{step}"
     if accelerator.is_main_process:
@@ -103,22 +111,64 @@ def _save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limi
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         final = output_dir / f"checkpoint-{step}"
-        shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         for stale in list_checkpoints(output_dir)[:-limit]:
-            shutil.rmtree(stale)
+            _remove(stale)
     accelerator.wait_for_everyone()
 
 
 def _find_checkpoint(settings: TrainSettings) -> Path | None:
-    if settings.resume_from_checkpoint is None:
-        return None
+    """The checkpoint to go on from.
+
+    Raises:
+        ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones, among which the
+            run's own would be taken for the oldest.
+    """
+    checkpoints = list_checkpoints(Path(settings.output_dir))
     if settings.resume_from_checkpoint == "latest":
-        return next(reversed(list_checkpoints(Path(settings.output_dir))), None)
-    folder = Path(settings.resume_from_checkpoint)
-    if not folder.is_dir():
-        raise ValueError(f"`resume_from_checkpoint` is no folder: {folder}")
-    return folder
+        return checkpoints[-1] if checkpoints else None
+    checkpoint, step = None, 0
+    if settings.resume_from_checkpoint is not None:
+        checkpoint = Path(settings.resume_from_checkpoint)
+        if not checkpoint.is_dir() or not re.fullmatch(r"checkpoint-\d+", checkpoint.name):
+            raise ValueError(f"`resume_from_checkpoint` must be latest or a folder checkpoint-STEP, got {checkpoint}")
+        step = checkpoint_step(checkpoint)
+    later = [folder.name for folder in checkpoints if checkpoint_step(folder) > step]
+    if later:
+        raise ValueError(
+            f"`output_dir` {settings.output_dir} holds checkpoints after step {step}, where this run starts: "
+            f"{', '.join(later)}; remove them or choose another `output_dir`"
+        )
+    return checkpoint
+
+
+def _record_run(accelerator: Accelerator, output_dir: Path, **values) -> None:
+    """Write what `settings.yaml` cannot know into ``run.json``."""
+    record = {
+        "num_processes": accelerator.num_processes,
+        "device": str(accelerator.device),
+        "num_cpu_threads": torch.get_num_threads(),
+        "versions": {"irstd_ldm": __version__, "torch": torch.__version__},
+        **values,
+    }
+    temporary = output_dir / "run.json.tmp"
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, output_dir / "run.json")
+
+
+def _weights_sha256(parameters: list[nn.Parameter]) -> list[str]:
+    """The digest of the weights in each process, in the processes' order.
+
+    Raises:
+        RuntimeError: The processes hold different weights.
+    """
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.detach().cpu().numpy().tobytes())
+    digests = gather_object([digest.hexdigest()])
+    if len(set(digests)) > 1:
+        raise RuntimeError(f"the processes ended with different weights, SHA-256 {digests}")
+    return digests
 
 
 def _validate(task: Task, accelerator: Accelerator, output_dir: Path, step: int) -> Validation:
@@ -138,20 +188,33 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
     """Train `task.model` on `dataset`, whose item k is a function of k alone.
 
     Resumes from the last complete checkpoint; k steps, a kill and the same command equal an uninterrupted run bit for
-    bit on a CPU.
+    bit on a CPU, given the same number of threads. ``run.json`` records the processes, the threads and, at the end, a
+    digest of the weights in each process.
+
+    On a CPU each process uses `num_cpu_threads` threads, by default all cores divided by the processes: launchers set
+    ``OMP_NUM_THREADS=1`` where it is unset, which cannot be told from a choice, so that variable does not count here.
 
     Raises:
-        ValueError: `resume_from_checkpoint` names no folder.
-        FloatingPointError: The loss is not finite.
+        ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones.
+        FloatingPointError: The loss or, without fp16, whose scaler skips such steps, the gradient is not finite.
+        RuntimeError: The processes ended with different weights.
     """
     output_dir = Path(settings.output_dir)
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision, log_with=settings.report_to, project_dir=str(output_dir)
     )
+    if accelerator.device.type == "cpu":
+        cores = os.cpu_count() or 1
+        torch.set_num_threads(settings.num_cpu_threads or max(cores // accelerator.num_processes, 1))
     set_seed(settings.seed)
+    checkpoint = _find_checkpoint(settings)
+    first_step = checkpoint_step(checkpoint) if checkpoint is not None else 0
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
+        for partial in output_dir.glob("partial-checkpoint-*"):
+            shutil.rmtree(partial)
         save_settings(settings, output_dir / "settings.yaml")
+        _record_run(accelerator, output_dir, first_step=first_step)
     accelerator.wait_for_everyone()
     if settings.report_to:
         accelerator.init_trackers("logs")
@@ -170,15 +233,12 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
     accelerator.register_for_checkpointing(lr_scheduler)
     ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True) if settings.use_ema else None
     if ema is not None:
-        ema.to(accelerator.device)
         accelerator.register_for_checkpointing(ema)
-
-    first_step = 0
-    checkpoint = _find_checkpoint(settings)
     if checkpoint is not None:
         accelerator.load_state(str(checkpoint))
-        first_step = checkpoint_step(checkpoint)
         logger.info("resumed from %s", checkpoint)
+    if ema is not None:
+        ema.to(accelerator.device)  # a loaded moving average lies on the CPU
 
     sampler = StepSampler(
         first_step,
@@ -196,6 +256,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
         desc=type(settings).__name__,
         disable=not accelerator.is_main_process,
     )
+    validates = settings.validation_steps > 0 and settings.val_fraction > 0
     shown: dict[str, str] = {}
     for step, batch in enumerate(loader, start=first_step):
         model.train()
@@ -206,7 +267,9 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+        gradient_norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
+        if settings.mixed_precision != "fp16" and not torch.isfinite(gradient_norm):
+            raise FloatingPointError(f"the gradient's norm is {gradient_norm.item()} at step {step}")
         optimizer.step()
         lr_scheduler.step()
         optimizer.zero_grad()
@@ -217,9 +280,10 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
         if done % 20 == 0:
             values = {name: scalar.item() for name, scalar in scalars.items()} | {"loss": loss.item()}
             shown |= {name: f"{values[name]:.3f}" for name in ("loss", "iou")}
-            accelerator.log(values | {"learning_rate": lr_scheduler.get_last_lr()[0]}, step=done)
+            values["learning_rate"] = lr_scheduler.get_last_lr()[0]
+            accelerator.log(values, step=done)
         last = done == settings.max_train_steps
-        if accelerator.is_main_process and settings.validation_steps and (done % settings.validation_steps == 0 or last):
+        if accelerator.is_main_process and validates and (done % settings.validation_steps == 0 or last):
             with _averaged(ema, parameters):
                 validation = _validate(task, accelerator, output_dir, done)
             shown["val_iou"] = f"{validation.scores['iou']:.3f}"
@@ -228,7 +292,9 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
             _save_checkpoint(accelerator, output_dir, done, settings.checkpoints_total_limit)
     progress.close()
 
+    digests = _weights_sha256(parameters)
     if accelerator.is_main_process:
+        _record_run(accelerator, output_dir, first_step=first_step, weights_sha256=digests)
         with _averaged(ema, parameters):
             task.save_pretrained(output_dir)
     accelerator.wait_for_everyone()

@@ -46,7 +46,8 @@ def klda_loss(
         min_logvar: Both log-variances are clamped from below here, so that posteriors that are certain beyond it
             do not blow the divergence up.
     """
-    logvar, true_logvar = predicted.logvar.float().clamp_min(min_logvar), mask_posterior.logvar.float().clamp_min(min_logvar)
+    logvar = predicted.logvar.float().clamp_min(min_logvar)
+    true_logvar = mask_posterior.logvar.float().clamp_min(min_logvar)
     distance = (predicted.mean.float() - mask_posterior.mean.float()) ** 2
     return 0.5 * (true_logvar - logvar + (logvar.exp() + distance) / true_logvar.exp() - 1).mean()
 

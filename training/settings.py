@@ -10,6 +10,9 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 
+from ..models.configurations import CONFIGURATIONS
+
+POSITIVE = ("resolution", "train_batch_size", "max_train_steps", "checkpointing_steps", "checkpoints_total_limit")
 Settings = TypeVar("Settings", bound="TrainSettings")
 
 
@@ -35,9 +38,10 @@ class TrainSettings:
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
     use_ema: bool = True  # exponential moving average of the weights, which is what is validated and saved
     ema_decay: float = 0.999  # of the moving average
-    mixed_precision: str = "no"  # no, fp16 or bf16
+    mixed_precision: str = "no"  # "no" (quoted in a recipe), fp16 or bf16
     gradient_checkpointing: bool = False  # less memory, more time
     dataloader_num_workers: int = 0  # processes that cut crops; 0 = the training process
+    num_cpu_threads: int = 0  # threads of each training process on a CPU; 0 = the machine's cores / processes
     checkpointing_steps: int = 500  # steps between checkpoints
     checkpoints_total_limit: int = 2  # checkpoints that are kept
     resume_from_checkpoint: str | None = "latest"  # latest, a checkpoint's path, or null = start anew
@@ -52,6 +56,16 @@ class TrainSettings:
             raise ValueError(f"`resolution` must be a multiple of 32, got {self.resolution}")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"`val_fraction` must lie in [0, 1), got {self.val_fraction}")
+        for name in POSITIVE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if self.model not in CONFIGURATIONS:
+            raise ValueError(f"`model` must be one of {', '.join(CONFIGURATIONS)}, got {self.model!r}")
+
+    @property
+    def hub_repo_id(self) -> str:
+        """Repository on the Hub that `push_to_hub` uploads to."""
+        return self.hub_model_id or Path(self.output_dir).name
 
 
 def field_comments(cls: type) -> dict[str, str]:
@@ -67,42 +81,68 @@ def _value_type(annotation: Any) -> Any:
     return next((option for option in get_args(annotation) if option is not type(None)), annotation)
 
 
+def _text(value: str) -> str | None:
+    """A flag's text; null as in a recipe."""
+    return None if value == "null" else value
+
+
 def _add_argument(parser: argparse.ArgumentParser, field: Any, comment: str) -> None:
-    kind = field.type if field.type in (list[str],) else _value_type(field.type)
-    keywords: dict[str, Any] = {"help": comment, "default": argparse.SUPPRESS}
+    kind = _value_type(field.type)
+    default = "required" if field.default is MISSING else f"default: {yaml.safe_dump(field.default).splitlines()[0]}"
+    keywords: dict[str, Any] = {"help": f"{comment} ({default})".replace("%", "%%"), "default": argparse.SUPPRESS}
     if kind is bool:
         keywords["action"] = argparse.BooleanOptionalAction
     elif kind == list[str]:
         keywords["nargs"] = "*"
     else:
-        keywords["type"] = kind
+        keywords["type"] = _text if type(None) in get_args(field.type) else kind
     parser.add_argument(f"--{field.name}", **keywords)
+
+
+def _recipe_value(name: str, value: Any, annotation: Any) -> Any:
+    """A recipe's value as the field's type. YAML reads 1e-3, without a point, as text.
+
+    Raises:
+        ValueError: A value of another type.
+    """
+    kind = _value_type(annotation)
+    if value is None and type(None) in get_args(annotation):
+        return None
+    if kind == list[str] and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if type(value) is not kind:
+        raise ValueError(f"`{name}` must be of type {getattr(kind, '__name__', kind)}, got {value!r}")
+    return value
 
 
 def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
     """Read a flat YAML recipe.
 
     Raises:
-        ValueError: A key is no field of `cls`.
+        ValueError: A key is no field of `cls`, or a value is of another type than its field.
     """
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     unknown = sorted(set(values) - {field.name for field in fields(cls)})
     if unknown:
         raise ValueError(f"`{path}` has settings that {cls.__name__} does not know: {', '.join(unknown)}")
-    kinds = {field.name: _value_type(field.type) for field in fields(cls)}
-    # YAML reads 1e-3, without a point, as text.
-    return {name: float(value) if kinds[name] is float else value for name, value in values.items()}
+    types = {field.name: field.type for field in fields(cls)}
+    return {name: _recipe_value(name, value, types[name]) for name, value in values.items()}
 
 
 def parse_settings(cls: type[Settings], argv: Sequence[str] | None = None) -> Settings:
     """Fill `cls` from ``--config RECIPE.yaml`` and the flags that override it.
 
     Raises:
-        ValueError: An unknown key in the recipe or a value out of range.
+        ValueError: An unknown key in the recipe, or a value of the wrong type or out of range.
     """
     comments = field_comments(cls)
-    parser = argparse.ArgumentParser(description=cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--config", default=None, help="recipe, a flat YAML file; flags override it")
+    parser = argparse.ArgumentParser(description=cls.__doc__, allow_abbrev=False)
+    parser.add_argument("--config", help="recipe, a flat YAML file; flags override it")
     for field in fields(cls):
         _add_argument(parser, field, comments[field.name])
     flags = vars(parser.parse_args(argv))

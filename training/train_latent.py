@@ -7,7 +7,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import bce_loss, dice_loss, klda_loss, posterior_loss
 from irstd_ldm.training.settings import TrainSettings, parse_settings
-from irstd_ldm.training.train_mask_vae import hub_target
 from irstd_ldm.training.training_data import TrainingData, read_training_data, side_by_side, write_split
 
 
@@ -135,12 +134,14 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
     """The pretrained pipeline, or one with random weights around the trained Mask-VAE's encoder.
 
     Raises:
-        ValueError: Neither `mask_vae` nor `pretrained_model_name_or_path` is set.
+        ValueError: Neither `mask_vae` nor `pretrained_model_name_or_path` is set, or `mask_vae` holds no Mask-VAE.
     """
     if settings.pretrained_model_name_or_path is not None:
         return IRSTDLatentPipeline.from_pretrained(settings.pretrained_model_name_or_path)
     if settings.mask_vae is None:
         raise ValueError("`mask_vae` or `pretrained_model_name_or_path` must be set, got neither")
+    if not (Path(settings.mask_vae) / "vae").is_dir():
+        raise ValueError(f"`mask_vae` must be a folder that train_mask_vae wrote, with vae/ in it: {settings.mask_vae}")
     configuration = CONFIGURATIONS[settings.model]
     stage1 = MaskAutoencoderKL.from_pretrained(settings.mask_vae, subfolder="vae")
     torch.manual_seed(settings.seed)
@@ -231,10 +232,10 @@ class LatentTask:
 
     def save_pretrained(self, folder: Path) -> None:
         self.model.eval()
-        self.pipeline.save_pretrained(folder)
         write_split(self.data, folder)
-        if self.settings.push_to_hub:
-            self.pipeline.save_pretrained(folder, push_to_hub=True, **hub_target(self.settings))
+        settings = self.settings
+        upload: dict[str, Any] = {"repo_id": settings.hub_repo_id} if settings.push_to_hub else {}
+        self.pipeline.save_pretrained(folder, push_to_hub=settings.push_to_hub, **upload)
 
 
 def main(argv: list[str] | None = None) -> None:

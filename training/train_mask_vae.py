@@ -99,15 +99,9 @@ class MaskVAETask:
 
     def save_pretrained(self, folder: Path) -> None:
         self.measure_statistics()
-        self.vae.save_pretrained(
-            folder / "vae", push_to_hub=self.settings.push_to_hub, **hub_target(self.settings)
-        )
+        settings = self.settings
+        self.vae.save_pretrained(folder / "vae", push_to_hub=settings.push_to_hub, repo_id=settings.hub_repo_id)
         write_split(self.data, folder)
-
-
-def hub_target(settings: TrainSettings) -> dict[str, str]:
-    """The keyword that names the Hub repository, where one is named."""
-    return {"repo_id": settings.hub_model_id} if settings.hub_model_id else {}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -35,7 +35,8 @@ class TrainingData:
 def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> TrainingData:
     """Read the training list, split off the validation images and keep everything in memory."""
     folder = IRSTDFolder(settings.train_data_dir, split="train", list_file=settings.train_list)
-    train_stems, val_stems = list(folder.stems), []
+    train_stems: list[str] = list(folder.stems)
+    val_stems: list[str] = []
     if settings.val_fraction:
         train_stems, val_stems = validation_split(folder, settings.val_fraction, settings.seed)
     samples = {sample.stem: sample for sample in folder}
@@ -67,7 +68,7 @@ def write_split(data: TrainingData, folder: Path) -> None:
 
 
 def side_by_side(rows: list[list[np.ndarray]], size: int = 192) -> np.ndarray:
-    """Stack images (H, W) in [0, 1], cropped to `size` at the top left, into one (rows*size, columns*size, 3) uint8."""
+    """Stack images (H, W) in [0, 1], cut to their top left `size` px: (rows*size, columns*size, 3) uint8."""
     canvas = np.zeros((len(rows) * size, max(map(len, rows)) * size), np.uint8)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):

@@ -44,7 +44,7 @@ class MaskEncoder(nn.Module):
     def forward(self, mask: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(mask)
         if torch.is_grad_enabled() and self.gradient_checkpointing:
-            features = self._gradient_checkpointing_func(self.ladder, x)
+            features = self._gradient_checkpointing_func(self.ladder, x)  # type: ignore[operator]
         else:
             features = self.ladder(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(features[-1]))))
@@ -100,7 +100,7 @@ class MaskDecoder(nn.Module):
                 assert image_features is not None
                 x = torch.cat([x, image_features[level]], dim=1)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(self.levels[level], x)
+                x = self._gradient_checkpointing_func(self.levels[level], x)  # type: ignore[operator]
             else:
                 x = self.levels[level](x)
             reduced.append(self.reducers[level](x))
@@ -197,7 +197,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         return set(parent.parameters) | set(own.parameters)
 
     @apply_forward_hook
-    def decode(  # type: ignore[override]
+    def decode(
         self,
         z: torch.Tensor,
         return_dict: bool = True,
@@ -224,7 +224,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         logits = self.decoder(self.post_quant_conv(z), image_features)
         return DecoderOutput(sample=logits) if return_dict else (logits,)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         sample: torch.Tensor,
         sample_posterior: bool = False,

@@ -1,6 +1,7 @@
 """The conditional denoiser of LGLDNet: a diffusers UNet whose skips pass FAE and whose condition passes LIW."""
 
 import inspect
+from typing import cast
 
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel  # noqa: F401  (the loader looks ModelMixin up in this module)
@@ -69,12 +70,15 @@ class IRSTDUNet2DConditionModel(SafetensorsOnlyMixin, UNet2DConditionModel):
         kwargs: Arguments of `UNet2DConditionModel`; `cross_attention_dim` is the tokens' dimension.
     """
 
+    conv_in: nn.Module
+
     @register_to_config
     def __init__(self, use_fae: bool = True, use_liw: bool = True, **kwargs):
         super().__init__(**kwargs)
-        self.conv_in = ConditionedInput(self.conv_in, self.config.cross_attention_dim, use_liw)
+        conv_in = cast(nn.Conv2d, self.conv_in)
+        self.conv_in = ConditionedInput(conv_in, self.config.cross_attention_dim, use_liw)
         if use_fae:
-            skip_channels = [self.conv_in.conv_in.out_channels]
+            skip_channels = [conv_in.out_channels]
             for block in self.down_blocks:
                 width = block.resnets[-1].out_channels
                 skip_channels += [width] * (len(block.resnets) + len(block.downsamplers or ()))
@@ -88,7 +92,7 @@ class IRSTDUNet2DConditionModel(SafetensorsOnlyMixin, UNet2DConditionModel):
         parent, own = inspect.signature(UNet2DConditionModel.__init__), inspect.signature(cls.__init__)
         return set(parent.parameters) | set(own.parameters)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,

@@ -1,0 +1,44 @@
+# Sets everything up on a fresh machine with Python 3.11 or newer: `make demo`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed.stamp
+
+.PHONY: help install demo test test-all check style clean
+
+help:
+	@echo "make demo      install, detect targets in a synthetic scene, show them"
+	@echo "make test      install, ruff, mypy and the tests (test-all: the slow ones too)"
+	@echo "make check     ruff and mypy only"
+	@echo "make style     let ruff fix and format"
+	@echo "make clean     remove the virtual environment and build products"
+
+install: $(STAMP)
+
+$(STAMP): setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --no-deps -c constraints.txt pyirstdmetrics
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/irstd-ldm detect --output demo-output
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy irstd_ldm scripts
+
+test: check
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: check
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+style: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .pytest_cache .ruff_cache

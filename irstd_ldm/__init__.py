@@ -1,0 +1,72 @@
+"""Infrared small target detection (IRSTD) with diffusion models, as a diffusers-style package.
+
+    from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+
+    pipe = IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
+    output = pipe("frame.png")
+    output.mask, output.probability, output.targets
+
+Shapes, everywhere in the package:
+
+    N         images
+    E         ensemble members
+    B         batch
+    C         channels
+    (H, W)    image
+    (PH, PW)  padded image
+    (h, w)    latent
+
+A *target* is a connected component (8-connectivity) of a mask. Positions are in pixels, x to the right and y down,
+pixel centres at integers, origin at the centre of the top left pixel.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .models.image_encoder import IRSTDImageEncoder
+    from .models.mask_vae import MaskAutoencoderKL
+    from .models.unet import IRSTDUNet2DConditionModel
+    from .pipelines.output import IRSTDPipelineOutput, Target
+    from .pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IRSTDImageEncoder",
+    "IRSTDLatentPipeline",
+    "IRSTDPipelineOutput",
+    "IRSTDUNet2DConditionModel",
+    "MaskAutoencoderKL",
+    "Target",
+    "__version__",
+    "bundled_checkpoint",
+]
+
+# Public name -> module that defines it; imported on first use (PEP 562), so that `irstd-ldm --help` loads no torch.
+_LAZY = {
+    "IRSTDImageEncoder": ".models.image_encoder",
+    "IRSTDLatentPipeline": ".pipelines.pipeline_irstd_latent",
+    "IRSTDPipelineOutput": ".pipelines.output",
+    "IRSTDUNet2DConditionModel": ".models.unet",
+    "MaskAutoencoderKL": ".models.mask_vae",
+    "Target": ".pipelines.output",
+}
+
+
+def bundled_checkpoint() -> Path:
+    """Folder of the weights that come with the package, for `IRSTDLatentPipeline.from_pretrained`."""
+    return Path(__file__).parent / "checkpoints" / "tiny"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,16 @@
+"""The `irstd-ldm` command: argument parsing and files around the rest of the package."""
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class CommandError(Exception):
+    """Ends a command with one line on stderr and this exit code."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED):
+        super().__init__(one_line(message))
+        self.exit_code = exit_code
+
+
+def one_line(message: object) -> str:
+    """A message, often another library's, on a single line."""
+    return " ".join(str(message).split())

@@ -1,0 +1,134 @@
+"""`irstd-ldm detect`: images in; masks, overlays and tables of targets out."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import astuple
+
+from PIL import Image
+from tqdm import tqdm
+
+from .. import __version__
+from ..data.images import to_gray
+from ..data.synthetic import synthetic_scene
+from ..pipelines.output import Target
+from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, CommandError
+from .inputs import Failure, InputFile, collect_inputs, describe
+from .model import load_pipeline, model_name, predict, resolve_device, settings
+from .outputs import TARGET_FIELDS, DetectionWriter, make_folder, save_png
+from .overlay import draw_overlay
+
+# What a file may raise: unreadable, refused, too large for the memory (torch reports that as a RuntimeError).
+IMAGE_ERRORS = (OSError, ValueError, TypeError, RuntimeError, MemoryError)
+
+TABLE_ROWS = 20
+
+
+def run(args: argparse.Namespace) -> int:
+    """Detects targets in every input and returns the exit code."""
+    device = resolve_device(args.device)
+    writer = DetectionWriter(args.output)
+    inputs, failures = collect_inputs(args.inputs) if args.inputs else ([_write_scene(args)], [])
+    for failure in failures:
+        _tell(failure)
+    num_inputs = len(inputs) + len(failures)
+    if not inputs:
+        return _close(num_inputs, failures, interrupted=False)
+    pipeline = load_pipeline(args, device)
+    writer.begin({"version": __version__, "model": model_name(args), "settings": settings(args, pipeline)})
+    detection = _Run(pipeline, args, writer, failures)
+    interrupted = False
+    try:
+        detection.detect(inputs)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        _finish(writer, failures, complete=writer.num_images + len(failures) == num_inputs)
+    if num_inputs == 1 and writer.num_images == 1:
+        print(_table(detection.last_targets))
+        print(f"overlay: {writer.overlays / inputs[0].name}.png")
+    print(f"images: {writer.num_images}, targets: {writer.num_targets}; {writer.json_path}, {writer.csv_path}")
+    return _close(num_inputs, failures, interrupted)
+
+
+class _Run:
+    """One pass over the inputs, an image in memory at a time; a failure ends its image, not the pass."""
+
+    def __init__(
+        self,
+        pipeline: IRSTDLatentPipeline,
+        args: argparse.Namespace,
+        writer: DetectionWriter,
+        failures: list[Failure],
+    ):
+        self.pipeline, self.args, self.writer, self.failures = pipeline, args, writer, failures
+        self.last_targets: Sequence[Target] = []
+
+    def detect(self, inputs: Sequence[InputFile]) -> None:
+        for item in tqdm(inputs, unit="image", disable=None):
+            if self.writer.holds(item.path):
+                self._fail(Failure(str(item.path), "is in the folder that this command writes"))
+                continue
+            try:
+                image = to_gray(item.path)  # (H, W)
+                _, mask, targets = predict(self.pipeline, image, self.args, self.args.threshold)
+            except IMAGE_ERRORS as error:
+                self._fail(describe(item.path, error))
+                continue
+            self.last_targets = targets
+            try:
+                self.writer.add(item, mask, draw_overlay(image, targets), targets)
+            except OSError as error:
+                self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures.append(failure)
+        _tell(failure)
+
+
+def _write_scene(args: argparse.Namespace) -> InputFile:
+    """Makes the synthetic scene that is detected where no input is given."""
+    path = args.output / "images" / "synthetic.png"
+    make_folder(path.parent)
+    try:
+        scene = synthetic_scene(seed=args.seed)
+        save_png(path, Image.fromarray(scene.image))
+    except (OSError, ValueError) as error:  # a full disk, or a seed whose scene has no room for the targets
+        raise CommandError(f"{path}: {describe(path, error).error}") from error
+    places = ", ".join(f"({target.x:.1f}, {target.y:.1f})" for target in scene.targets)
+    print(f"synthetic scene: {path}, {len(scene.targets)} targets planted at (x, y) = {places}")
+    return InputFile(path, path.stem)
+
+
+def _table(targets: Sequence[Target]) -> str:
+    """The most confident targets, at most `TABLE_ROWS`."""
+    if not targets:
+        return "no target"
+    lines = ["".join(f"{name:>11}" for name in TARGET_FIELDS)]
+    for target in sorted(targets, key=lambda target: -target.confidence)[:TABLE_ROWS]:
+        cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in astuple(target))
+        lines.append("".join(f"{cell:>11}" for cell in cells))
+    if len(targets) > TABLE_ROWS:
+        lines.append(f"and {len(targets) - TABLE_ROWS} less confident ones")
+    return "\n".join(lines)
+
+
+def _finish(writer: DetectionWriter, failures: Sequence[Failure], complete: bool) -> None:
+    try:
+        writer.finish(failures, complete)
+    except OSError as error:
+        raise CommandError(f"{writer.json_path}: {describe('', error).error}") from error
+
+
+def _close(num_inputs: int, failures: Sequence[Failure], interrupted: bool) -> int:
+    if failures:
+        print(f"irstd-ldm detect: {len(failures)} of {num_inputs} inputs failed", file=sys.stderr)
+    if interrupted:
+        print("irstd-ldm detect: interrupted; what is written stays", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if failures else EXIT_DONE
+
+
+def _tell(failure: Failure) -> None:
+    tqdm.write(f"irstd-ldm detect: {failure}", file=sys.stderr)

@@ -1,0 +1,121 @@
+"""What the predicted posterior is worth: the detector scored with its posterior exchanged, beside other checkpoints.
+
+    python scripts/ablate.py --data DATA/NUAA-SIRST [--model CHECKPOINT] [--trained "FAE off=runs/no_fae"]... \
+        [--output ablation.json]
+
+Rows of one checkpoint: the predicted posterior; replaced by zeros, by another image's and by the true mask's. Rows of
+`--trained` checkpoints are scored as they are. The images are those of the checkpoint's val.txt, which it never saw.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.data.folder import IRSTDFolder, Sample
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.metrics import bootstrap_interval, fa_per_million_px, iou, niou, pd
+from irstd_ldm.pipelines.pipeline_irstd_latent import pad_image
+
+Exchange = Callable[[int, torch.Tensor], torch.Tensor]
+
+
+def score(pipe: IRSTDLatentPipeline, samples: list[Sample], exchange: Exchange | None = None) -> list[ImageCounts]:
+    """Counts per image; `exchange` maps (image number, predicted variables (1, 8, h, w)) to those that are decoded."""
+    counts = []
+    for number, sample in enumerate(samples):
+
+        def callback(pipe, step, timestep, tensors, number=number):
+            return {"latents": exchange(number, tensors["latents"])} if exchange else {}
+
+        output = pipe(sample.image, num_inference_steps=1, tile_size=0, callback_on_step_end=callback)
+        counts.append(count_image(output.mask[0, 0], sample.mask))
+    return counts
+
+
+def record_variables(pipe: IRSTDLatentPipeline, samples: list[Sample]) -> list[torch.Tensor]:
+    """The variables (1, 8, h, w) that the denoiser predicts for each image."""
+    recorded: list[torch.Tensor] = []
+
+    def record(number: int, latents: torch.Tensor) -> torch.Tensor:
+        recorded.append(latents)
+        return latents
+
+    score(pipe, samples, record)
+    return recorded
+
+
+def fit(variables: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Variables of another image (1, 8, h', w') cut or continued by reflection to the grid `size` = (h, w)."""
+    cut = variables[..., : size[0], : size[1]].cpu().numpy()
+    missing = [(0, 0), (0, 0), (0, size[0] - cut.shape[2]), (0, size[1] - cut.shape[3])]
+    return torch.from_numpy(np.pad(cut, missing, mode="reflect")).to(variables)
+
+
+def true_variables(pipe: IRSTDLatentPipeline, mask: np.ndarray) -> torch.Tensor:
+    """The Mask-VAE's posterior variables (1, 8, h, w) of a mask (H, W) bool."""
+    padded = torch.from_numpy(pad_image(mask.astype(np.float32)))[None, None].to(pipe.vae.device, pipe.vae.dtype)
+    with torch.no_grad():
+        return pipe.vae.posterior_to_variables(pipe.vae.encode(padded * 2 - 1).latent_dist)
+
+
+def row(counts: list[ImageCounts]) -> dict[str, Any]:
+    total = sum(counts, ImageCounts.zero())
+    return {
+        "iou": iou(total),
+        "iou_interval_95": bootstrap_interval(counts, "iou"),
+        "niou": niou(counts),
+        "pd": pd(total),
+        "fa_per_million_px": fa_per_million_px(total),
+        "images": total.images,
+        "targets": total.targets,
+    }
+
+
+def validation_samples(model: str, data: str) -> list[Sample]:
+    return list(IRSTDFolder(data, list_file=Path(model) / "val.txt"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="data set in the field's layout")
+    parser.add_argument("--model", default=str(bundled_checkpoint()), help="folder; default: the bundled checkpoint")
+    parser.add_argument("--trained", action="append", default=[], metavar="NAME=DIR", help="one more row")
+    parser.add_argument("--output", help="a JSON file for the table")
+    arguments = parser.parse_args()
+
+    samples = validation_samples(arguments.model, arguments.data)
+    pipe = IRSTDLatentPipeline.from_pretrained(arguments.model)
+    predicted = record_variables(pipe, samples)
+    others = predicted[1:] + predicted[:1]
+    exchanges: dict[str, Exchange | None] = {
+        "predicted posterior": None,
+        "zero posterior": lambda number, latents: torch.zeros_like(latents),
+        "another image's posterior": lambda number, latents: fit(others[number], latents.shape[2:]),
+        "true posterior": lambda number, latents: true_variables(pipe, samples[number].mask),
+    }
+    table = {name: row(score(pipe, samples, exchange)) for name, exchange in exchanges.items()}
+    for entry in arguments.trained:
+        name, _, folder = entry.partition("=")
+        other = IRSTDLatentPipeline.from_pretrained(folder)
+        table[name] = row(score(other, validation_samples(folder, arguments.data)))
+
+    print("| row | IoU (95 %) | nIoU | Pd | Fa / million px | images | targets |")
+    print("|---|---|---|---|---|---|---|")
+    for name, r in table.items():
+        low, high = r["iou_interval_95"]
+        print(
+            f"| {name} | {100 * r['iou']:.1f} ({100 * low:.1f}-{100 * high:.1f}) | {100 * r['niou']:.1f} "
+            f"| {100 * r['pd']:.1f} | {r['fa_per_million_px']:.1f} | {r['images']} | {r['targets']} |"
+        )
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Turn a training run into a checkpoint to ship: half-precision weights and the lists of what it was trained on.
+
+    python scripts/bundle_checkpoint.py runs/tiny_latent irstd_ldm/checkpoints/tiny
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from irstd_ldm import IRSTDLatentPipeline
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="output folder of train_latent.py")
+    parser.add_argument("folder", type=Path, help="where the checkpoint goes")
+    arguments = parser.parse_args()
+    IRSTDLatentPipeline.from_pretrained(arguments.run).to(dtype=torch.float16).save_pretrained(arguments.folder)
+    for name in ("train.txt", "val.txt"):
+        shutil.copy(arguments.run / name, arguments.folder / name)
+
+
+if __name__ == "__main__":
+    main()

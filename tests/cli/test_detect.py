@@ -1,0 +1,281 @@
+"""`irstd-ldm detect` with a real pipeline of random weights."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from irstd_ldm import IRSTDLatentPipeline, Target
+from irstd_ldm.cli.main import main
+
+RNG = np.random.default_rng(0)
+
+
+def write_image(path: Path, height: int = 40, width: int = 56, dtype=np.uint8) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RNG.integers(0, np.iinfo(dtype).max, (height, width), dtype)).save(path)
+    return path
+
+
+def read_json(folder: Path) -> dict:
+    return json.loads((folder / "detections.json").read_text(), parse_constant=pytest.fail)
+
+
+def read_csv(folder: Path) -> list[dict]:
+    with (folder / "detections.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def detect(tiny_checkpoint, tmp_path):
+    """Runs the command into tmp_path/out; returns exit code and folder."""
+
+    def run(*arguments, output: Path | None = None) -> tuple[int, Path]:
+        output = output or tmp_path / "out"
+        arguments = [*map(str, arguments), "--model", str(tiny_checkpoint), "--output", str(output)]
+        return main(["detect", *arguments, "--device", "cpu"]), output
+
+    return run
+
+
+@pytest.fixture
+def threshold(tiny_checkpoint, tmp_path):
+    """A threshold that leaves some targets of the random network on the frames of `write_image`."""
+    pipeline = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
+    probability = pipeline(write_image(tmp_path / "probe" / "probe.png")).probability
+    return float(np.quantile(probability, 0.99))
+
+
+def test_files_hold_what_the_pipeline_returns(detect, threshold, tiny_checkpoint, tmp_path):
+    paths = [write_image(tmp_path / "in" / "a.png"), write_image(tmp_path / "in" / "b.png", 33, 70, np.uint16)]
+    code, out = detect(tmp_path / "in", "--threshold", threshold, "--seed", 3, "--ensemble-size", 2)
+    assert code == 0
+    content = read_json(out)
+    assert content["model"] == str(tiny_checkpoint)
+    assert content["settings"] == {
+        "num_inference_steps": 1,
+        "ensemble_size": 2,
+        "threshold": threshold,
+        "batch_size": 1,
+        "seed": 3,
+        "device": "cpu",
+    }
+    assert content["failed"] == []
+    assert content["complete"] is True
+    pipeline = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
+    rows = []
+    for path, image in zip(paths, content["images"], strict=True):
+        generator = torch.Generator().manual_seed(3)
+        expected = pipeline(path, ensemble_size=2, threshold=threshold, generator=generator)
+        height, width = expected.mask.shape[2:]
+        assert (image["file"], image["name"]) == (str(path), path.stem)
+        assert (image["width"], image["height"]) == (width, height)
+        assert image["targets"] == [dataclasses.asdict(target) for target in expected.targets[0]]
+        with Image.open(out / "masks" / f"{path.stem}.png") as mask:
+            assert (mask.mode, mask.size) == ("L", (width, height))
+            np.testing.assert_array_equal(np.asarray(mask), expected.mask[0, 0] * np.uint8(255))
+        with Image.open(out / "overlays" / f"{path.stem}.png") as overlay:
+            assert overlay.mode == "RGB"
+        rows += [(str(path), path.stem, target) for target in expected.targets[0]]
+    assert len({name for _, name, _ in rows}) == 2, "both frames must have targets for this test to see anything"
+    table = read_csv(out)
+    assert [field.name for field in dataclasses.fields(Target)] == list(table[0])[2:]
+    assert [(row["file"], row["name"]) for row in table] == [(file, name) for file, name, _ in rows]
+    for row, (_, _, target) in zip(table, rows, strict=True):
+        assert {key: float(value) for key, value in list(row.items())[2:]} == dataclasses.asdict(target)
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_result_does_not_depend_on_the_files_beside_it_nor_on_the_batch(detect, threshold, tmp_path):
+    for name in "abc":
+        write_image(tmp_path / "in" / f"{name}.png")
+    _, together = detect(tmp_path / "in", "--threshold", threshold, "--batch-size", 3)
+    _, alone = detect(tmp_path / "in" / "c.png", "--threshold", threshold, output=tmp_path / "alone")
+    assert read_json(alone)["images"] == read_json(together)["images"][2:]
+    assert read_json(alone)["images"][0]["targets"]
+    assert (alone / "masks" / "c.png").read_bytes() == (together / "masks" / "c.png").read_bytes()
+
+
+def test_files_of_one_stem_do_not_overwrite_each_other(detect, tmp_path):
+    first, second = write_image(tmp_path / "1" / "a.png", 40, 56), write_image(tmp_path / "2" / "a.png", 30, 20)
+    code, out = detect(first, second)
+    assert code == 0
+    assert [(image["file"], image["name"]) for image in read_json(out)["images"]] == [
+        (str(first), "a"),
+        (str(second), "a-2"),
+    ]
+    assert Image.open(out / "masks" / "a.png").size == (56, 40)
+    assert Image.open(out / "masks" / "a-2.png").size == (20, 30)
+    assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a-2.png", "a.png"]
+
+
+def test_without_input_a_synthetic_scene_is_detected(detect, capsys):
+    code, out = detect("--threshold", 1)
+    assert code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"synthetic scene: {out / 'images' / 'synthetic.png'}, 2 targets planted at (x, y) = (")
+    assert lines[1:3] == ["no target", f"overlay: {out / 'overlays' / 'synthetic.png'}"]
+    assert Image.open(out / "masks" / "synthetic.png").size == Image.open(out / "images" / "synthetic.png").size
+    assert [image["name"] for image in read_json(out)["images"]] == ["synthetic"]
+
+
+def test_the_table_shows_the_most_confident_targets_first(detect, threshold, tmp_path, capsys):
+    code, out = detect(write_image(tmp_path / "a.png"), "--threshold", threshold)
+    targets = read_json(out)["images"][0]["targets"]
+    best = max(targets, key=lambda target: target["confidence"])
+    header, first = (line.split() for line in capsys.readouterr().out.splitlines()[:2])
+    assert (code, header) == (0, [field.name for field in dataclasses.fields(Target)])
+    assert first[:4] == [f"{best['x']:.2f}", f"{best['y']:.2f}", str(best["left"]), str(best["top"])]
+
+
+def png_of_claimed_size(width: int, height: int) -> bytes:
+    """The head of a PNG that claims to be this large."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+BAD_FILES = {
+    "text.png": b"this is no image\n",
+    "empty.png": b"",
+    "giant.png": png_of_claimed_size(60_000, 60_000),
+}
+GOOD_FILES = {
+    "one_pixel.png": Image.new("L", (1, 1), 9),
+    "zeros.png": Image.new("L", (30, 20)),
+    "constant16.png": Image.fromarray(np.full((20, 30), 40_000, np.uint16)),
+    "rgba.png": Image.new("RGBA", (30, 20), (9, 8, 7, 6)),
+    "palette.png": Image.new("P", (30, 20), 3),
+    "bilevel.png": Image.new("1", (30, 20), 1),
+    "cmyk.jpg": Image.new("CMYK", (30, 20), (1, 2, 3, 4)),
+    "float.tif": Image.new("F", (30, 20), 0.25),
+}
+
+
+def test_every_bad_file_is_one_line_and_the_others_are_done(detect, tmp_path, capsys):
+    folder = tmp_path / "in"
+    write_image(folder / "whole.png")
+    truncated = (folder / "whole.png").read_bytes()[:200]
+    for name, content in {**BAD_FILES, "truncated.png": truncated}.items():
+        (folder / name).write_bytes(content)
+    for name, image in GOOD_FILES.items():
+        image.save(folder / name)
+    Image.fromarray(np.full((20, 30), np.nan, np.float32)).save(folder / "nan.tif")
+    (tmp_path / "no_images").mkdir()
+    missing = [tmp_path / "missing.png", tmp_path / "no_images", tmp_path / "nothing*.png"]
+    code, out = detect(folder, *missing)
+    assert code == 1
+    bad = sorted([*BAD_FILES, "truncated.png", "nan.tif", "missing.png", "no_images", "nothing*.png"])
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert last == f"irstd-ldm detect: {len(bad)} of {len(bad) + len(GOOD_FILES) + 1} inputs failed"
+    for name in bad:
+        (line,) = (line for line in lines if name in line)
+        assert line.startswith("irstd-ldm detect: ")
+    assert len(lines) == len(bad)
+    content = read_json(out)
+    assert sorted(Path(failure["file"]).name for failure in content["failed"]) == bad
+    assert sorted(Path(image["file"]).name for image in content["images"]) == sorted([*GOOD_FILES, "whole.png"])
+    assert content["complete"] is True
+    done = sorted(Path(name).stem for name in [*GOOD_FILES, "whole.png"])
+    assert sorted(path.stem for path in (out / "masks").iterdir()) == done
+    assert sorted(path.stem for path in (out / "overlays").iterdir()) == done
+
+
+def test_inputs_that_name_nothing_end_before_the_model_is_loaded(tmp_path, capsys):
+    arguments = ["detect", str(tmp_path / "*.png"), "--model", str(tmp_path / "no_model"), "--output"]
+    assert main([*arguments, str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"irstd-ldm detect: {tmp_path / '*.png'}: no file matches",
+        "irstd-ldm detect: 1 of 1 inputs failed",
+    ]
+
+
+def test_an_output_that_cannot_be_written_is_wrong_usage(detect, tmp_path, capsys):
+    image = write_image(tmp_path / "a.png")
+    for output in (image, image / "out"):
+        code, _ = detect(image, output=output)
+        assert code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"irstd-ldm detect: --output {output}: cannot write there: ")
+
+
+def test_masks_of_a_data_set_are_not_overwritten(detect, tmp_path, capsys):
+    image = write_image(tmp_path / "set" / "images" / "a.png")
+    truth = write_image(tmp_path / "set" / "masks" / "a.png")
+    before = truth.read_bytes()
+    code, out = detect(image, output=tmp_path / "set")
+    assert code == 2
+    assert truth.read_bytes() == before
+    assert capsys.readouterr().err == (
+        f"irstd-ldm detect: --output {out}: its masks/ holds files that `detect` did not write; name another\n"
+    )
+
+
+def test_results_are_replaced_but_never_read_as_inputs(detect, tmp_path, capsys):
+    image = write_image(tmp_path / "a.png")
+    assert detect(image)[0] == 0
+    code, out = detect(image, tmp_path / "out" / "masks" / "a.png")
+    assert code == 1
+    assert "is in the folder that this command writes" in capsys.readouterr().err
+    assert [record["file"] for record in read_json(out)["images"]] == [str(image)]
+
+
+def start(arguments: list, **keywords) -> subprocess.Popen:
+    command = [sys.executable, "-m", "irstd_ldm.cli.main", "detect", *map(str, arguments), "--device", "cpu"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **keywords)
+
+
+def test_a_full_disk_is_one_line_per_file(tiny_checkpoint, tmp_path):
+    resource = pytest.importorskip("resource")  # POSIX only
+    image = write_image(tmp_path / "noise.png")
+    Image.new("L", (200, 200)).save(tmp_path / "plain.png")
+
+    def limit_file_size() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # the overlay of the noise is larger
+
+    out = tmp_path / "out"
+    arguments = [image, tmp_path / "plain.png", "--threshold", 1, "--model", tiny_checkpoint, "--output", out]
+    process = start(arguments, preexec_fn=limit_file_size)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.splitlines() == [
+        f"irstd-ldm detect: {image}: cannot write its results: File too large",
+        "irstd-ldm detect: 1 of 2 inputs failed",
+    ]
+    assert [Path(record["file"]).name for record in read_json(out)["images"]] == ["plain.png"]
+    assert not list(out.rglob("*.part"))
+
+
+def test_ctrl_c_keeps_what_is_written(tiny_checkpoint, tmp_path):
+    for index in range(300):
+        write_image(tmp_path / "in" / f"{index:03}.png")
+    out = tmp_path / "out"
+    process = start([tmp_path / "in", "--threshold", 1, "--model", tiny_checkpoint, "--output", out])
+    deadline = time.monotonic() + 120
+    while not (out / "overlays" / "002.png").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines() == ["irstd-ldm detect: interrupted; what is written stays"]
+    content = read_json(out)
+    assert content["complete"] is False
+    done = [record["name"] for record in content["images"]]
+    assert 2 <= len(done) < 300
+    assert done == [f"{index:03}" for index in range(len(done))]
+    for name in done:
+        assert Image.open(out / "masks" / f"{name}.png").size == (56, 40)
+    assert not list(out.rglob("*.part"))

@@ -1,0 +1,202 @@
+"""`irstd-ldm evaluate` on small data sets whose numbers are known by hand."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from irstd_ldm import IRSTDLatentPipeline
+from irstd_ldm.cli.main import main
+from irstd_ldm.evaluation.protocols import PROTOCOLS
+from irstd_ldm.evaluation.report import evaluate_probabilities
+
+RNG = np.random.default_rng(0)
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four 20 x 10 images; S1 has a target of 2 x 2 px, S2 none, T1 one of 3 x 1 px, T2 (no split's) one of 1 px."""
+    root = tmp_path / "set"
+    boxes = {"S1": np.s_[2:4, 2:4], "S2": np.s_[0:0, 0:0], "T1": np.s_[5, 10:13], "T2": np.s_[9, 19]}
+    for stem, box in boxes.items():
+        save(root / "images" / f"{stem}.png", RNG.integers(0, 256, (10, 20), np.uint8))
+        mask = np.zeros((10, 20), np.uint8)
+        mask[box] = 255
+        save(root / "masks" / f"{stem}.png", mask)
+    (root / "test.txt").write_text("S1\r\nS2\r\nT1\r\n", newline="")
+    (root / "mine.txt").write_text("T2\n")
+    return root
+
+
+@pytest.fixture
+def predictions(data: Path) -> Path:
+    """S1 is found, with a false alarm of 3 px; S2 is clean; T1 is missed."""
+    folder = data.parent / "predictions"
+    found = np.zeros((10, 20), np.uint8)
+    found[2:4, 2:4] = 255
+    found[8, 4:7] = 128
+    save(folder / "S1.png", found)
+    for stem in ("S2", "T1", "T2"):
+        save(folder / f"{stem}.png", np.zeros((10, 20), np.uint8))
+    return folder
+
+
+def run(*arguments, output: Path) -> tuple[int, dict | None]:
+    code = main(["evaluate", *map(str, arguments), "--output", str(output)])
+    written = output / "metrics.json"
+    return code, json.loads(written.read_text(), parse_constant=pytest.fail) if written.exists() else None
+
+
+def test_predictions_of_the_test_split(data, predictions, tmp_path, capsys):
+    code, metrics = run("--data", data, "--predictions", predictions, output=tmp_path / "out")
+    assert code == 0
+    assert metrics["iou"] == pytest.approx(4 / 10)  # 4 px found, 3 px false, 3 px missed
+    assert metrics["niou"] == pytest.approx((4 / 7 + 1 + 0) / 3)
+    assert (metrics["pd"], metrics["num_targets"], metrics["num_images"]) == (0.5, 2, 3)
+    assert metrics["fa_per_million_px"] == pytest.approx(3 / 600 * 1e6)
+    assert (metrics["threshold"], metrics["protocol"], metrics["matching"]) == (0.5, "native", "greedy")
+    assert (metrics["data"], metrics["images"], metrics["predictions"]) == (str(data), "split test", str(predictions))
+    assert [image["stem"] for image in metrics["per_image"]] == ["S1", "S2", "T1"]
+    assert metrics["per_image"][0]["false_alarm_px"] == 3
+    out = capsys.readouterr().out
+    assert "3 images (1 empty in truth and prediction), 2 targets, 600 px" in out
+    assert "0.4000" in out and "5000.00" in out
+    assert out.endswith(f"written: {tmp_path / 'out' / 'metrics.json'}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stems", "fa_px"),
+    [
+        (["--threshold", 0.6], ["S1", "S2", "T1"], 0),  # 128 / 255 is no longer foreground
+        (["--include", "S*"], ["S1", "S2"], 3),
+        (["--list", "mine.txt"], ["T2"], 0),
+        (["--no-targets"], ["S1", "S2", "T1", "T2"], 7),
+        (["--no-targets", "--include", "?1"], ["S1", "T1"], 7),
+    ],
+)
+def test_which_images_and_which_false_alarms(data, predictions, tmp_path, monkeypatch, arguments, stems, fa_px):
+    monkeypatch.chdir(data)
+    code, metrics = run("--data", data, "--predictions", predictions, *arguments, output=tmp_path / "out")
+    assert code == 0
+    assert [image["stem"] for image in metrics["per_image"]] == stems
+    assert metrics["false_alarm_px"] == fa_px
+
+
+def test_legacy_false_alarms_forgive_an_equal_area(data, predictions, tmp_path):
+    found = np.zeros((10, 20), np.uint8)
+    found[2:4, 2:4] = found[7:9, 7:9] = 255  # a hit, and a false alarm of its area
+    save(predictions / "S1.png", found)
+    arguments = ["--data", data, "--predictions", predictions]
+    assert run(*arguments, output=tmp_path / "out")[1]["false_alarm_px"] == 4
+    assert run(*arguments, "--legacy-fa", output=tmp_path / "out")[1]["false_alarm_px"] == 0
+
+
+def test_basicirstd_reads_the_masks_as_stored(data, predictions, tmp_path):
+    mask = np.zeros((10, 20), np.uint8)
+    mask[2:4, 2:4] = [[255, 200], [255, 255]]  # the grey pixel counts in the union alone
+    save(data / "masks" / "S1.png", mask)
+    arguments = ["--data", data, "--predictions", predictions, "--include", "S1"]
+    assert run(*arguments, output=tmp_path / "out")[1]["iou"] == pytest.approx(4 / 7)
+    metrics = run(*arguments, "--protocol", "basicirstd", output=tmp_path / "out")[1]
+    assert metrics["tp_px"] == 3
+    assert metrics["protocol"] == "basicirstd"
+
+
+@pytest.mark.parametrize("protocol", ["native", "resize256"])
+def test_a_model_is_run_on_the_protocols_image(data, tiny_checkpoint, tmp_path, protocol):
+    arguments = ["--data", data, "--model", tiny_checkpoint, "--protocol", protocol, "--seed", 5, "--device", "cpu"]
+    code, metrics = run(*arguments, output=tmp_path / "out")
+    assert code == 0
+    assert metrics["model"] == str(tiny_checkpoint)
+    assert (metrics["settings"]["seed"], metrics["settings"]["num_inference_steps"]) == (5, 1)
+    pipeline = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
+    pairs = []
+    for stem in ("S1", "S2", "T1"):
+        image = np.asarray(Image.open(data / "images" / f"{stem}.png"))
+        output = pipeline(PROTOCOLS[protocol].prepare_image(image), generator=torch.Generator().manual_seed(5))
+        pairs.append((stem, output.probability[0, 0], np.asarray(Image.open(data / "masks" / f"{stem}.png"))))
+    expected = evaluate_probabilities(pairs, protocol=protocol).summary()
+    assert {key: metrics[key] for key in expected} == expected
+    assert metrics["num_px"] == 3 * (200 if protocol == "native" else 256 * 256)
+
+
+def test_masks_of_detect_are_predictions(data, tiny_checkpoint, tmp_path):
+    out = tmp_path / "detections"
+    model = ["--model", str(tiny_checkpoint), "--device", "cpu"]
+    assert main(["detect", str(data / "images"), "--output", str(out), *model]) == 0
+    _, from_masks = run("--data", data, "--predictions", out / "masks", output=tmp_path / "1")
+    _, from_model = run("--data", data, *model, output=tmp_path / "2")
+    assert from_masks["per_image"] == from_model["per_image"]
+
+
+def test_frames_without_masks_folder_are_evaluated_without_targets(data, tiny_checkpoint, tmp_path):
+    arguments = ["--data", data / "images", "--no-targets", "--model", tiny_checkpoint, "--device", "cpu"]
+    code, metrics = run(*arguments, output=tmp_path / "out")
+    assert code == 0
+    assert (metrics["num_images"], metrics["num_targets"], metrics["pd"]) == (4, 0, None)
+    assert metrics["false_alarm_px"] == metrics["fp_px"]
+
+
+def test_the_validation_list_is_the_models(data, tiny_checkpoint, predictions, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, model)
+    arguments = ["--data", data, "--split", "val", "--model", model, "--device", "cpu"]
+    (data / "val.txt").write_text("S1\n")
+    assert run(*arguments, output=tmp_path / "out") == (2, None)
+    assert f"the model has no validation list '{model / 'val.txt'}'" in capsys.readouterr().err
+    (model / "val.txt").write_text("T2\n")
+    _, metrics = run(*arguments, output=tmp_path / "out")
+    assert [image["stem"] for image in metrics["per_image"]] == ["T2"]
+    _, metrics = run("--data", data, "--split", "val", "--predictions", predictions, output=tmp_path / "out")
+    assert [image["stem"] for image in metrics["per_image"]] == ["S1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--data", "nowhere"], "no folder 'nowhere/images'"),
+        (["--data", "set", "--split", "train"], "no list of the split 'train' under 'set'"),
+        (["--data", "set", "--list", "none.txt"], "No such file or directory"),
+        (["--data", "set", "--include", "X*"], "no image to evaluate under 'set': split test like X*"),
+        (["--data", "nowhere", "--no-targets"], "No such file or directory"),
+        (["--data", "set", "--predictions", "nowhere"], "must be a folder of predictions, got nowhere"),
+        (["--data", "set", "--predictions", "set/images", "--output", "set/test.txt"], "cannot write there"),
+    ],
+)
+def test_wrong_arguments_are_one_line(data, monkeypatch, capsys, arguments, reason):
+    monkeypatch.chdir(data.parent)
+    assert main(["evaluate", "--output", "out", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("irstd-ldm evaluate: ")
+    assert reason in line
+
+
+def test_a_missing_prediction_is_wrong_usage_that_names_it(data, predictions, tmp_path, capsys):
+    (predictions / "S2.png").unlink()
+    assert run("--data", data, "--predictions", predictions, output=tmp_path / "out") == (2, None)
+    assert "has no prediction for 1 of 3 images: S2" in capsys.readouterr().err
+
+
+def test_an_unreadable_image_ends_the_evaluation(data, predictions, tmp_path, capsys):
+    (predictions / "T1.png").write_bytes(b"")
+    assert run("--data", data, "--predictions", predictions, output=tmp_path / "out") == (1, None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(predictions / "T1.png") in line
+
+
+def test_a_mask_of_another_size_ends_the_evaluation_and_names_both_files(data, tiny_checkpoint, tmp_path, capsys):
+    save(data / "masks" / "S2.png", np.zeros((10, 21), np.uint8))
+    arguments = ["--data", data, "--model", tiny_checkpoint, "--device", "cpu"]
+    assert run(*arguments, output=tmp_path / "out") == (1, None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(data / "masks" / "S2.png") in line and str(data / "images" / "S2.png") in line
+    assert "21x10" in line and "20x10" in line

@@ -1,0 +1,78 @@
+"""A small data set of synthetic scenes and the trainers as a user starts them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from irstd_ldm.data.folder import write_stem_list
+from irstd_ldm.data.synthetic import synthetic_scene
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_IMAGES = 20
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory) -> Path:
+    """20 scenes of 128x128 in the field's layout, all on the training list."""
+    root = tmp_path_factory.mktemp("data") / "own"
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    stems = [f"frame_{seed:02d}" for seed in range(NUM_IMAGES)]
+    for seed, stem in enumerate(stems):
+        scene = synthetic_scene(128, 128, num_targets=2, scr=8.0, seed=seed)
+        Image.fromarray(scene.image).save(root / "images" / f"{stem}.png")
+        Image.fromarray(scene.mask).save(root / "masks" / f"{stem}.png")
+    write_stem_list(root / "train.txt", stems)
+    return root
+
+
+@pytest.fixture
+def few_steps(synthetic_root) -> dict:
+    """Settings of a short run, by field name."""
+    return {
+        "train_data_dir": str(synthetic_root),
+        "val_fraction": 0.0,
+        "resolution": 64,
+        "train_batch_size": 2,
+        "max_train_steps": 4,
+        "checkpointing_steps": 2,
+        "lr_warmup_steps": 1,
+        "num_cpu_threads": 1,
+        "report_to": None,
+    }
+
+
+@pytest.fixture(autouse=True)
+def restored_threads():
+    """The loop sets the threads of its process, which here is that of all tests."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def start_trainer(tmp_path):
+    """Start ``python [PREFIX...] training/NAME.py --config RECIPE`` as a user does; returns the process."""
+    started = []
+
+    def start(name: str, settings: dict, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
+        recipe = tmp_path / f"recipe_{len(started)}.yaml"
+        recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        command = [sys.executable, *prefix, str(ROOT / "training" / f"{name}.py"), "--config", str(recipe)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,179 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from irstd_ldm.training.loop import StepSampler, list_checkpoints, step_generator, train
+from irstd_ldm.training.settings import TrainSettings, parse_settings
+
+
+class Points(Dataset):
+    """Item k is drawn from k alone; (4,) float32."""
+
+    def __getitem__(self, k):
+        return {"x": torch.randn(4, generator=torch.Generator().manual_seed(k))}
+
+
+class Regression:
+    """The smallest task: a linear map learns the sum of its input."""
+
+    def __init__(self, factor=1.0):
+        torch.manual_seed(0)
+        self.model = nn.Linear(4, 1)
+        self.factor = factor
+        self.seen = []
+
+    def loss(self, model, batch, step, generator):
+        self.seen.append(step)
+        noise = 0.01 * torch.randn(len(batch["x"]), generator=generator)
+        distance = (model(batch["x"])[:, 0] - batch["x"].sum(1) + noise) * self.factor
+        return (distance**2).mean(), {"iou": torch.zeros(())}
+
+    def validate(self):
+        raise AssertionError("there are no validation images")
+
+    def save_pretrained(self, folder):
+        torch.save(self.model.state_dict(), folder / "model.pt")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    def make(**changes):
+        values = {
+            "train_data_dir": "data",
+            "output_dir": str(tmp_path / "run"),
+            "val_fraction": 0.0,
+            "train_batch_size": 3,
+            "max_train_steps": 9,
+            "checkpointing_steps": 2,
+            "learning_rate": 0.05,
+            "lr_warmup_steps": 0,
+            "num_cpu_threads": 1,
+            "report_to": None,
+        }
+        return TrainSettings(**values | changes)
+
+    return make
+
+
+def names(folder):
+    return [path.name for path in list_checkpoints(folder)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_processes_of_a_step_share_its_items(world):
+    samplers = [list(StepSampler(0, 5, 4, rank, world)) for rank in range(world)]
+    assert all(len(items) == 5 * 4 == len(StepSampler(0, 5, 4, 0, world)) for items in samplers)
+    assert sorted(sum(samplers, [])) == list(range(5 * 4 * world))
+    for step in range(5):
+        of_step = sum((items[step * 4 : step * 4 + 4] for items in samplers), [])
+        assert of_step == list(range(step * 4 * world, (step + 1) * 4 * world))
+
+
+def test_a_resumed_sampler_is_the_tail_of_a_whole_one():
+    for rank in range(2):
+        whole = list(StepSampler(0, 10, 3, rank, 2))
+        assert list(StepSampler(7, 10, 3, rank, 2)) == whole[7 * 3 :]
+
+
+def test_a_steps_randomness_depends_on_seed_step_and_rank():
+    draws = {
+        key: tuple(torch.randn(3, generator=step_generator(*key)).tolist())
+        for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    }
+    assert len(set(draws.values())) == 4
+    assert tuple(torch.randn(3, generator=step_generator(0, 1, 0)).tolist()) == draws[0, 1, 0]
+
+
+def test_checkpoints_are_pruned_to_the_limit(settings, tmp_path):
+    train(settings(checkpoints_total_limit=2), Regression(), Points())
+    assert names(tmp_path / "run") == ["checkpoint-8", "checkpoint-9"]
+    assert not list((tmp_path / "run").glob("partial-*"))
+
+
+def test_only_complete_checkpoints_are_listed_oldest_first(tmp_path):
+    for name in ("checkpoint-10", "checkpoint-9", "partial-checkpoint-12", "checkpoint-final", "partial-checkpoint-8-old"):
+        (tmp_path / name).mkdir()
+    assert names(tmp_path) == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_it_learns_and_logs(settings, tmp_path):
+    task = Regression()
+    train(settings(max_train_steps=200, checkpointing_steps=200, use_ema=False), task, Points())
+    assert torch.allclose(task.model.weight, torch.ones(1, 4), atol=0.05)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["num_processes"], run["device"], run["num_cpu_threads"], run["first_step"]) == (1, "cpu", 1, 0)
+    assert len(run["weights_sha256"]) == 1
+    saved = parse_settings(TrainSettings, ["--config", str(tmp_path / "run" / "settings.yaml")])
+    assert saved == settings(max_train_steps=200, checkpointing_steps=200, use_ema=False)
+
+
+def test_the_moving_average_is_saved(settings, tmp_path):
+    task = Regression()
+    train(settings(ema_decay=0.5), task, Points())
+    saved = torch.load(tmp_path / "run" / "model.pt")["weight"]
+    shadow = torch.load(tmp_path / "run" / "checkpoint-9" / "custom_checkpoint_1.pkl")["shadow_params"][0]
+    assert torch.equal(saved, shadow) and not torch.equal(saved, task.model.weight)
+
+
+def test_a_finished_run_trains_no_further(settings, tmp_path):
+    train(settings(), Regression(), Points())
+    weights = torch.load(tmp_path / "run" / "model.pt")
+    again = Regression()
+    train(settings(), again, Points())
+    assert again.seen == []
+    assert all(torch.equal(value, weights[name]) for name, value in torch.load(tmp_path / "run" / "model.pt").items())
+
+
+def test_a_named_checkpoint_is_resumed(settings, tmp_path):
+    train(settings(checkpoints_total_limit=9), Regression(), Points())
+    task = Regression()
+    middle = tmp_path / "run" / "checkpoint-4"
+    train(settings(output_dir=str(tmp_path / "other"), resume_from_checkpoint=str(middle)), task, Points())
+    assert task.seen == [4, 5, 6, 7, 8]
+    first, second = (torch.load(tmp_path / run / "model.pt") for run in ("run", "other"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_named_checkpoint_must_exist(settings, tmp_path):
+    for name in ("checkpoint-4", "somewhere"):
+        with pytest.raises(ValueError, match=f"`resume_from_checkpoint` must be latest or a folder .*{name}"):
+            train(settings(resume_from_checkpoint=str(tmp_path / name)), Regression(), Points())
+    (tmp_path / "somewhere").mkdir()
+    with pytest.raises(ValueError, match="`resume_from_checkpoint`"):
+        train(settings(resume_from_checkpoint=str(tmp_path / "somewhere")), Regression(), Points())
+
+
+def test_another_runs_checkpoints_are_neither_pruned_nor_mixed_in(settings, tmp_path):
+    train(settings(), Regression(), Points())
+    with pytest.raises(ValueError, match="holds checkpoints after step 0.*checkpoint-8, checkpoint-9"):
+        train(settings(resume_from_checkpoint=None), Regression(), Points())
+    with pytest.raises(ValueError, match="holds checkpoints after step 8.*: checkpoint-9;"):
+        train(settings(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8")), Regression(), Points())
+    assert names(tmp_path / "run") == ["checkpoint-8", "checkpoint-9"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path):
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
+        train(settings(), Regression(factor=float("nan")), Points())
+    with pytest.raises(FloatingPointError, match="the loss is .* at step [12]"):
+        train(settings(learning_rate=1e30, lr_scheduler="constant"), Regression(), Points())
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(settings, tmp_path):
+    class RootOfZero(Regression):
+        def loss(self, model, batch, step, generator):
+            return (0 * model.weight).abs().sum().sqrt(), {"iou": torch.zeros(())}
+
+    with pytest.raises(FloatingPointError, match="gradient's norm is nan at step 0"):
+        train(settings(max_train_steps=1), RootOfZero(), Points())
+    assert names(tmp_path / "run") == []
+
+
+def test_all_cores_work_on_a_cpu_unless_told_otherwise(settings, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as `accelerate launch` sets it
+    train(settings(max_train_steps=1, num_cpu_threads=0), Regression(), Points())
+    assert torch.get_num_threads() == 3

@@ -1,0 +1,48 @@
+import pytest
+
+from irstd_ldm.models.configurations import CONFIGURATIONS
+from irstd_ldm.training.settings import parse_settings
+from irstd_ldm.training.train_latent import LatentSettings
+from irstd_ldm.training.train_mask_vae import MaskVAESettings
+
+from pathlib import Path
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "training" / "recipes").glob("*.yaml"))
+
+
+def trainer_of(recipe: Path) -> str:
+    return "train_mask_vae" if recipe.stem.endswith("mask_vae") else "train_latent"
+
+
+def test_the_recipes_are_there():
+    names = {recipe.stem for recipe in RECIPES}
+    assert {"tiny_mask_vae", "tiny_latent", "finetune", "lgldnet_mask_vae", "lgldnet_latent"} <= names
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_parses_and_names_its_command(recipe):
+    trainer = trainer_of(recipe)
+    settings = parse_settings(
+        {"train_mask_vae": MaskVAESettings, "train_latent": LatentSettings}[trainer], ["--config", str(recipe)]
+    )
+    assert settings.model in CONFIGURATIONS
+    heading = recipe.read_text(encoding="utf-8").split("\ntrain_data_dir")[0]
+    assert all(line.startswith("#") for line in heading.splitlines())
+    assert f"accelerate launch training/{trainer}.py --config training/recipes/{recipe.name}" in heading
+
+
+def test_a_latent_recipe_and_its_mask_vae_agree():
+    for size in ("tiny", "lgldnet"):
+        folder = RECIPES[0].parent
+        first = parse_settings(MaskVAESettings, ["--config", str(folder / f"{size}_mask_vae.yaml")])
+        second = parse_settings(LatentSettings, ["--config", str(folder / f"{size}_latent.yaml")])
+        assert second.mask_vae == first.output_dir
+        for shared in ("model", "train_data_dir", "background_exclude", "val_fraction", "seed", "resolution"):
+            assert getattr(first, shared) == getattr(second, shared), shared
+
+
+def test_lgldnet_has_the_published_schedule():
+    folder = RECIPES[0].parent
+    settings = parse_settings(LatentSettings, ["--config", str(folder / "lgldnet_latent.yaml")])
+    assert (settings.train_batch_size, settings.max_train_steps, settings.learning_rate) == (8, 60_000, 1e-4)
+    assert (settings.lr_scheduler, settings.resolution) == ("cosine", 256)

@@ -1,0 +1,123 @@
+import re
+from dataclasses import fields
+
+import pytest
+
+from irstd_ldm.training.settings import TrainSettings, field_comments, parse_settings, read_recipe, save_settings
+from irstd_ldm.training.train_latent import LatentSettings
+from irstd_ldm.training.train_mask_vae import MaskVAESettings
+
+REQUIRED = ["--train_data_dir", "data", "--output_dir", "run"]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_text("train_data_dir: data\noutput_dir: run\n" + text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_flags_override_the_recipe_and_the_recipe_the_defaults(recipe):
+    path = recipe("max_train_steps: 7\ntrain_batch_size: 3\n")
+    settings = parse_settings(LatentSettings, ["--config", path, "--train_batch_size", "5", "--output_dir", "other"])
+    assert (settings.max_train_steps, settings.train_batch_size) == (7, 5)
+    assert (settings.train_data_dir, settings.output_dir) == ("data", "other")
+    assert settings.bce_weight == LatentSettings.bce_weight
+
+
+def test_an_unknown_key_is_refused_by_name(recipe):
+    with pytest.raises(ValueError, match="LatentSettings does not know: learning_rat, lrscheduler"):
+        parse_settings(LatentSettings, ["--config", recipe("lrscheduler: cosine\nlearning_rat: 1\n")])
+    with pytest.raises(ValueError, match="MaskVAESettings does not know: klda_weight"):  # the other trainer's
+        parse_settings(MaskVAESettings, ["--config", recipe("klda_weight: 1.0\n")])
+
+
+@pytest.mark.parametrize("flag", ["--learning_rat", "--learning_ra"])  # no prefix stands for a flag either
+def test_an_unknown_flag_exits_2(flag, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse_settings(LatentSettings, [*REQUIRED, flag, "1"])
+    assert exit_.value.code == 2 and flag in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", "1.0e-3"])
+def test_numbers_without_a_point_are_floats(recipe, text):
+    settings = parse_settings(TrainSettings, ["--config", recipe(f"learning_rate: {text}\nema_decay: 1\n")])
+    assert settings.learning_rate == 0.001
+    assert settings.ema_decay == 1.0 and type(settings.ema_decay) is float
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("max_train_steps: many", "`max_train_steps` must be of type int, got 'many'"),
+        ("max_train_steps: 2.5", "`max_train_steps` must be of type int, got 2.5"),
+        ("learning_rate: fast", "`learning_rate` must be of type float, got 'fast'"),
+        ("use_ema: 1", "`use_ema` must be of type bool, got 1"),
+        ("mixed_precision: no", "`mixed_precision` must be of type str, got False"),
+        ("seed: null", "`seed` must be of type int, got None"),
+        ("background_exclude: S7*", "`background_exclude` must be of type"),
+        ("resolution: 100", "`resolution` must be a multiple of 32, got 100"),
+        ("val_fraction: 1.0", r"`val_fraction` must lie in \[0, 1\), got 1.0"),
+        ("checkpointing_steps: 0", "`checkpointing_steps` must be at least 1, got 0"),
+        ("checkpoints_total_limit: 0", "`checkpoints_total_limit` must be at least 1, got 0"),
+        ("model: huge", "`model` must be one of lgldnet, tiny, got 'huge'"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(recipe, line, named):
+    with pytest.raises(ValueError, match=named):
+        parse_settings(TrainSettings, ["--config", recipe(line)])
+
+
+@pytest.mark.parametrize("cls", [LatentSettings, MaskVAESettings])
+def test_help_shows_every_field_with_its_comment(cls, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse_settings(cls, ["--help"])
+    assert exit_.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    comments = field_comments(cls)
+    assert set(comments) == {field.name for field in fields(cls)}
+    for name, comment in comments.items():
+        assert re.search(rf"--{name}\b", shown), name
+        assert " ".join(comment.split()) in shown, name
+    assert "(default: 0.001)" in shown and "(required)" in shown
+
+
+def test_booleans_have_a_no_form(recipe):
+    assert parse_settings(TrainSettings, REQUIRED).use_ema is True
+    assert parse_settings(TrainSettings, [*REQUIRED, "--no-use_ema"]).use_ema is False
+    assert parse_settings(TrainSettings, ["--config", recipe("use_ema: false"), "--use_ema"]).use_ema is True
+
+
+def test_null_on_the_command_line_is_none_where_allowed(recipe):
+    path = recipe("background_dir: frames\n")
+    flags = ["--resume_from_checkpoint", "null", "--background_dir", "null", "--report_to", "null"]
+    settings = parse_settings(TrainSettings, ["--config", path, *flags])
+    assert (settings.resume_from_checkpoint, settings.background_dir, settings.report_to) == (None, None, None)
+
+
+def test_lists(recipe):
+    path = recipe('background_exclude: ["S7*", "T*"]\n')
+    assert parse_settings(TrainSettings, ["--config", path]).background_exclude == ["S7*", "T*"]
+    assert parse_settings(TrainSettings, [*REQUIRED, "--background_exclude", "A", "B"]).background_exclude == ["A", "B"]
+
+
+def test_missing_required_settings_exit_2_by_name(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse_settings(LatentSettings, ["--output_dir", "run"])
+    assert exit_.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "--train_data_dir" in last and "--output_dir" not in last
+
+
+def test_saved_settings_are_a_recipe_of_the_same_settings(tmp_path):
+    settings = parse_settings(
+        LatentSettings,
+        [*REQUIRED, "--learning_rate", "1e-5", "--no-use_ema", "--background_exclude", "S7*", "--klda_weight", "0.3"]
+        + ["--resume_from_checkpoint", "null"],
+    )
+    save_settings(settings, tmp_path / "settings.yaml")
+    assert parse_settings(LatentSettings, ["--config", str(tmp_path / "settings.yaml")]) == settings
+    assert set(read_recipe(tmp_path / "settings.yaml", LatentSettings)) == {field.name for field in fields(settings)}
