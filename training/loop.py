@@ -201,7 +201,10 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
     """
     output_dir = Path(settings.output_dir)
     accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision, log_with=settings.report_to, project_dir=str(output_dir)
+        cpu=not torch.accelerator.is_available(),  # else two processes on a CPU would not know of each other
+        mixed_precision=settings.mixed_precision,
+        log_with=settings.report_to,
+        project_dir=str(output_dir),
     )
     if accelerator.device.type == "cpu":
         cores = os.cpu_count() or 1

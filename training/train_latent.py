@@ -141,7 +141,7 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
     if settings.mask_vae is None:
         raise ValueError("`mask_vae` or `pretrained_model_name_or_path` must be set, got neither")
     if not (Path(settings.mask_vae) / "vae").is_dir():
-        raise ValueError(f"`mask_vae` must be a folder that train_mask_vae wrote, with vae/ in it: {settings.mask_vae}")
+        raise ValueError(f"`mask_vae` must be a folder that train_mask_vae wrote, with vae/; got {settings.mask_vae}")
     configuration = CONFIGURATIONS[settings.model]
     stage1 = MaskAutoencoderKL.from_pretrained(settings.mask_vae, subfolder="vae")
     torch.manual_seed(settings.seed)

@@ -94,7 +94,8 @@ def test_checkpoints_are_pruned_to_the_limit(settings, tmp_path):
 
 
 def test_only_complete_checkpoints_are_listed_oldest_first(tmp_path):
-    for name in ("checkpoint-10", "checkpoint-9", "partial-checkpoint-12", "checkpoint-final", "partial-checkpoint-8-old"):
+    partial = ("partial-checkpoint-12", "partial-checkpoint-8-old")
+    for name in ("checkpoint-10", "checkpoint-9", "checkpoint-final", *partial):
         (tmp_path / name).mkdir()
     assert names(tmp_path) == ["checkpoint-9", "checkpoint-10"]
 

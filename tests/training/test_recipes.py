@@ -1,11 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.training.settings import parse_settings
 from irstd_ldm.training.train_latent import LatentSettings
 from irstd_ldm.training.train_mask_vae import MaskVAESettings
-
-from pathlib import Path
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "training" / "recipes").glob("*.yaml"))
 

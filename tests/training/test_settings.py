@@ -1,5 +1,9 @@
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +11,7 @@ from irstd_ldm.training.settings import TrainSettings, field_comments, parse_set
 from irstd_ldm.training.train_latent import LatentSettings
 from irstd_ldm.training.train_mask_vae import MaskVAESettings
 
+ROOT = Path(__file__).resolve().parents[2]
 REQUIRED = ["--train_data_dir", "data", "--output_dir", "run"]
 
 
@@ -101,7 +106,8 @@ def test_null_on_the_command_line_is_none_where_allowed(recipe):
 def test_lists(recipe):
     path = recipe('background_exclude: ["S7*", "T*"]\n')
     assert parse_settings(TrainSettings, ["--config", path]).background_exclude == ["S7*", "T*"]
-    assert parse_settings(TrainSettings, [*REQUIRED, "--background_exclude", "A", "B"]).background_exclude == ["A", "B"]
+    flags = [*REQUIRED, "--background_exclude", "A", "B"]
+    assert parse_settings(TrainSettings, flags).background_exclude == ["A", "B"]
 
 
 def test_missing_required_settings_exit_2_by_name(capsys):
@@ -121,3 +127,20 @@ def test_saved_settings_are_a_recipe_of_the_same_settings(tmp_path):
     save_settings(settings, tmp_path / "settings.yaml")
     assert parse_settings(LatentSettings, ["--config", str(tmp_path / "settings.yaml")]) == settings
     assert set(read_recipe(tmp_path / "settings.yaml", LatentSettings)) == {field.name for field in fields(settings)}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "irstd_ldm.training.train_mask_vae"],
+        ["-m", "accelerate.commands.launch", str(ROOT / "training" / "train_latent.py")],
+    ],
+    ids=["module", "accelerate"],
+)
+def test_a_trainer_runs_as_module_and_as_script(command, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "--pretrained_model_name_or_path" in run.stdout

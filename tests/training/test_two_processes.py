@@ -1,0 +1,35 @@
+import json
+
+import numpy as np
+
+from irstd_ldm.data.folder import IRSTDFolder
+from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def test_two_processes_train_one_model(start_trainer, few_steps, tiny_checkpoint, synthetic_root, tmp_path):
+    run = tmp_path / "run"
+    settings = {
+        **few_steps,
+        "output_dir": str(run),
+        "pretrained_model_name_or_path": str(tiny_checkpoint),
+        "val_fraction": 0.2,
+        "validation_steps": 2,
+    }
+    process = start_trainer("train_latent", settings, prefix=TORCHRUN)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+
+    record = json.loads((run / "run.json").read_text())
+    assert record["num_processes"] == 2
+    first, second = record["weights_sha256"]  # each process's own digest
+    assert first == second
+    random_states = sorted(path.name for path in (run / "checkpoint-4").glob("random_states_*"))
+    assert random_states == ["random_states_0.pkl", "random_states_1.pkl"]
+    validations = (run / "validation.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in validations] == [2, 4]  # by one process
+
+    pipeline = IRSTDLatentPipeline.from_pretrained(run)
+    image = IRSTDFolder(synthetic_root)[0].image
+    assert np.isfinite(pipeline(image).probability).all()
