@@ -74,8 +74,8 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
         default_num_inference_steps: int = 1,
         default_ensemble_size: int = 1,
         default_threshold: float = 0.5,
-        default_tile_size: int = 512,
-        default_tile_overlap: int = 64,
+        default_tile_size: int = 256,
+        default_tile_overlap: int = 32,
         calibration: dict | None = None,
     ):
         super().__init__()
@@ -100,13 +100,15 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
         batch_size: int,
         output_type: str,
     ) -> None:
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("ensemble_size", ensemble_size),
-            ("batch_size", batch_size),
+        for name, value, least in (
+            ("num_inference_steps", num_inference_steps, 1),
+            ("ensemble_size", ensemble_size, 1),
+            ("batch_size", batch_size, 1),
+            ("tile_size", tile_size, 0),
+            ("tile_overlap", tile_overlap, 0),
         ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}")
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
         if num_inference_steps > self.scheduler.config.num_train_timesteps:
             raise ValueError(
                 f"`num_inference_steps` must be at most {self.scheduler.config.num_train_timesteps}, "
@@ -116,8 +118,8 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
             raise ValueError(f"`threshold` must lie in [0, 1], got {threshold!r}")
         if tile_size and tile_size < MIN_PADDED_SIZE:
             raise ValueError(f"`tile_size` must be 0 (no tiles) or at least {MIN_PADDED_SIZE}, got {tile_size!r}")
-        if tile_size and not 0 <= tile_overlap < tile_size:
-            raise ValueError(f"`tile_overlap` must lie in [0, {tile_size}), got {tile_overlap!r}")
+        if tile_size and tile_overlap >= tile_size:
+            raise ValueError(f"`tile_overlap` must be less than `tile_size` ({tile_size}), got {tile_overlap!r}")
         if output_type not in ("np", "pt"):
             raise ValueError(f"`output_type` must be 'np' or 'pt', got {output_type!r}")
 
@@ -156,7 +158,7 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
         generator: torch.Generator | None = None,
         output_type: str = "np",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict] | None = None,
+        callback_on_step_end: Callable[..., dict | None] | None = None,
     ) -> IRSTDPipelineOutput:
         """Detect the targets of one image or of a list of images.
 
@@ -221,7 +223,7 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
         for index, tile in enumerate(padded):
             by_size.setdefault(tile.shape, []).append(index)
 
-        # 4. Members' probabilities of each tile, blended into mean and mean square over the ensemble.
+        # 4. Members' probabilities of each tile, blended.
         total = [np.zeros((ensemble_size, *gray.shape), np.float32) for gray in grays]  # N of (E, H, W)
         weight = [np.zeros(gray.shape, np.float32) for gray in grays]  # N of (H, W)
         for indices in by_size.values():
@@ -261,7 +263,7 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        callback_on_step_end: Callable[..., dict] | None = None,
+        callback_on_step_end: Callable[..., dict | None] | None = None,
     ) -> np.ndarray:
         """Probabilities of the ensemble's members.
 
@@ -294,7 +296,8 @@ class IRSTDLatentPipeline(IRSTDPipelineBase):
             clean = self.unet(sample, timestep, tokens).sample  # (B*E, 8, h, w)
             latents = self.scheduler.step(clean, timestep, latents).prev_sample
             if callback_on_step_end is not None:
-                latents = callback_on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
+                replaced = callback_on_step_end(self, step, timestep, {"latents": latents}) or {}
+                latents = replaced.get("latents", latents)
 
         # Model invocation: self.vae.decode.
         posterior = self.vae.variables_to_posterior(latents.float())

@@ -12,6 +12,11 @@ from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training.train_latent import make_scheduler
 
+# Each configuration at a few channels: its structure, its stem, its number of levels.
+NARROW: dict[str, dict[str, tuple[int, ...]]] = {
+    "lgldnet": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 16), "unet": (16, 16, 16, 32, 32)},
+    "tiny": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16, 32)},
+}
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -27,6 +32,20 @@ def make_tiny_pipeline() -> IRSTDLatentPipeline:
         unet=IRSTDUNet2DConditionModel(**unet).eval(),
         image_encoder=IRSTDImageEncoder(**encoder).eval(),
         scheduler=make_scheduler(),
+    )
+
+
+@pytest.fixture(scope="session", params=NARROW)
+def narrow_networks(request) -> tuple[MaskAutoencoderKL, IRSTDUNet2DConditionModel, IRSTDImageEncoder]:
+    """The three networks of every configuration, narrow and with random weights. A test that alters one copies it."""
+    torch.manual_seed(0)
+    parts, narrow = CONFIGURATIONS[request.param], NARROW[request.param]
+    ladder = {"block_out_channels": narrow["ladder"], "norm_num_groups": 4}
+    unet = {"block_out_channels": narrow["unet"], "cross_attention_dim": 16, "norm_num_groups": 8}
+    return (
+        MaskAutoencoderKL(**parts["vae"] | ladder | {"image_feature_channels": narrow["features"]}).eval(),
+        IRSTDUNet2DConditionModel(**parts["unet"] | unet).eval(),
+        IRSTDImageEncoder(**parts["image_encoder"] | ladder).eval(),
     )
 
 

@@ -44,7 +44,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         stem: ``conv`` (the first level at full resolution) or ``haar`` (at half resolution).
 
     Raises:
-        ValueError: An unknown `stem`.
+        ValueError: An unknown `stem`, or tuples of unequal length.
     """
 
     _supports_gradient_checkpointing = True
@@ -62,6 +62,12 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         stem: str = "conv",
     ):
         super().__init__()
+        per_level = (layers_per_block, frequency_attention)
+        if any(len(values) != len(block_out_channels) for values in per_level):
+            raise ValueError(
+                "`layers_per_block` and `frequency_attention` must have one entry per level of `block_out_channels` "
+                f"({len(block_out_channels)}), got {per_level}"
+            )
         top = block_out_channels[-1]
         self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
         self.ladder = Ladder(block_out_channels, layers_per_block, norm_num_groups, True, frequency_attention)

@@ -128,7 +128,9 @@ class LIW(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) of any size -> (B, C, h, w)."""
         height, width = x.shape[-2:]
-        padded = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        # Rounded up by division: `torch.export` reasons about negative remainders ten times as long.
+        bottom, right = ((n + self.multiple - 1) // self.multiple * self.multiple - n for n in (height, width))
+        padded = F.pad(x, (0, right, 0, bottom), mode="replicate")
         bands1 = self.dwt(padded)  # (B, C, 4, h/2, w/2)
         bands2 = self.dwt(self.swin1(self.conv_low(bands1[:, :, 0])))  # (B, C, 4, h/4, w/4)
         low1 = self.idwt(torch.cat([self.swin2(bands2[:, :, 0])[:, :, None], bands2[:, :, 1:]], dim=2))

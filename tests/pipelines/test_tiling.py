@@ -1,0 +1,55 @@
+"""Tiles: where they lie and how they blend."""
+
+import numpy as np
+import pytest
+
+from irstd_ldm.pipelines.tiling import blend_weight, tile_starts, tile_windows
+
+
+@pytest.mark.parametrize(
+    ("extent", "starts"),
+    (
+        (1, [0]),
+        (128, [0]),
+        (129, [0, 1]),
+        (200, [0, 72]),
+        (224, [0, 96]),  # 96 + 128: the second tile ends at the border as it is
+        (320, [0, 96, 192]),
+        (321, [0, 96, 192, 193]),
+    ),
+)
+def test_starts_by_hand(extent, starts):
+    assert tile_starts(extent, 128, 32) == starts
+
+
+def test_windows_are_in_raster_order():
+    assert tile_windows((100, 200), 128, 32) == [np.s_[0:100, 0:128], np.s_[0:100, 72:200]]
+    assert tile_windows((200, 130), 128, 0) == [
+        np.s_[0:128, 0:128],
+        np.s_[0:128, 2:130],
+        np.s_[72:200, 0:128],
+        np.s_[72:200, 2:130],
+    ]
+
+
+@pytest.mark.parametrize("extent", (1, 127, 128, 129, 255, 256, 257, 1000))
+@pytest.mark.parametrize("overlap", (0, 1, 64, 127))
+def test_tiles_cover_every_pixel_and_overlap_enough(extent, overlap):
+    starts = tile_starts(extent, 128, overlap)
+    assert starts[0] == 0 and starts[-1] == max(extent - 128, 0)
+    assert all(0 < right - left <= 128 - overlap for left, right in zip(starts, starts[1:], strict=False))
+
+
+def test_blend_weight_by_hand():
+    expected = np.outer([0.5, 1, 1, 0.5], [0.5, 1, 1, 1, 0.5])
+    np.testing.assert_array_equal(blend_weight(4, 5, 2), expected)
+    assert blend_weight(4, 5, 2).dtype == np.float32
+    for overlap in (0, 1):
+        np.testing.assert_array_equal(blend_weight(3, 4, overlap), np.ones((3, 4)))
+
+
+def test_the_overlap_goes_linearly_from_one_tile_to_the_next():
+    """Tiles of 8 that share 4 pixels: the second one's share there is 1/5, 2/5, 3/5, 4/5."""
+    weight = blend_weight(8, 8, 4)[4]
+    second, first = weight[:4], weight[4:]
+    np.testing.assert_allclose(second / (first + second), [0.2, 0.4, 0.6, 0.8], rtol=1e-6)

@@ -1,0 +1,82 @@
+"""The weights that come with the package, and what the README promises of them."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.cli.main import main
+from irstd_ldm.data.folder import IRSTDFolder, read_stem_list
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.metrics import pd
+
+ROOT = Path(__file__).resolve().parents[1]
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> IRSTDLatentPipeline:
+    return IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
+
+
+def test_it_is_small_and_safe():
+    files = [path for path in bundled_checkpoint().rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in files) <= 16 * MIB
+    assert sum(path.stat().st_size for path in files) <= 24 * MIB
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".txt"}
+
+
+def test_it_was_trained_on_the_training_list_alone(nuaa_root):
+    train, val = (set(read_stem_list(bundled_checkpoint() / name)) for name in ("train.txt", "val.txt"))
+    assert not train & val
+    assert train | val == set(IRSTDFolder(nuaa_root, split="train").stems)
+    assert not (train | val) & set(IRSTDFolder(nuaa_root, split="test").stems)
+
+
+def test_it_finds_the_planted_targets_of_synthetic_scenes(pipeline):
+    counts = ImageCounts.zero()
+    for seed in range(8):
+        scene = synthetic_scene(192, 256, kind="sky", num_targets=2, scr=10.0, seed=seed)
+        counts += count_image(pipeline(scene.image).mask[0, 0], scene.mask)
+    assert counts.targets == 16
+    assert pd(counts) >= 0.85
+    assert counts.false_alarm_px <= 60
+
+
+def test_a_16_bit_frame_gives_the_targets_of_the_8_bit_one(pipeline):
+    scene = synthetic_scene(192, 256, kind="sky", num_targets=2, scr=10.0, seed=1)
+    deep = scene.image.astype(np.uint16) * 16 + 4000
+    eight = pipeline(scene.image, input_range=(0, 255)).targets[0]
+    sixteen = pipeline(deep, input_range=(4000, 4000 + 255 * 16)).targets[0]
+    assert [(t.left, t.top, t.area_px) for t in eight] == [(t.left, t.top, t.area_px) for t in sixteen]
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(synthetic_scene(seed=0).image).save("frame.png")
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    scope: dict = {}
+    exec(compile(example[1], "README.md", "exec"), scope)
+    assert scope["output"].mask.shape == (1, 1, 256, 256)
+
+
+@pytest.mark.slow
+def test_its_numbers_on_the_test_list_hold(nuaa_root, tmp_path):
+    assert main(["evaluate", "--data", str(nuaa_root), "--split", "test", "--output", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["num_images"] == 214
+    assert metrics["iou"] >= 0.75
+    assert metrics["pd"] >= 0.96
+    assert metrics["fa_per_million_px"] <= 40
+
+
+@pytest.mark.slow
+def test_its_false_alarms_on_an_unseen_sensor_hold(shared_data, tmp_path):
+    arguments = ["--data", str(shared_data / "backgrounds"), "--no-targets", "--include", "S7*"]
+    assert main(["evaluate", *arguments, "--output", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["fa_per_million_px"] <= 50
