@@ -62,11 +62,9 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "train": ["datasets", "pyyaml", "tensorboard"],
-        "eval": ["matplotlib"],
+        "train": ["pyyaml", "tensorboard"],
         "test": [
             "build",
-            "matplotlib",
             "mypy",
             "pytest",
             "pyyaml",

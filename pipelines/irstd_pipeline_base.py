@@ -1,3 +1,5 @@
+"""The checkpoint format that the pipelines of this package share."""
+
 import json
 import shutil
 import uuid

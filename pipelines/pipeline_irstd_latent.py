@@ -17,17 +17,6 @@ from .output import IRSTDPipelineOutput
 from .targets import extract_targets
 from .tiling import blend_weight, tile_windows
 
-EXAMPLE_DOC_STRING = """
-Examples:
-    ```py
-    >>> from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
-
-    >>> pipe = IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
-    >>> for target in pipe("frame.png").targets[0]:
-    ...     print(f"{target.x:.1f} {target.y:.1f} {target.confidence:.2f}")
-    ```
-"""
-
 PAD_MULTIPLE = 32
 MIN_PADDED_SIZE = 128
 
@@ -45,6 +34,15 @@ def image_seed(base: int, place: int) -> int:
 
 class IRSTDLatentPipeline(IRSTDPipelineBase):
     """Detects small targets in infrared images of any size.
+
+    Example:
+        ```py
+        >>> from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+
+        >>> pipe = IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
+        >>> for target in pipe("frame.png").targets[0]:
+        ...     print(f"{target.x:.1f} {target.y:.1f} {target.confidence:.2f}")
+        ```
 
     Args:
         vae: Mask-VAE whose decoder sees the image's features.

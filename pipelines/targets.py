@@ -2,32 +2,9 @@
 
 import numpy as np
 
+from ..data.clutter import ring_window, signal_to_clutter_ratio
 from ..evaluation.components import label_components
 from .output import Target
-
-RING_PX = 10
-
-
-def signal_to_clutter_ratio(
-    gray: np.ndarray, labels: np.ndarray, label: int, box: tuple[int, int, int, int]
-) -> float:
-    """SCR of one target on the raw input.
-
-    Args:
-        gray: (H, W) raw gray values.
-        labels: (H, W) int32, the targets' labels, 0 elsewhere.
-        label: The target's label.
-        box: left, top, width, height of the target.
-
-    Returns:
-        (mean of target - mean of ring) / standard deviation of ring; NaN where the ring is empty or constant.
-    """
-    left, top, width, height = box
-    window = np.s_[max(top - RING_PX, 0) : top + height + RING_PX, max(left - RING_PX, 0) : left + width + RING_PX]
-    values, around = gray[window].astype(np.float64), labels[window]
-    ring = values[around == 0]
-    spread = ring.std() if ring.size else 0.0
-    return float((values[around == label].mean() - ring.mean()) / spread) if spread else float("nan")
 
 
 def extract_targets(probability: np.ndarray, mask: np.ndarray, gray: np.ndarray) -> list[Target]:
@@ -43,6 +20,7 @@ def extract_targets(probability: np.ndarray, mask: np.ndarray, gray: np.ndarray)
     for component in components:
         box = (component.left, component.top, component.width, component.height)
         window = np.s_[box[1] : box[1] + box[3], box[0] : box[0] + box[2]]
+        around = ring_window(*box)
         inside = labels[window] == component.label
         rows, columns = np.nonzero(inside)
         weights = probability[window][inside].astype(np.float64)
@@ -57,7 +35,7 @@ def extract_targets(probability: np.ndarray, mask: np.ndarray, gray: np.ndarray)
                 area_px=component.area_px,
                 confidence=float(weights.mean()),
                 peak=float(weights.max()),
-                scr=signal_to_clutter_ratio(gray, labels, component.label, box),
+                scr=signal_to_clutter_ratio(gray[around], labels[around] == component.label, labels[around] > 0),
             )
         )
     return targets

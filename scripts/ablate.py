@@ -8,6 +8,7 @@ Rows of one checkpoint: the predicted posterior; replaced by zeros, by another i
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,29 +22,37 @@ from irstd_ldm.data.folder import IRSTDFolder, Sample
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, fa_per_million_px, iou, niou, pd
 from irstd_ldm.pipelines.pipeline_irstd_latent import pad_image
+from irstd_ldm.pipelines.tiling import tile_windows
 
-Exchange = Callable[[int, torch.Tensor], torch.Tensor]
+Exchange = Callable[[int, int, torch.Tensor], torch.Tensor]
 
 
 def score(pipe: IRSTDLatentPipeline, samples: list[Sample], exchange: Exchange | None = None) -> list[ImageCounts]:
-    """Counts per image; `exchange` maps (image number, predicted variables (1, 8, h, w)) to those that are decoded."""
+    """Counts per image, run as `irstd-ldm evaluate` does.
+
+    Args:
+        pipe: The detector.
+        samples: Labelled images.
+        exchange: Maps (image number, tile number, predicted variables (1, 8, h, w)) to those that are decoded.
+    """
     counts = []
     for number, sample in enumerate(samples):
+        tile = itertools.count()
 
-        def callback(pipe, step, timestep, tensors, number=number):
-            return {"latents": exchange(number, tensors["latents"])} if exchange else {}
+        def callback(pipe, step, timestep, tensors, number=number, tile=tile):
+            return {"latents": exchange(number, next(tile), tensors["latents"])} if exchange else {}
 
-        output = pipe(sample.image, num_inference_steps=1, tile_size=0, callback_on_step_end=callback)
+        output = pipe(sample.image, num_inference_steps=1, batch_size=1, callback_on_step_end=callback)
         counts.append(count_image(output.mask[0, 0], sample.mask))
     return counts
 
 
-def record_variables(pipe: IRSTDLatentPipeline, samples: list[Sample]) -> list[torch.Tensor]:
-    """The variables (1, 8, h, w) that the denoiser predicts for each image."""
-    recorded: list[torch.Tensor] = []
+def record_variables(pipe: IRSTDLatentPipeline, samples: list[Sample]) -> list[list[torch.Tensor]]:
+    """The variables (1, 8, h, w) that the denoiser predicts for each tile of each image."""
+    recorded: list[list[torch.Tensor]] = [[] for _ in samples]
 
-    def record(number: int, latents: torch.Tensor) -> torch.Tensor:
-        recorded.append(latents)
+    def record(number: int, tile: int, latents: torch.Tensor) -> torch.Tensor:
+        recorded[number].append(latents)
         return latents
 
     score(pipe, samples, record)
@@ -57,11 +66,14 @@ def fit(variables: torch.Tensor, size: torch.Size) -> torch.Tensor:
     return torch.from_numpy(np.pad(cut, missing, mode="reflect")).to(variables)
 
 
-def true_variables(pipe: IRSTDLatentPipeline, mask: np.ndarray) -> torch.Tensor:
-    """The Mask-VAE's posterior variables (1, 8, h, w) of a mask (H, W) bool."""
-    padded = torch.from_numpy(pad_image(mask.astype(np.float32)))[None, None].to(pipe.vae.device, pipe.vae.dtype)
+def true_variables(pipe: IRSTDLatentPipeline, mask: np.ndarray, tile: int) -> torch.Tensor:
+    """The Mask-VAE's posterior variables (1, 8, h, w) of one tile of a mask (H, W) bool."""
+    tile_size = pipe.config.default_tile_size or max(mask.shape)
+    window = tile_windows(mask.shape, tile_size, pipe.config.default_tile_overlap)[tile]
+    padded = torch.from_numpy(pad_image(mask[window].astype(np.float32)))[None, None]
     with torch.no_grad():
-        return pipe.vae.posterior_to_variables(pipe.vae.encode(padded * 2 - 1).latent_dist)
+        posterior = pipe.vae.encode(padded.to(pipe.vae.device, pipe.vae.dtype) * 2 - 1).latent_dist
+    return pipe.vae.posterior_to_variables(posterior)
 
 
 def row(counts: list[ImageCounts]) -> dict[str, Any]:
@@ -95,9 +107,11 @@ def main() -> None:
     others = predicted[1:] + predicted[:1]
     exchanges: dict[str, Exchange | None] = {
         "predicted posterior": None,
-        "zero posterior": lambda number, latents: torch.zeros_like(latents),
-        "another image's posterior": lambda number, latents: fit(others[number], latents.shape[2:]),
-        "true posterior": lambda number, latents: true_variables(pipe, samples[number].mask),
+        "zero posterior": lambda number, tile, latents: torch.zeros_like(latents),
+        "another image's posterior": lambda number, tile, latents: fit(
+            others[number][tile % len(others[number])], latents.shape[2:]
+        ),
+        "true posterior": lambda number, tile, latents: true_variables(pipe, samples[number].mask, tile),
     }
     table = {name: row(score(pipe, samples, exchange)) for name, exchange in exchanges.items()}
     for entry in arguments.trained:

@@ -1,6 +1,8 @@
 """Turn a training run into a checkpoint to ship: half-precision weights and the lists of what it was trained on.
 
     python scripts/bundle_checkpoint.py runs/tiny_latent irstd_ldm/checkpoints/tiny
+
+A checkpoint given as both arguments is written anew with the package's present code.
 """
 
 import argparse
@@ -19,7 +21,8 @@ def main() -> None:
     arguments = parser.parse_args()
     IRSTDLatentPipeline.from_pretrained(arguments.run).to(dtype=torch.float16).save_pretrained(arguments.folder)
     for name in ("train.txt", "val.txt"):
-        shutil.copy(arguments.run / name, arguments.folder / name)
+        if arguments.run.resolve() != arguments.folder.resolve():
+            shutil.copy(arguments.run / name, arguments.folder / name)
 
 
 if __name__ == "__main__":

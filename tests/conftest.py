@@ -1,6 +1,9 @@
 """Shared fixtures: a real pipeline with small random networks, and the development data where it is present."""
 
+import os
 from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are those of a CPU, also where there is a GPU
 
 import pytest
 import torch

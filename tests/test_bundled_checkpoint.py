@@ -28,7 +28,15 @@ def test_it_is_small_and_safe():
     files = [path for path in bundled_checkpoint().rglob("*") if path.is_file()]
     assert max(path.stat().st_size for path in files) <= 16 * MIB
     assert sum(path.stat().st_size for path in files) <= 24 * MIB
-    assert {path.suffix for path in files} == {".json", ".safetensors", ".txt"}
+    assert {path.suffix for path in files} == {".json", ".py", ".safetensors", ".txt"}
+
+
+def test_its_code_is_the_package_s(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    shipped = {path.relative_to(bundled_checkpoint()): path.read_text() for path in bundled_checkpoint().rglob("*.py")}
+    generated = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.py")}
+    folder = "irstd_ldm/checkpoints/tiny"
+    assert shipped == generated, f"after a change run: python scripts/bundle_checkpoint.py {folder} {folder}"
 
 
 def test_it_was_trained_on_the_training_list_alone(nuaa_root):

@@ -217,6 +217,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
         for partial in output_dir.glob("partial-checkpoint-*"):
             shutil.rmtree(partial)
         save_settings(settings, output_dir / "settings.yaml")
+        save_settings(settings, output_dir / f"settings-from-step-{first_step}.yaml")
         _record_run(accelerator, output_dir, first_step=first_step)
     accelerator.wait_for_everyone()
     if settings.report_to:

@@ -1,4 +1,4 @@
-"""Losses of the Mask-VAE and of the latent detector. Each returns a scalar tensor."""
+"""Losses of both stages and the IoU that is logged beside them. Each returns a scalar tensor."""
 
 import torch
 import torch.nn.functional as F
@@ -55,3 +55,15 @@ def klda_loss(
 def posterior_loss(predicted: torch.Tensor, variables: torch.Tensor) -> torch.Tensor:
     """Smooth L1 between predicted and true posterior variables (B, 2*latent_channels, h, w)."""
     return F.smooth_l1_loss(predicted.float(), variables.float())
+
+
+@torch.no_grad()
+def batch_iou(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Pixel IoU of a batch at probability 0.5, for the log; 0 where both are empty.
+
+    Args:
+        logits: (B, 1, H, W).
+        mask: (B, 1, H, W) in {0, 1}.
+    """
+    found, truth = logits > 0, mask.bool()
+    return (found & truth).sum() / (found | truth).sum().clamp_min(1)

@@ -24,7 +24,7 @@ from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training.loop import Validation, train
-from irstd_ldm.training.losses import bce_loss, dice_loss, klda_loss, posterior_loss
+from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, klda_loss, posterior_loss
 from irstd_ldm.training.settings import TrainSettings, parse_settings
 from irstd_ldm.training.training_data import TrainingData, read_training_data, side_by_side, write_split
 
@@ -119,7 +119,7 @@ class LatentDetector(nn.Module):
 
 
 def make_scheduler() -> DDIMScheduler:
-    """The sampler of DESIGN's one-step choice: clean-sample prediction, trailing timesteps, zero terminal SNR."""
+    """DDIM that is exact from one step on: clean-sample prediction, trailing timesteps, zero terminal SNR."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
@@ -134,10 +134,17 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
     """The pretrained pipeline, or one with random weights around the trained Mask-VAE's encoder.
 
     Raises:
-        ValueError: Neither `mask_vae` nor `pretrained_model_name_or_path` is set, or `mask_vae` holds no Mask-VAE.
+        ValueError: Not exactly one of `mask_vae` and `pretrained_model_name_or_path` is set, `mask_vae` holds no
+            Mask-VAE, or `use_fae` or `use_liw` differ from the pretrained denoiser.
     """
     if settings.pretrained_model_name_or_path is not None:
-        return IRSTDLatentPipeline.from_pretrained(settings.pretrained_model_name_or_path)
+        pipeline = IRSTDLatentPipeline.from_pretrained(settings.pretrained_model_name_or_path)
+        if settings.mask_vae is not None:
+            raise ValueError("`mask_vae` and `pretrained_model_name_or_path` exclude each other, got both")
+        for name in ("use_fae", "use_liw"):
+            if getattr(settings, name) != pipeline.unet.config[name]:
+                raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained denoiser")
+        return pipeline
     if settings.mask_vae is None:
         raise ValueError("`mask_vae` or `pretrained_model_name_or_path` must be set, got neither")
     if not (Path(settings.mask_vae) / "vae").is_dir():
@@ -167,7 +174,6 @@ class LatentTask:
     def __init__(self, settings: LatentSettings, data: TrainingData):
         self.settings, self.data = settings, data
         self.pipeline = make_pipeline(settings)
-        self.pipeline.vae.encoder.eval()
         if settings.gradient_checkpointing:
             for component in (self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder):
                 component.enable_gradient_checkpointing()
@@ -203,13 +209,10 @@ class LatentTask:
         weights = {name: getattr(settings, f"{name}_weight") for name in terms}
         weights["klda"] *= min(1.0, step / max(settings.klda_warmup_steps, 1))
         loss = sum(weights[name] * term for name, term in terms.items())
-        found = output.logits.detach() > 0
-        overlap, union = (found & mask.bool()).sum(), (found | mask.bool()).sum()
-        return loss, {**terms, "iou": overlap / union.clamp_min(1)}
+        return loss, {**terms, "iou": batch_iou(output.logits, mask)}
 
     def validate(self) -> Validation:
         samples, backgrounds = self.data.val_samples, self.data.val_backgrounds
-        was_training = self.model.training
         self.model.eval()
         counts, rows = [], []
         for sample in samples:
@@ -227,7 +230,6 @@ class LatentTask:
             false_alarms_px = sum(int(self.pipeline(frame).mask.sum()) for frame in backgrounds)
             area_px = sum(frame.size for frame in backgrounds)
             scores["background_fa_per_million_px"] = 1e6 * false_alarms_px / area_px
-        self.model.train(was_training)
         return Validation(scores, side_by_side(rows[:6]))
 
     def save_pretrained(self, folder: Path) -> None:

@@ -19,7 +19,7 @@ from irstd_ldm.evaluation.metrics import iou
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.training.loop import Validation, train
-from irstd_ldm.training.losses import bce_loss, dice_loss, kl_loss
+from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, kl_loss
 from irstd_ldm.training.settings import TrainSettings, parse_settings
 from irstd_ldm.training.training_data import TrainingData, read_training_data, side_by_side, write_split
 
@@ -66,9 +66,7 @@ class MaskVAETask:
         logits, posterior = model(mask, torch.randn(shape, generator=generator).to(mask))
         terms = {"bce": bce_loss(logits, mask), "dice": dice_loss(logits, mask), "kl": kl_loss(posterior)}
         loss = sum(getattr(self.settings, f"{name}_weight") * term for name, term in terms.items())
-        found = logits.detach() > 0
-        overlap, union = (found & mask.bool()).sum(), (found | mask.bool()).sum()
-        return loss, {**terms, "iou": overlap / union.clamp_min(1)}
+        return loss, {**terms, "iou": batch_iou(logits, mask)}
 
     @torch.no_grad()
     def validate(self) -> Validation:

@@ -21,7 +21,6 @@ class TrainingData:
         val_backgrounds: Held-out frames without targets, (H, W) each.
         train_stems: Stems that are trained on.
         val_stems: Stems of `val_samples`.
-        name: The data set's name.
     """
 
     crops: TrainingCrops
@@ -29,7 +28,6 @@ class TrainingData:
     val_backgrounds: list[np.ndarray]
     train_stems: list[str]
     val_stems: list[str]
-    name: str
 
 
 def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> TrainingData:
@@ -38,7 +36,12 @@ def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> 
     train_stems: list[str] = list(folder.stems)
     val_stems: list[str] = []
     if settings.val_fraction:
-        train_stems, val_stems = validation_split(folder, settings.val_fraction, settings.seed)
+        try:
+            train_stems, val_stems = validation_split(folder, settings.val_fraction, settings.seed)
+        except ValueError as error:
+            raise ValueError(
+                f"`val_fraction` {settings.val_fraction}: {error}; set it to 0 or give images of several scenes"
+            ) from error
     samples = {sample.stem: sample for sample in folder}
     backgrounds: list[np.ndarray] = []
     if settings.background_dir is not None:
@@ -57,7 +60,6 @@ def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> 
         [backgrounds[index] for index in sorted(held_out)],
         train_stems,
         val_stems,
-        folder.name,
     )
 
 

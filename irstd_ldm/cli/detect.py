@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -14,13 +15,10 @@ from ..data.synthetic import synthetic_scene
 from ..pipelines.output import Target
 from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, CommandError
-from .inputs import Failure, InputFile, collect_inputs, describe
+from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
 from .model import load_pipeline, model_name, predict, resolve_device, settings
 from .outputs import TARGET_FIELDS, DetectionWriter, make_folder, save_png
 from .overlay import draw_overlay
-
-# What a file may raise: unreadable, refused, too large for the memory (torch reports that as a RuntimeError).
-IMAGE_ERRORS = (OSError, ValueError, TypeError, RuntimeError, MemoryError)
 
 TABLE_ROWS = 20
 
@@ -36,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if not inputs:
         return _close(num_inputs, failures, interrupted=False)
     pipeline = load_pipeline(args, device)
-    writer.begin({"version": __version__, "model": model_name(args), "settings": settings(args, pipeline)})
+    _begin(writer, {"version": __version__, "model": model_name(args), "settings": settings(args, pipeline)})
     detection = _Run(pipeline, args, writer, failures)
     interrupted = False
     try:
@@ -73,12 +71,13 @@ class _Run:
             try:
                 image = to_gray(item.path)  # (H, W)
                 _, mask, targets = predict(self.pipeline, image, self.args, self.args.threshold)
+                overlay = draw_overlay(image, targets)
             except IMAGE_ERRORS as error:
                 self._fail(describe(item.path, error))
                 continue
             self.last_targets = targets
             try:
-                self.writer.add(item, mask, draw_overlay(image, targets), targets)
+                self.writer.add(item, mask, overlay, targets)
             except OSError as error:
                 self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
 
@@ -112,6 +111,13 @@ def _table(targets: Sequence[Target]) -> str:
     if len(targets) > TABLE_ROWS:
         lines.append(f"and {len(targets) - TABLE_ROWS} less confident ones")
     return "\n".join(lines)
+
+
+def _begin(writer: DetectionWriter, header: Mapping[str, Any]) -> None:
+    try:
+        writer.begin(header)
+    except OSError as error:
+        raise CommandError(f"{writer.json_path}: {describe('', error).error}") from error
 
 
 def _finish(writer: DetectionWriter, failures: Sequence[Failure], complete: bool) -> None:

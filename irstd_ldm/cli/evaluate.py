@@ -4,24 +4,21 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.folder import IRSTDFolder
+from ..data.folder import IRSTDFolder, files_by_stem
 from ..data.images import to_gray
 from ..evaluation.protocols import get_protocol
 from ..evaluation.report import EvaluationResult, evaluate_probabilities, find_predictions, read_prediction
 from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
-from .inputs import describe, image_files
+from .inputs import IMAGE_ERRORS, describe
 from .model import load_pipeline, model_folder, model_name, predict, resolve_device, settings
 from .outputs import make_folder, save_json
-
-EVALUATION_ERRORS = (OSError, ValueError, TypeError, RuntimeError, MemoryError)
 
 Pair = tuple[str, np.ndarray, np.ndarray]  # stem, probability (H, W), mask (H, W)
 
@@ -44,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as error:
             raise CommandError(f"--predictions {args.predictions}: {error}", EXIT_USAGE) from error
         header |= {"predictions": str(args.predictions)}
-        pairs = ((stem, read_prediction(path), images.mask(stem)) for stem, path in files.items())
+        pairs = ((stem, read_prediction(path), images.read(stem)[1]) for stem, path in files.items())
     path = args.output / "metrics.json"
     try:
         result = evaluate_probabilities(
@@ -54,9 +51,12 @@ def run(args: argparse.Namespace) -> int:
             matching=args.matching,
             legacy_false_alarms=args.legacy_fa,
         )
-        save_json(path, {**header, **result.summary(), "per_image": _per_image(result)})
-    except EVALUATION_ERRORS as error:
+    except IMAGE_ERRORS as error:
         raise CommandError(str(describe(args.data, error)), EXIT_FAILED) from error
+    try:
+        save_json(path, {**header, **result.summary(), "per_image": _per_image(result)})
+    except OSError as error:
+        raise CommandError(f"{path}: {describe('', error).error}") from error
     print(", ".join(f"{key} {value}" for key, value in header.items() if isinstance(value, str)))
     print(result.table())
     print(f"written: {path}")
@@ -71,7 +71,8 @@ class ImageSet:
         description: which images these are.
 
     Raises:
-        ValueError: no such folder, list or image.
+        OSError: a list that cannot be read.
+        ValueError: no such folder or image, no list of the split, or two images of one stem.
     """
 
     def __init__(self, args: argparse.Namespace):
@@ -81,7 +82,7 @@ class ImageSet:
         if args.no_targets:
             frames = args.data / "images" if (args.data / "images").is_dir() else args.data
             self.description = "frames without targets"
-            self.paths = {path.stem: path for path in image_files(frames)}
+            self.paths = files_by_stem(frames)
         else:
             self._folder, self.description = _open_folder(args)
             self.paths = {stem: self._folder.image_path(stem) for stem in self._folder.stems}
@@ -92,15 +93,13 @@ class ImageSet:
             raise ValueError(f"no image to evaluate under '{args.data}': {self.description}")
         self._index = {stem: index for index, stem in enumerate(self._folder.stems)} if self._folder else {}
 
-    def image(self, stem: str) -> np.ndarray:
-        return to_gray(self.paths[stem])  # (H, W)
-
-    def mask(self, stem: str) -> np.ndarray:
-        """(H, W) bool, or uint8 as stored where the protocol tells grey levels apart."""
+    def read(self, stem: str) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W) and mask (H, W): bool, or uint8 as stored where the protocol tells grey levels apart."""
         if self._folder is None:
-            return np.zeros(self.image(stem).shape, np.uint8)
-        mask = self._folder[self._index[stem]].mask
-        return to_gray(self._folder.mask_path(stem)) if self._stored_masks else mask
+            image = to_gray(self.paths[stem])
+            return image, np.zeros(image.shape, np.uint8)
+        sample = self._folder[self._index[stem]]
+        return sample.image, to_gray(self._folder.mask_path(stem)) if self._stored_masks else sample.mask
 
 
 def _open_folder(args: argparse.Namespace) -> tuple[IRSTDFolder, str]:
@@ -109,7 +108,9 @@ def _open_folder(args: argparse.Namespace) -> tuple[IRSTDFolder, str]:
     split = args.split or "test"
     if split == "val" and args.predictions is None:
         folder = model_folder(args)
-        list_file = Path("val.txt") if folder is None else folder / "val.txt"
+        if folder is None:
+            raise ValueError("--split val needs a model folder; name a list with --list")
+        list_file = folder / "val.txt"
         if not list_file.is_file():
             raise ValueError(f"the model has no validation list '{list_file}'; name a list with --list")
         return IRSTDFolder(args.data, list_file=list_file), "split val"
@@ -118,9 +119,9 @@ def _open_folder(args: argparse.Namespace) -> tuple[IRSTDFolder, str]:
 
 def _predicted_pairs(images: ImageSet, pipeline: IRSTDLatentPipeline, args: argparse.Namespace) -> Iterator[Pair]:
     for stem in images.paths:
-        image = get_protocol(args.protocol).prepare_image(images.image(stem))
-        probability, _, _ = predict(pipeline, image, args)
-        yield stem, probability, images.mask(stem)
+        image, mask = images.read(stem)
+        probability, _, _ = predict(pipeline, get_protocol(args.protocol).prepare_image(image), args)
+        yield stem, probability, mask
 
 
 def _per_image(result: EvaluationResult) -> list[dict[str, object]]:

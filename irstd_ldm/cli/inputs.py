@@ -8,6 +8,9 @@ from pathlib import Path
 from ..data.folder import IMAGE_SUFFIXES
 from . import one_line
 
+# What a file may raise: unreadable, refused, too large for the memory (torch reports that as a RuntimeError).
+IMAGE_ERRORS = (OSError, ValueError, TypeError, RuntimeError, MemoryError)
+
 
 @dataclass(frozen=True)
 class InputFile:
@@ -29,9 +32,9 @@ class Failure:
 
 
 def describe(file: object, error: Exception) -> Failure:
-    """The failure of `file`, on one line; the file system's errors by their plain text."""
+    """The failure of `file`, on one line; the file system's errors by the file they name and their plain text."""
     if isinstance(error, OSError) and error.strerror is not None:
-        return Failure(str(file), error.strerror)
+        return Failure(str(error.filename or file), error.strerror)
     return Failure(str(file), one_line(error) or type(error).__name__)
 
 

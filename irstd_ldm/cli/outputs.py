@@ -57,8 +57,10 @@ def make_folder(folder: Path, argument: str = "--output") -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = part_path(folder / "writable")
-        probe.write_bytes(b"")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"0")  # a byte: a full disk still takes an empty file
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise CommandError(f"{argument} {folder}: cannot write there: {error.strerror}", EXIT_USAGE) from error
 
@@ -77,8 +79,8 @@ def finite(value: Any) -> Any:
 class DetectionWriter:
     """Masks, overlays, detections.json and detections.csv of one `detect` run.
 
-    The tables grow image by image under temporary names, so that memory does not; leaving the context renames them,
-    also after an interruption. An image's files appear completely or not at all in the tables.
+    The tables grow image by image under temporary names, so that memory does not; `begin` starts them and `finish`
+    renames them, also after an interruption. An image's files appear completely or not at all in the tables.
 
     Args:
         folder: DIR of `detect --output`.
@@ -106,10 +108,21 @@ class DetectionWriter:
         return path.resolve().parent in (self.masks.resolve(), self.overlays.resolve())
 
     def begin(self, header: Mapping[str, Any]) -> None:
-        """Starts the tables; `header` holds what is common to all images (model, settings)."""
-        self._json, self._csv = part_path(self.json_path).open("wb", 0), part_path(self.csv_path).open("wb", 0)
-        _append(self._json, json.dumps({**finite(header), "naming": NAMING}, indent=2)[:-2] + ',\n  "images": [')
-        _append(self._csv, _csv_line(CSV_FIELDS))
+        """Starts the tables; `header` holds what is common to all images (model, settings).
+
+        Raises:
+            OSError: the disk refuses; no table is left.
+        """
+        self._tables: list[tuple[io.FileIO, Path]] = []
+        try:
+            for path in (self.json_path, self.csv_path):
+                self._tables.append((part_path(path).open("wb", 0), path))
+            (self._json, _), (self._csv, _) = self._tables
+            _append(self._json, json.dumps({**finite(header), "naming": NAMING}, indent=2)[:-2] + ',\n  "images": [')
+            _append(self._csv, _csv_line(CSV_FIELDS))
+        except BaseException:
+            self._discard()
+            raise
 
     def add(self, item: InputFile, mask: np.ndarray, overlay: Image.Image, targets: Sequence[Target]) -> None:
         """Writes one image's files and rows.
@@ -145,13 +158,27 @@ class DetectionWriter:
         self.num_targets += len(rows)
 
     def finish(self, failures: Sequence[Failure], complete: bool) -> None:
-        """Ends the tables and gives them their names."""
+        """Ends the tables and gives them their names.
+
+        Raises:
+            OSError: the disk refuses; tables without images are removed, others stay under their temporary names.
+        """
         failed = json.dumps([dataclasses.asdict(failure) for failure in failures])
         end = "\n  ]" if self.num_images else "]"
-        _append(self._json, f'{end},\n  "failed": {failed},\n  "complete": {json.dumps(complete)}\n}}\n')
-        for file, path in ((self._json, self.json_path), (self._csv, self.csv_path)):
+        try:
+            _append(self._json, f'{end},\n  "failed": {failed},\n  "complete": {json.dumps(complete)}\n}}\n')
+            for file, path in self._tables:
+                file.close()
+                os.replace(part_path(path), path)
+        except OSError:
+            if not self.num_images:
+                self._discard()
+            raise
+
+    def _discard(self) -> None:
+        for file, path in self._tables:
             file.close()
-            os.replace(part_path(path), path)
+            part_path(path).unlink(missing_ok=True)
 
 
 def _append(file: io.FileIO, text: str) -> None:

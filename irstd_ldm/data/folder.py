@@ -51,8 +51,8 @@ class IRSTDFolder(Sequence[Sample]):
             raise ValueError(f"`split` must be one of {SPLITS} or None, got {split!r}")
         self.root = Path(root)
         self.name = self.root.resolve().name
-        self._images = _files_by_stem(self.root / "images")
-        self._masks = _files_by_stem(self.root / "masks")
+        self._images = files_by_stem(self.root / "images")
+        self._masks = files_by_stem(self.root / "masks")
         if list_file is not None:
             self.stems = read_stem_list(list_file)
         elif split is not None:
@@ -135,12 +135,17 @@ def read_backgrounds(root: str | PathLike[str], exclude: Sequence[str] = ()) -> 
         root: the folder that holds images/.
         exclude: shell patterns (`fnmatch`) of stems to leave out, such as "S7_*".
     """
-    paths = _files_by_stem(Path(root) / "images")
+    paths = files_by_stem(Path(root) / "images")
     kept = [stem for stem in sorted(paths) if not any(fnmatchcase(stem, pattern) for pattern in exclude)]
     return {stem: to_gray(paths[stem]) for stem in kept}
 
 
-def _files_by_stem(folder: Path) -> dict[str, Path]:
+def files_by_stem(folder: Path) -> dict[str, Path]:
+    """The image files of a folder by their suffix, without hidden files: stem -> path, in alphabetical order.
+
+    Raises:
+        ValueError: no such folder, or two files of one stem.
+    """
     if not folder.is_dir():
         raise ValueError(f"no folder '{folder}'")
     files: dict[str, Path] = {}

@@ -18,7 +18,7 @@ _DECODING_ERRORS = (SyntaxError, ValueError, EOFError, struct.error, zlib.error,
 
 
 class ImageReadError(ValueError):
-    """A file that exists and cannot be decoded as an image; the message names the file in one line."""
+    """A file that exists and cannot be read as a gray image; the message names the file in one line."""
 
 
 def to_gray(image: ImageInput) -> np.ndarray:
@@ -35,7 +35,8 @@ def to_gray(image: ImageInput) -> np.ndarray:
     Raises:
         TypeError: neither of these kinds, or another element type (bool among them).
         ValueError: another shape, no pixels, NaN or infinite values.
-        ImageReadError: a file that is not an image, is truncated, or is beyond Pillow's size limit.
+        ImageReadError: a file that is not an image, is truncated, holds NaN or infinite values, or is beyond Pillow's
+            size limit.
         OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
     """
     if isinstance(image, str | PathLike):
@@ -76,7 +77,7 @@ def normalize_image(gray: np.ndarray, input_range: tuple[float, float] | None = 
         if lo == hi:
             return np.zeros(gray.shape, np.float32)
     scaled = (gray.astype(np.float64) - lo) * (2 / (hi - lo)) - 1
-    return soft_compress(scaled.astype(np.float32))
+    return soft_compress(scaled).astype(np.float32)
 
 
 def percentile_range(gray: np.ndarray) -> tuple[float, float]:
@@ -103,7 +104,6 @@ def _read_gray(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            return _gray_from_pil(image)
     except OSError as error:
         if error.errno is not None:  # the file system's errors keep their type; Pillow's own have no number
             raise
@@ -112,6 +112,10 @@ def _read_gray(path: Path) -> np.ndarray:
         raise ImageReadError(f"cannot read image '{path}': {error}") from error
     except _DECODING_ERRORS as error:
         raise ImageReadError(f"cannot read image '{path}': not an image or truncated") from error
+    try:
+        return _gray_from_pil(image)
+    except ValueError as error:
+        raise ImageReadError(f"cannot read image '{path}': {error}") from error
 
 
 def _gray_from_pil(image: Image.Image) -> np.ndarray:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from .clutter import RING_PX, signal_to_clutter_ratio
 from .implant import gaussian_profile
 
 SCENE_KINDS = ("sky", "sea", "ground", "horizon")
 MASK_FRACTION = 0.2  # a pixel is a target's where its integrated profile exceeds this fraction of the peak pixel
-RING_PX = 10  # the ring of the SCR: the target's box grown by this, without target pixels
 SCR_TOLERANCE = 0.05  # relative; quantisation keeps it from being exact
 SIGMA_RANGE_PX = (0.6, 2.0)  # point spread, from sharp optics to a small extended body
 MIN_SIDE_PX = 64
@@ -99,23 +99,6 @@ def power_law_noise(height: int, width: int, exponent: float, rng: np.random.Gen
     spectrum = np.fft.rfft2(rng.standard_normal((rows, columns))) * frequency ** (-exponent / 2)
     noise = np.fft.irfft2(spectrum, s=(rows, columns))[:height, :width]
     return (noise - noise.mean()) / noise.std()
-
-
-def signal_to_clutter_ratio(image: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
-    """(mean of target - mean of ring) / std of ring, the ring being the target's box grown by 10 px, less `mask`.
-
-    Args:
-        image: (H, W).
-        target: (H, W) bool, one target.
-        mask: (H, W) bool, all targets.
-    """
-    rows, columns = np.flatnonzero(target.any(axis=1)), np.flatnonzero(target.any(axis=0))
-    ring = (
-        slice(max(rows[0] - RING_PX, 0), rows[-1] + RING_PX + 1),
-        slice(max(columns[0] - RING_PX, 0), columns[-1] + RING_PX + 1),
-    )
-    clutter = image[ring][~mask[ring]]
-    return float((image[target].mean() - clutter.mean()) / clutter.std())
 
 
 def _check_arguments(height: int, width: int, kind: str | None, num_targets: int, scr: float, bit_depth: int) -> None:

@@ -3,8 +3,8 @@
 from typing import Any
 
 CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
-    # LGLDNet as released: image encoder 1.80 M, denoiser 40.4 M, decoder 2.70 M parameters. The lowest level of the
-    # denoiser has no attention: at 256x256 it holds 2x2 positions.
+    # LGLDNet's size: image encoder 1.80 M, denoiser 40.4 M, decoder 2.70 M parameters (as released: 1.80, 41.4 and
+    # 2.71 M). The lowest level of the denoiser has no attention: at 256x256 it holds 2x2 positions.
     "lgldnet": {
         "vae": {
             "block_out_channels": (16, 32, 64, 128),

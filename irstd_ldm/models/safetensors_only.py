@@ -1,3 +1,5 @@
+"""Loading of weights from safetensors alone, bit for bit."""
+
 from os import PathLike
 from pathlib import Path
 from typing import Any

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from irstd_ldm import IRSTDLatentPipeline, Target
+from irstd_ldm.cli import overlay
 from irstd_ldm.cli.main import main
 
 RNG = np.random.default_rng(0)
@@ -256,6 +257,80 @@ def test_a_full_disk_is_one_line_per_file(tiny_checkpoint, tmp_path):
     ]
     assert [Path(record["file"]).name for record in read_json(out)["images"]] == ["plain.png"]
     assert not list(out.rglob("*.part"))
+
+
+@pytest.fixture
+def full_disk() -> Path:
+    """A file whose every write fails with "No space left on device"."""
+    device = Path("/dev/full")
+    if not device.is_char_device():
+        pytest.skip("needs /dev/full (Linux)")
+    return device
+
+
+@pytest.mark.parametrize("table", ["detections.json", "detections.csv"])
+def test_a_table_that_cannot_be_begun_is_one_line(detect, full_disk, tmp_path, capsys, table):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".{table}.part").symlink_to(full_disk)
+    code, out = detect(write_image(tmp_path / "a.png"))
+    assert code == 1
+    assert capsys.readouterr().err == f"irstd-ldm detect: {out / 'detections.json'}: No space left on device\n"
+    assert [path for path in out.rglob("*") if not path.is_dir()] == []
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_folder_in_the_place_of_a_table_is_one_line_and_stays(detect, tmp_path, capsys):
+    (tmp_path / "out" / ".detections.csv.part").mkdir(parents=True)
+    code, out = detect(write_image(tmp_path / "a.png"))
+    assert code == 1
+    assert capsys.readouterr().err == f"irstd-ldm detect: {out / 'detections.json'}: Is a directory\n"
+    assert [path.name for path in out.rglob("*.part")] == [".detections.csv.part"]
+
+
+def test_a_full_disk_is_found_before_the_model_is_loaded(full_disk, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".writable.part").symlink_to(full_disk)
+    arguments = ["detect", str(write_image(tmp_path / "a.png")), "--model", str(tmp_path / "no_model"), "--output"]
+    assert main([*arguments, str(tmp_path / "out"), "--device", "cpu"]) == 2
+    line = f"irstd-ldm detect: --output {tmp_path / 'out'}: cannot write there: No space left on device\n"
+    assert capsys.readouterr().err == line
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_tables_that_cannot_be_ended_are_one_line_and_keep_their_rows(detect, tmp_path, capsys):
+    (tmp_path / "out" / "detections.json").mkdir(parents=True)
+    (tmp_path / "empty.png").touch()
+    code, out = detect(tmp_path / "empty.png")
+    assert code == 1
+    assert capsys.readouterr().err.splitlines()[1:] == [f"irstd-ldm detect: {out / 'detections.json'}: Is a directory"]
+    assert not list(out.rglob("*.part"))
+    code, out = detect(write_image(tmp_path / "a.png"))
+    assert code == 1
+    assert '"name": "a"' in (out / ".detections.json.part").read_text()
+
+
+def test_no_memory_for_an_overlay_fails_its_image_alone(detect, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(overlay, "MIN_LONG_SIDE_PX", 2**30)  # an enlargement that Pillow cannot hold
+    paths = [write_image(tmp_path / name) for name in ("a.png", "b.png")]
+    code, out = detect(*paths)
+    assert code == 1
+    assert capsys.readouterr().err.splitlines() == [
+        *(f"irstd-ldm detect: {path}: MemoryError" for path in paths),
+        "irstd-ldm detect: 2 of 2 inputs failed",
+    ]
+    assert read_json(out)["complete"] is True
+    assert not list((out / "masks").iterdir())
+
+
+def test_without_input_a_fresh_process_ends_within_12_seconds(tiny_checkpoint, tmp_path):
+    seconds: list[float] = []
+    while not seconds or (seconds[-1] > 12 and len(seconds) < 2):  # a second try, other processes may hold the cores
+        began = time.perf_counter()
+        process = start(["--model", tiny_checkpoint, "--output", tmp_path / "out"])
+        _, err = process.communicate(timeout=120)
+        seconds.append(time.perf_counter() - began)
+        assert process.returncode == 0, err
+    assert min(seconds) <= 12
 
 
 def test_ctrl_c_keeps_what_is_written(tiny_checkpoint, tmp_path):

@@ -146,6 +146,41 @@ def test_frames_without_masks_folder_are_evaluated_without_targets(data, tiny_ch
     assert metrics["false_alarm_px"] == metrics["fp_px"]
 
 
+def test_two_frames_of_one_stem_are_refused(data, tiny_checkpoint, tmp_path, capsys):
+    save(data / "images" / "S1.bmp", np.zeros((10, 20), np.uint8))
+    arguments = ["--data", data, "--no-targets", "--model", tiny_checkpoint, "--device", "cpu"]
+    assert run(*arguments, output=tmp_path / "out") == (2, None)
+    assert "S1.bmp' and '" in capsys.readouterr().err
+
+
+def test_the_validation_list_is_not_looked_for_in_the_working_directory(data, monkeypatch, tmp_path, capsys):
+    (tmp_path / "val.txt").write_text("S1\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data", data, "--split", "val", "--model", "owner/name", "--device", "cpu"]
+    assert run(*arguments, output=tmp_path / "out") == (2, None)
+    assert "--split val needs a model folder; name a list with --list" in capsys.readouterr().err
+
+
+def test_every_image_is_read_once(data, tiny_checkpoint, tmp_path, monkeypatch):
+    opened: list[Path] = []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda path, *rest: opened.append(Path(path)) or open_image(path, *rest))
+    arguments = ["--data", data, "--model", tiny_checkpoint, "--device", "cpu", "--include", "S*"]
+    assert run(*arguments, output=tmp_path / "out")[0] == 0
+    assert run(*arguments, "--no-targets", output=tmp_path / "out")[0] == 0
+    frames = [data / "images" / f"{stem}.png" for stem in ("S1", "S2")]
+    assert sorted(opened) == sorted([*frames, *frames, *(data / "masks" / frame.name for frame in frames)])
+
+
+def test_metrics_that_cannot_be_written_are_named(data, predictions, tmp_path, capsys):
+    path = tmp_path / "out" / "metrics.json"
+    path.mkdir(parents=True)
+    arguments = ["--data", str(data), "--predictions", str(predictions), "--output", str(tmp_path / "out")]
+    assert main(["evaluate", *arguments]) == 1
+    assert capsys.readouterr().err == f"irstd-ldm evaluate: {path}: Is a directory\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_the_validation_list_is_the_models(data, tiny_checkpoint, predictions, tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(tiny_checkpoint, model)
@@ -165,9 +200,9 @@ def test_the_validation_list_is_the_models(data, tiny_checkpoint, predictions, t
     [
         (["--data", "nowhere"], "no folder 'nowhere/images'"),
         (["--data", "set", "--split", "train"], "no list of the split 'train' under 'set'"),
-        (["--data", "set", "--list", "none.txt"], "No such file or directory"),
+        (["--data", "set", "--list", "none.txt"], "evaluate: none.txt: No such file or directory"),
         (["--data", "set", "--include", "X*"], "no image to evaluate under 'set': split test like X*"),
-        (["--data", "nowhere", "--no-targets"], "No such file or directory"),
+        (["--data", "nowhere", "--no-targets"], "evaluate: no folder 'nowhere'"),
         (["--data", "set", "--predictions", "nowhere"], "must be a folder of predictions, got nowhere"),
         (["--data", "set", "--predictions", "set/images", "--output", "set/test.txt"], "cannot write there"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.data.folder import IRSTDFolder, read_backgrounds, read_stem_list, write_stem_list
+from irstd_ldm.data.folder import IRSTDFolder, files_by_stem, read_backgrounds, read_stem_list, write_stem_list
 from irstd_ldm.data.images import ImageReadError
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
@@ -143,6 +143,12 @@ def test_two_files_of_one_stem_and_a_missing_folder(tmp_path):
         IRSTDFolder(tmp_path)
     with pytest.raises(ValueError, match="no folder '.*elsewhere/images'"):
         IRSTDFolder(tmp_path / "elsewhere")
+
+
+def test_files_by_stem_are_the_images_in_alphabetical_order(tmp_path):
+    for name in ("b.png", "a.TIF", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    assert list(files_by_stem(tmp_path).items()) == [("a", tmp_path / "a.TIF"), ("b", tmp_path / "b.png")]
 
 
 def test_stem_lists_round_trip(tmp_path):

@@ -118,10 +118,19 @@ def test_files_that_cannot_be_decoded(tmp_path, monkeypatch):
         to_gray(tmp_path / "whole.png")
 
 
+def test_a_file_of_pixels_that_are_refused_is_named_with_the_reason(tmp_path):
+    Image.fromarray(np.full((2, 3), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(ImageReadError, match=r"cannot read image '.*nan\.tif': `image` must be finite"):
+        to_gray(tmp_path / "nan.tif")
+
+
 def test_uint8_maps_by_a_fixed_rule():
     assert normalize_image(np.array([[0, 255]], np.uint8)).tolist() == [[-1, 1]]
     assert normalize_image(np.array([[51]], np.uint8))[0, 0] == pytest.approx(-0.6)
     assert normalize_image(np.full((2, 2), 255, np.uint8)).tolist() == [[1, 1], [1, 1]]
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    expected = every.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    assert normalize_image(every).tobytes() == expected.tobytes()
 
 
 def test_other_types_map_by_the_frames_percentiles():
@@ -142,6 +151,16 @@ def test_constant_and_almost_constant_frames():
     hot = np.full((200, 200), 5, np.uint16)
     hot[3, 4] = 9
     assert normalize_image(hot)[3, 4] == 1 and normalize_image(hot)[0, 0] == -1
+
+
+@pytest.mark.parametrize("no_data", [-3.4028235e38, 3.4028235e38])
+def test_a_pixel_at_the_end_of_float32_stays_finite(no_data):
+    frame = np.random.default_rng(0).random((64, 64), np.float32)
+    frame[5, 6] = no_data
+    normalized = normalize_image(frame)
+    assert normalized.dtype == np.float32 and np.isfinite(normalized).all()
+    assert np.abs(np.delete(normalized, 5 * 64 + 6)).max() < 2
+    assert normalized[5, 6] == pytest.approx(np.sign(no_data) * (1 + 0.5 * np.log(4 * 3.4028235e38)), rel=1e-3)
 
 
 def test_input_range_overrides_both_rules():

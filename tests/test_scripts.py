@@ -1,0 +1,94 @@
+"""The scripts do what their tables say."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from irstd_ldm import IRSTDLatentPipeline
+from irstd_ldm.data.folder import Sample
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.evaluation.counts import count_image
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def ablate():
+    return load("ablate")
+
+
+@pytest.fixture
+def samples() -> list[Sample]:
+    scenes = [synthetic_scene(96, width, num_targets=1, scr=8.0, seed=seed) for seed, width in ((0, 96), (1, 300))]
+    return [Sample(f"scene{number}", scene.image, scene.mask) for number, scene in enumerate(scenes)]
+
+
+def test_the_ablation_scores_the_pipeline_as_it_is_shipped(ablate, tiny_pipeline, samples):
+    expected = [count_image(tiny_pipeline(sample.image).mask[0, 0], sample.mask) for sample in samples]
+    assert ablate.score(tiny_pipeline, samples) == expected
+
+
+def test_the_ablation_exchanges_the_posterior_of_every_tile(ablate, tiny_pipeline, samples):
+    recorded = ablate.record_variables(tiny_pipeline, samples)
+    assert [len(tiles) for tiles in recorded] == [1, 2]
+    calls = []
+
+    def exchange(number, tile, latents):
+        assert torch.equal(latents, recorded[number][tile])
+        calls.append((number, tile))
+        return torch.zeros_like(latents)
+
+    ablate.score(tiny_pipeline, samples, exchange)
+    assert calls == [(0, 0), (1, 0), (1, 1)]
+
+
+def test_the_true_posterior_has_the_grid_of_the_predicted_one(ablate, tiny_pipeline, samples):
+    recorded = ablate.record_variables(tiny_pipeline, samples)
+    for sample, tiles in zip(samples, recorded, strict=True):
+        for tile, predicted in enumerate(tiles):
+            assert ablate.true_variables(tiny_pipeline, sample.mask, tile).shape == predicted.shape
+
+
+def test_the_clock_is_the_reference_stack():
+    net = load("benchmark").ClockNet()
+    convolutions = [layer for layer in net.layers if isinstance(layer, torch.nn.Conv2d)]
+    assert len(convolutions) == 12
+    sides = [256, 256, 256, 128, 128, 128, 64, 64, 64, 32, 32, 32]
+    macs = sum(layer.weight.numel() * side**2 for layer, side in zip(convolutions, sides, strict=True))
+    assert macs == pytest.approx(1.44e9, rel=0.01)
+
+
+def test_the_benchmark_prints_every_part(tiny_checkpoint, capsys, monkeypatch):
+    benchmark = load("benchmark")
+    arguments = ["--model", str(tiny_checkpoint), "--size", "128", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    benchmark.main()
+    printed = capsys.readouterr().out
+    for part in ("encoder", "denoiser", "decoder", "networks", "the rest", "pipeline", "peak memory"):
+        assert part in printed
+
+
+def test_a_bundled_checkpoint_is_half_precision_with_its_lists(tiny_checkpoint, tmp_path, monkeypatch):
+    run, folder = tmp_path / "run", tmp_path / "bundled"
+    IRSTDLatentPipeline.from_pretrained(tiny_checkpoint).save_pretrained(run)
+    for name in ("train.txt", "val.txt"):
+        (run / name).write_text("a\n")
+    monkeypatch.setattr(sys, "argv", ["bundle_checkpoint.py", str(run), str(folder)])
+    load("bundle_checkpoint").main()
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (folder / weights).stat().st_size < 0.6 * (run / weights).stat().st_size
+    assert (folder / "val.txt").read_text() == "a\n"
+    again = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sys, "argv", ["bundle_checkpoint.py", str(folder), str(folder)])
+    load("bundle_checkpoint").main()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == again
