@@ -1,0 +1,158 @@
+"""Gray images from files, PIL images, arrays and tensors, and their normalisation to about [-1, 1]."""
+
+import struct
+import zlib
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+ImageInput = str | PathLike[str] | Image.Image | np.ndarray | torch.Tensor
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
+LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
+
+_DECODING_ERRORS = (SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class ImageReadError(ValueError):
+    """A file that exists and cannot be read as a gray image; the message names the file in one line."""
+
+
+def to_gray(image: ImageInput) -> np.ndarray:
+    """One gray image of any accepted input.
+
+    Args:
+        image: a path, a PIL image of any mode (alpha is ignored), an array (H, W), (H, W, 1) or (H, W, 3), or a tensor
+            (H, W), (1, H, W) or (3, H, W). Arrays and tensors are uint8, uint16, int16, int32 or floating point.
+
+    Returns:
+        (H, W) array: uint8, uint16, int32 (also for int16) or float32 (any floating type). Values are not rescaled;
+        colours become gray by the ITU-R 601-2 weights, for uint8 exactly as Pillow's `convert("L")`.
+
+    Raises:
+        TypeError: neither of these kinds, or another element type (bool among them).
+        ValueError: another shape, no pixels, NaN or infinite values.
+        ImageReadError: a file that is not an image, is truncated, holds NaN or infinite values, or is beyond Pillow's
+            size limit.
+        OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
+    """
+    if isinstance(image, str | PathLike):
+        return _read_gray(Path(image))
+    if isinstance(image, Image.Image):
+        return _gray_from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _gray_from_array(image, channel_axis=-1)
+    if isinstance(image, torch.Tensor):
+        tensor = image.detach().cpu()
+        return _gray_from_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), channel_axis=0)
+    raise TypeError(f"`image` must be a path, a PIL image, an array or a tensor, got {type(image).__name__}")
+
+
+def normalize_image(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> np.ndarray:
+    """A gray image on the networks' scale.
+
+    uint8 maps by x / 127.5 - 1. Of every other type the frame's 0.1 and 99.9 percentiles map to -1 and 1 (its minimum
+    and maximum where the two percentiles coincide, and a constant frame to all zeros). `input_range` replaces both
+    rules. What lies outside [-1, 1] is compressed, see `soft_compress`.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+        input_range: (lo, hi), the values that map to -1 and 1.
+
+    Returns:
+        (H, W) float32, about [-1, 1].
+
+    Raises:
+        ValueError: `input_range` is not two finite numbers with lo < hi.
+    """
+    if input_range is not None:
+        lo, hi = _check_input_range(input_range)
+    elif gray.dtype == np.uint8:
+        return gray.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    else:
+        lo, hi = percentile_range(gray)
+        if lo == hi:
+            return np.zeros(gray.shape, np.float32)
+    scaled = (gray.astype(np.float64) - lo) * (2 / (hi - lo)) - 1
+    return soft_compress(scaled).astype(np.float32)
+
+
+def percentile_range(gray: np.ndarray) -> tuple[float, float]:
+    """The 0.1 and 99.9 percentiles of (H, W), or its minimum and maximum where they coincide (equal if constant)."""
+    lo, hi = np.percentile(gray, (LOW_PERCENTILE, HIGH_PERCENTILE))
+    if lo == hi:
+        lo, hi = gray.min(), gray.max()
+    return float(lo), float(hi)
+
+
+def soft_compress(values: np.ndarray) -> np.ndarray:
+    """Identity in [-1, 1]; beyond, sign(y) * (1 + 0.5 * log1p(2 * (abs(y) - 1))): monotone, of continuous slope."""
+    excess = np.maximum(np.abs(values) - 1, 0)
+    return np.where(excess > 0, np.sign(values) * (1 + 0.5 * np.log1p(2 * excess)), values)
+
+
+def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:
+    if len(input_range) != 2 or not np.all(np.isfinite(input_range)) or not input_range[0] < input_range[1]:
+        raise ValueError(f"`input_range` must be two finite numbers (lo, hi) with lo < hi, got {input_range}")
+    return float(input_range[0]), float(input_range[1])
+
+
+def _read_gray(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError as error:
+        if error.errno is not None:  # the file system's errors keep their type; Pillow's own have no number
+            raise
+        raise ImageReadError(f"cannot read image '{path}': not an image or truncated") from error
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(f"cannot read image '{path}': {error}") from error
+    except _DECODING_ERRORS as error:
+        raise ImageReadError(f"cannot read image '{path}': not an image or truncated") from error
+    try:
+        return _gray_from_pil(image)
+    except ValueError as error:
+        raise ImageReadError(f"cannot read image '{path}': {error}") from error
+
+
+def _gray_from_pil(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        return _gray_from_array(np.asarray(image).astype(np.uint16), channel_axis=-1)
+    if image.mode in ("L", "I", "F"):
+        return _gray_from_array(np.array(image), channel_axis=-1)
+    if image.mode in ("1", "LA"):
+        return _gray_from_array(np.array(image.convert("L")), channel_axis=-1)
+    return _gray_from_array(np.array(image.convert("RGB").convert("L")), channel_axis=-1)
+
+
+def _gray_from_array(array: np.ndarray, channel_axis: int) -> np.ndarray:
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError("`image` must be finite in float32, got NaN or infinite values")
+    elif array.dtype.kind == "i" and array.dtype.itemsize in (2, 4):
+        array = array.astype(np.int32)
+    elif array.dtype.kind == "u" and array.dtype.itemsize in (1, 2):
+        array = array.astype(array.dtype.newbyteorder("="))
+    else:
+        raise TypeError(f"`image` must be uint8, uint16, int16, int32 or floating point, got {array.dtype}")
+    if array.ndim == 3 and array.shape[channel_axis] == 1:
+        array = array.squeeze(channel_axis)
+    if array.ndim == 3 and array.shape[channel_axis] == 3:
+        array = _gray_from_colours(np.moveaxis(array, channel_axis, -1))
+    if array.ndim != 2:
+        allowed = "(H, W), (H, W, 1) or (H, W, 3)" if channel_axis == -1 else "(H, W), (1, H, W) or (3, H, W)"
+        raise ValueError(f"`image` must have the shape {allowed}, got {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"`image` must have at least one pixel, got the shape {array.shape}")
+    return array
+
+
+def _gray_from_colours(colours: np.ndarray) -> np.ndarray:
+    if colours.dtype == np.uint8 and colours.size:
+        return np.array(Image.fromarray(np.ascontiguousarray(colours)).convert("L"))
+    gray = colours.astype(np.float64) @ np.array(LUMA)  # (H, W)
+    return gray.astype(np.float32) if colours.dtype == np.float32 else np.rint(gray).astype(colours.dtype)

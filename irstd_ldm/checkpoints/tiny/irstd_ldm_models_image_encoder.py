@@ -1,0 +1,90 @@
+"""The infrared image encoder of LGLDNet: residual ladder with channel attention and FAE."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.attention import AttentionMixin
+from diffusers.utils import BaseOutput
+from torch import nn
+
+from . irstd_ldm_models_blocks import Ladder, ResidualBlock, make_stem, self_attention
+from . irstd_ldm_models_safetensors_only import SafetensorsOnlyMixin
+
+
+@dataclass
+class IRSTDImageEncoderOutput(BaseOutput):
+    """What the detector knows of an image.
+
+    Attributes:
+        image_latent: (B, latent_channels, h, w), enters the denoiser beside the noisy posterior variables.
+        features: One (B, Ci, PH/2^i, PW/2^i) per resolution, finest first; they enter the mask decoder.
+        tokens: (B, h*w, D), output of the middle attention in raster order; conditions the denoiser.
+    """
+
+    image_latent: torch.Tensor
+    features: list[torch.Tensor]
+    tokens: torch.Tensor
+
+
+class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, ConfigMixin):
+    """Encodes an infrared image for the conditional denoiser and the mask decoder (LGLDNet, image encoder).
+
+    Args:
+        in_channels: Channels of the image.
+        latent_channels: Channels of the image latent.
+        block_out_channels: Channels of each level; the last level lies at 1/8.
+        layers_per_block: Residual blocks of each level.
+        num_attention_heads: Heads of the middle attention.
+        norm_num_groups: Groups of the normalisation.
+        frequency_attention: FAE in the blocks of a level, one switch per level.
+        stem: ``conv`` (the first level at full resolution) or ``haar`` (at half resolution).
+
+    Raises:
+        ValueError: An unknown `stem`, or tuples of unequal length.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 1,
+        latent_channels: int = 4,
+        block_out_channels: Sequence[int] = (16, 32, 64, 128),
+        layers_per_block: Sequence[int] = (2, 2, 3, 3),
+        num_attention_heads: int = 1,
+        norm_num_groups: int = 8,
+        frequency_attention: Sequence[bool] = (True, True, True, True),
+        stem: str = "conv",
+    ):
+        super().__init__()
+        per_level = (layers_per_block, frequency_attention)
+        if any(len(values) != len(block_out_channels) for values in per_level):
+            raise ValueError(
+                "`layers_per_block` and `frequency_attention` must have one entry per level of `block_out_channels` "
+                f"({len(block_out_channels)}), got {per_level}"
+            )
+        top = block_out_channels[-1]
+        self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
+        self.ladder = Ladder(block_out_channels, layers_per_block, norm_num_groups, True, frequency_attention)
+        self.mid_block1 = ResidualBlock(top, top, norm_num_groups, True, frequency_attention[-1])
+        self.mid_attention = self_attention(top, num_attention_heads, norm_num_groups)
+        self.mid_block2 = ResidualBlock(top, top, norm_num_groups, True, frequency_attention[-1])
+        self.norm_out = nn.GroupNorm(norm_num_groups, top)
+        self.conv_out = nn.Conv2d(top, latent_channels, 3, padding=1)
+        self.gradient_checkpointing = False
+
+    def forward(self, image: torch.Tensor) -> IRSTDImageEncoderOutput:
+        """Encode (B, 1, PH, PW) in [-1, 1], PH and PW multiples of 8."""
+        x = self.conv_in(image)
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            features = self._gradient_checkpointing_func(self.ladder, x)
+        else:
+            features = self.ladder(x)
+        attended = self.mid_attention(self.mid_block1(features[-1]))  # (B, D, h, w)
+        image_latent = self.conv_out(F.silu(self.norm_out(self.mid_block2(attended))))  # (B, latent_channels, h, w)
+        return IRSTDImageEncoderOutput(image_latent, features, attended.flatten(2).transpose(1, 2))
