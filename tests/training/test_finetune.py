@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from irstd_ldm import bundled_checkpoint
 from irstd_ldm.data.crops import CropSettings
 from irstd_ldm.data.folder import read_stem_list
 from irstd_ldm.models.configurations import CONFIGURATIONS
@@ -65,6 +66,27 @@ def test_finetuning_on_20_images_lowers_the_loss(few_steps, tiny_checkpoint, tmp
     assert [score["step"] for score in scores] == [20, 40]
     assert {"iou", "niou", "pd", "fa_per_million_px"} <= set(scores[0])
     assert (run / "validation.png").is_file() and list((run / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_the_bundled_checkpoint_adapts_to_20_images(few_steps, tmp_path):
+    flags = as_flags(
+        {
+            "config": RECIPE,
+            "train_data_dir": few_steps["train_data_dir"],
+            "pretrained_model_name_or_path": bundled_checkpoint(),
+            "output_dir": tmp_path / "run",
+            "resolution": 96,
+            "max_train_steps": 30,
+            "validation_steps": 0,
+            "num_cpu_threads": 2,
+            "report_to": None,
+        }
+    )
+    train_latent.main(flags)
+    before = parse_settings(LatentSettings, flags)
+    after = parse_settings(LatentSettings, [*flags, "--pretrained_model_name_or_path", str(tmp_path / "run")])
+    crops = read_training_data(before, CropSettings(size=96)).crops
+    assert loss_on_crops(after, crops) < 0.95 * loss_on_crops(before, crops)
 
 
 def test_a_half_precision_checkpoint_is_trained_in_full_precision(few_steps, tiny_pipeline, tmp_path):
