@@ -10,9 +10,10 @@ from PIL import Image
 from scipy import ndimage
 from torch.utils.data import Dataset
 
+from ..evaluation.components import EIGHT_CONNECTIVITY
 from .folder import Sample
 from .images import normalize_image, percentile_range, soft_compress
-from .implant import EIGHT_CONNECTED, TargetBank, implant
+from .implant import TargetBank, implant
 
 MIN_RANGE = 8 / 255  # narrower ranges are not stretched to the full one: that would amplify quantisation
 
@@ -127,7 +128,7 @@ class TrainingCrops(Dataset):
         if side == size:
             return image, mask
         image, scaled_mask = _resize(image, mask, size)
-        if ndimage.label(scaled_mask, EIGHT_CONNECTED)[1] < ndimage.label(mask, EIGHT_CONNECTED)[1]:
+        if ndimage.label(scaled_mask, EIGHT_CONNECTIVITY)[1] < ndimage.label(mask, EIGHT_CONNECTIVITY)[1]:
             return frame.crop(anchor - (anchor - corner) * size // side, size)
         return image, scaled_mask
 
@@ -175,7 +176,7 @@ class _Frame:
         self.mask = mask
         self.shape = image.shape
         self.percentiles = percentile_range(self.region())
-        labels, num_targets = ndimage.label(mask, structure=EIGHT_CONNECTED)
+        labels, num_targets = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
         centers = ndimage.center_of_mass(mask, labels, range(1, num_targets + 1))
         self.target_centers = np.rint(np.reshape(centers, (num_targets, 2))).astype(int)  # (targets, 2): row, column
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-EIGHT_CONNECTED = np.ones((3, 3), bool)
+from ..evaluation.components import EIGHT_CONNECTIVITY
+
 FEATHER_PX = 3  # a residual fades to zero at this distance from its mask
 RING_PX = 8  # width of the neighbourhood that gives the local background
 MIN_CONTRAST = 5.0  # gray levels: fainter ones drown in quantisation and noise
@@ -37,7 +38,7 @@ class TargetBank:
     def __init__(self, frames: Iterable[tuple[np.ndarray, np.ndarray]]):
         self.patches: list[TargetPatch] = []
         for image, mask in frames:
-            labels, num_targets = ndimage.label(mask, structure=EIGHT_CONNECTED)
+            labels, num_targets = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
             for label, box in enumerate(ndimage.find_objects(labels), start=1):
                 patch = _cut_patch(image, labels, label, box)
                 if patch is not None:
