@@ -21,7 +21,7 @@ from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.data.folder import IRSTDFolder, Sample
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, fa_per_million_px, iou, niou, pd
-from irstd_ldm.pipelines.pipeline_irstd_latent import pad_image
+from irstd_ldm.pipelines.detection_pipeline import pad_image
 from irstd_ldm.pipelines.tiling import tile_windows
 
 Exchange = Callable[[int, int, torch.Tensor], torch.Tensor]
