@@ -27,6 +27,7 @@ class CropSettings:
     image_probability: float = 0.15  # anywhere in a training image
     background_probability: float = 0.2  # anywhere in a background frame
     implant_probability: float = 0.2  # anywhere in either, with 1 to 3 implanted targets
+    inversion_probability: float = 0.2  # of a frame without targets: the other polarity is clutter of another kind
     rescale_probability: float = 0.4
     rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor
     gamma_probability: float = 0.4
@@ -97,6 +98,8 @@ class TrainingCrops(Dataset):
         else:
             frame = self._backgrounds[rng.integers(len(self._backgrounds))]
         image, mask = self._crop(frame, kind == 0, rng)
+        if not frame.target_centers.size and rng.random() < settings.inversion_probability:
+            image = 1 - image
         if kind == 3:
             image, mask = implant(image * 255, mask, self._bank, rng)
             image /= 255

@@ -11,6 +11,8 @@ from ..evaluation.components import EIGHT_CONNECTIVITY
 FEATHER_PX = 3  # a residual fades to zero at this distance from its mask
 RING_PX = 8  # width of the neighbourhood that gives the local background
 MIN_CONTRAST = 5.0  # gray levels: fainter ones drown in quantisation and noise
+SCR_RANGE = (5.0, 15.0)  # of Gaussian targets: fainter ones teach a detector to fire on the speckle of sea and grass
+SIGMA_RANGE_PX = (0.7, 2.2)  # of Gaussian targets
 MASK_FRACTION = 0.35  # of the profile's peak; a Gaussian of sigma s gives a disc of radius 1.45 s
 MAX_PATCH_PX = 48  # longest side of a banked patch
 PLACING_ATTEMPTS = 10
@@ -53,8 +55,8 @@ def implant(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Adds 1 to 3 targets, each a banked one or (half of them, all for an empty bank) a Gaussian point-spread one.
 
-    A banked target is flipped and turned at random and scaled to a peak contrast between 3 local standard deviations
-    and its own; a Gaussian one reaches an SCR of 3 to 15. Targets keep clear of those in `mask` and of one another;
+    A banked target is flipped and turned at random and scaled to a peak contrast between 4 local standard deviations
+    and its own; a Gaussian one reaches an SCR of 5 to 15. Targets keep clear of those in `mask` and of one another;
     one that finds no place in 10 attempts is left out.
 
     Args:
@@ -131,7 +133,7 @@ def _banked_target(bank: TargetBank, rng: np.random.Generator) -> tuple[np.ndarr
 
 
 def _gaussian_target(rng: np.random.Generator) -> np.ndarray:
-    sigma = np.exp(rng.uniform(np.log(0.5), np.log(2.2)))
+    sigma = np.exp(rng.uniform(*np.log(SIGMA_RANGE_PX)))
     ratio, angle = (rng.uniform(1, 1.6), rng.uniform(0, np.pi)) if rng.random() < 0.3 else (1.0, 0.0)
     radius = int(np.ceil(3 * sigma * ratio)) + 1
     x, y = radius + rng.uniform(-0.5, 0.5, 2)
@@ -148,7 +150,7 @@ def _place(
 ) -> None:
     """Adds one residual to `image` and its mask to `mask`, in place, at a random place that suits it."""
     height, width = residual.shape
-    scr = np.exp(rng.uniform(np.log(3), np.log(15)))
+    scr = np.exp(rng.uniform(*np.log(SCR_RANGE)))
     uniform = rng.random()
     for _ in range(PLACING_ATTEMPTS):
         top, left = rng.integers(image.shape[0] - height + 1), rng.integers(image.shape[1] - width + 1)
@@ -163,7 +165,7 @@ def _place(
             patch_mask = residual > MASK_FRACTION
             amplitude = max(scr * local_std, MIN_CONTRAST) / residual[patch_mask].mean()
         else:
-            lowest = max(3 * local_std, MIN_CONTRAST)
+            lowest = max(4 * local_std, MIN_CONTRAST)
             amplitude = (lowest + uniform * max(contrast - lowest, 0)) / contrast
         if local_mean + amplitude * residual.max() > 255:
             scr, uniform = 0.7 * scr, 0.7 * uniform

@@ -16,6 +16,7 @@ PLAIN = CropSettings(  # target crops without any change but flips
     image_probability=0,
     background_probability=0,
     implant_probability=0,
+    inversion_probability=0,
     rescale_probability=0,
     gamma_probability=0,
     gain_probability=0,
@@ -108,6 +109,19 @@ def test_background_crops_are_empty_and_from_the_backgrounds():
         np.testing.assert_allclose(crops[k]["image"], -0.6, atol=1e-6)
     without = TrainingCrops([sample(0)], [], settings, seed=0)
     assert without[0]["image"].std() > 0.01
+
+
+def test_only_frames_without_targets_are_inverted():
+    settings = replace(PLAIN, target_probability=0.5, background_probability=0.5, inversion_probability=1)
+    crops = TrainingCrops([sample(0)], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
+    items = [crops[k] for k in range(20)]
+    backgrounds = [item["image"] for item in items if not item["mask"].any()]
+    around_targets = [item for item in items if item["mask"].any()]
+    assert backgrounds and around_targets
+    for image in backgrounds:
+        np.testing.assert_allclose(image, 0.6, atol=1e-6)
+    for item in around_targets:
+        np.testing.assert_allclose(item["image"][item["mask"] > 0], 230 / 127.5 - 1, atol=1e-6)
 
 
 def test_implanted_crops_show_every_target_they_label():
@@ -213,6 +227,18 @@ def test_implanting_adds_only_light_and_keeps_the_old_mask():
         added = new_mask & ~mask
         assert not added.any() or (new_image - image)[added].max() >= 5
     np.testing.assert_array_equal(mask, old.mask)
+
+
+def test_gaussian_targets_stand_out_of_their_noise():
+    noise = np.random.default_rng(0).normal(100, 4, (120, 120)).astype(np.float32)
+    rng, found = np.random.default_rng(1), 0
+    for _ in range(20):
+        image, mask = implant(noise, np.zeros(noise.shape, bool), TargetBank([]), rng)
+        labels, num_targets = ndimage.label(mask, EIGHT)
+        added = ndimage.mean(image - noise, labels, range(1, num_targets + 1))
+        assert np.all(np.array(added) > 0.6 * 5 * 4)  # SCR 5 of noise 4, whose local estimate varies
+        found += num_targets
+    assert found > 20
 
 
 def test_a_saturated_frame_takes_no_target():
