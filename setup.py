@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-CHECKPOINT_SUFFIXES = ("json", "safetensors", "py", "md", "txt")
+CHECKPOINT_SUFFIXES = ("json", "safetensors", "py", "md", "png", "txt")
 
 
 def version() -> str:
@@ -38,6 +38,7 @@ setup(
         "irstd_ldm.cli",
         "irstd_ldm.data",
         "irstd_ldm.evaluation",
+        "irstd_ldm.evaluation.reporting",
         "irstd_ldm.models",
         "irstd_ldm.pipelines",
         "irstd_ldm.training",
@@ -58,13 +59,16 @@ setup(
         "PyWavelets>=1.6",
         "pillow>=10.1",
         "numpy>=1.26",
-        "scipy>=1.11",
+        "scipy>=1.12",
         "tqdm>=4.66",
     ],
     extras_require={
-        "train": ["pyyaml", "tensorboard"],
+        "eval": ["matplotlib>=3.8"],
+        "train": ["datasets>=4", "pyyaml", "tensorboard"],
         "test": [
             "build",
+            "datasets>=4",
+            "matplotlib>=3.8",
             "mypy",
             "pytest",
             "pyyaml",

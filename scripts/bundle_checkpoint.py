@@ -20,9 +20,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the checkpoint goes")
     arguments = parser.parse_args()
     IRSTDLatentPipeline.from_pretrained(arguments.run).to(dtype=torch.float16).save_pretrained(arguments.folder)
-    for name in ("train.txt", "val.txt"):
-        if arguments.run.resolve() != arguments.folder.resolve():
-            shutil.copy(arguments.run / name, arguments.folder / name)
+    if arguments.run.resolve() != arguments.folder.resolve():
+        for path in arguments.run.glob("*.txt"):
+            shutil.copy(path, arguments.folder / path.name)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ class TrainingData:
         val_backgrounds: Held-out frames without targets, (H, W) each.
         train_stems: Stems that are trained on.
         val_stems: Stems of `val_samples`.
+        val_background_stems: Stems of `val_backgrounds`.
     """
 
     crops: TrainingCrops
@@ -28,6 +29,7 @@ class TrainingData:
     val_backgrounds: list[np.ndarray]
     train_stems: list[str]
     val_stems: list[str]
+    val_background_stems: list[str]
 
 
 def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> TrainingData:
@@ -43,30 +45,36 @@ def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> 
                 f"`val_fraction` {settings.val_fraction}: {error}; set it to 0 or give images of several scenes"
             ) from error
     samples = {sample.stem: sample for sample in folder}
-    backgrounds: list[np.ndarray] = []
+    backgrounds: dict[str, np.ndarray] = {}
     if settings.background_dir is not None:
-        backgrounds = list(read_backgrounds(settings.background_dir, settings.background_exclude or ()).values())
-    order = np.random.default_rng(settings.seed).permutation(len(backgrounds))
-    held_out = set(order[: round(settings.val_fraction * len(backgrounds))].tolist())
+        backgrounds = read_backgrounds(settings.background_dir, settings.background_exclude or ())
+    order = np.random.default_rng(settings.seed).permutation(list(backgrounds))
+    val_background_stems = sorted(order[: round(settings.val_fraction * len(backgrounds))].tolist())
     crops = TrainingCrops(
         [samples[stem] for stem in train_stems],
-        [frame for index, frame in enumerate(backgrounds) if index not in held_out],
+        [frame for stem, frame in backgrounds.items() if stem not in val_background_stems],
         crop_settings,
         settings.seed,
     )
     return TrainingData(
         crops,
         [samples[stem] for stem in val_stems],
-        [backgrounds[index] for index in sorted(held_out)],
+        [backgrounds[stem] for stem in val_background_stems],
         train_stems,
         val_stems,
+        val_background_stems,
     )
 
 
 def write_split(data: TrainingData, folder: Path) -> None:
-    """Write the lists of the run, ``train.txt`` and ``val.txt``, so that no later step mistakes one for the other."""
+    """Write the lists of the run, so that no later step mistakes one for the other.
+
+    These are ``train.txt``, ``val.txt`` and, where frames without targets were held out, ``val_backgrounds.txt``.
+    """
     write_stem_list(folder / "train.txt", data.train_stems)
     write_stem_list(folder / "val.txt", data.val_stems)
+    if data.val_background_stems:
+        write_stem_list(folder / "val_backgrounds.txt", data.val_background_stems)
 
 
 def side_by_side(rows: list[list[np.ndarray]], size: int = 192) -> np.ndarray:

@@ -14,3 +14,10 @@ class CommandError(Exception):
 def one_line(message: object) -> str:
     """A message, often another library's, on a single line."""
     return " ".join(str(message).split())
+
+
+def plain(error: Exception) -> str:
+    """An error's text; the file system's errors by the file they name, without their number."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -12,11 +12,11 @@ from tqdm import tqdm
 from .. import __version__
 from ..data.images import to_gray
 from ..data.synthetic import synthetic_scene
+from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from ..pipelines.output import Target
-from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, CommandError
 from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
-from .model import load_pipeline, model_name, predict, resolve_device, settings
+from .model import load_pipeline, model_name, predict, resolve_device, resolve_threshold, settings
 from .outputs import TARGET_FIELDS, DetectionWriter, make_folder, save_png
 from .overlay import draw_overlay
 
@@ -34,8 +34,10 @@ def run(args: argparse.Namespace) -> int:
     if not inputs:
         return _close(num_inputs, failures, interrupted=False)
     pipeline = load_pipeline(args, device)
-    _begin(writer, {"version": __version__, "model": model_name(args), "settings": settings(args, pipeline)})
-    detection = _Run(pipeline, args, writer, failures)
+    threshold = resolve_threshold(args, pipeline)
+    header = {"version": __version__, "model": model_name(args), "settings": settings(args, pipeline, threshold)}
+    _begin(writer, header)
+    detection = _Run(pipeline, args, threshold, writer, failures)
     interrupted = False
     try:
         detection.detect(inputs)
@@ -55,12 +57,14 @@ class _Run:
 
     def __init__(
         self,
-        pipeline: IRSTDLatentPipeline,
+        pipeline: IRSTDDetectionPipeline,
         args: argparse.Namespace,
+        threshold: float,
         writer: DetectionWriter,
         failures: list[Failure],
     ):
-        self.pipeline, self.args, self.writer, self.failures = pipeline, args, writer, failures
+        self.pipeline, self.args, self.threshold = pipeline, args, threshold
+        self.writer, self.failures = writer, failures
         self.last_targets: Sequence[Target] = []
 
     def detect(self, inputs: Sequence[InputFile]) -> None:
@@ -70,7 +74,7 @@ class _Run:
                 continue
             try:
                 image = to_gray(item.path)  # (H, W)
-                _, mask, targets = predict(self.pipeline, image, self.args, self.args.threshold)
+                _, mask, targets = predict(self.pipeline, image, self.args, self.threshold)
                 overlay = draw_overlay(image, targets)
             except IMAGE_ERRORS as error:
                 self._fail(describe(item.path, error))

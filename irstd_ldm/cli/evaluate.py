@@ -1,127 +1,228 @@
-"""`irstd-ldm evaluate`: a model, or a folder of predictions, scored on a data set."""
+"""`irstd-ldm evaluate`: models, or folders of predictions, scored on data sets."""
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import asdict
-from fnmatch import fnmatchcase
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.folder import IRSTDFolder, files_by_stem
-from ..data.images import to_gray
+from ..evaluation.predictions import find_predictions, read_prediction
 from ..evaluation.protocols import get_protocol
-from ..evaluation.report import EvaluationResult, evaluate_probabilities, find_predictions, read_prediction
-from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+from ..evaluation.report import Pair, evaluate_probabilities
+from ..evaluation.reporting.named import NamedEvaluation, file_stem
+from ..evaluation.reporting.recording import Recorder, Recording
+from ..evaluation.reporting.write import write_report
+from ..evaluation.result import EvaluationResult
+from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
+from .image_set import ImageSet
 from .inputs import IMAGE_ERRORS, describe
-from .model import load_pipeline, model_folder, model_name, predict, resolve_device, settings
+from .model import load_pipeline, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
 from .outputs import make_folder, save_json
 
-Pair = tuple[str, np.ndarray, np.ndarray]  # stem, probability (H, W), mask (H, W)
+TABLE_METRICS = (("iou", "IoU", 4), ("niou", "nIoU", 4), ("pd", "Pd", 4), ("fa_per_million_px", "Fa (1e-6)", 2))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates, prints the table, writes metrics.json and returns the exit code."""
-    try:
-        images = ImageSet(args)
-    except (OSError, ValueError) as error:
-        raise CommandError(str(describe(args.data, error)), EXIT_USAGE) from error
+    """Evaluates every detector on every data set, prints, writes metrics.json and returns the exit code."""
+    state = PartialState(cpu=not torch.cuda.is_available())
+    one_at_a_time = [
+        argparse.Namespace(**{**vars(args), "data": data, "model": model, "predictions": predictions})
+        for model in args.model or [None]
+        for predictions in args.predictions or [None]
+        for data in args.data
+    ]
+    image_sets = [_open(one) for one in one_at_a_time]
     make_folder(args.output)
+    detectors = short_names([str(one.predictions or model_name(one)) for one in one_at_a_time])
+    data = short_names([str(one.data) for one in one_at_a_time])
+    evaluations: list[NamedEvaluation] = []
+    pipeline, loaded = None, None
+    for place, (one, images) in enumerate(zip(one_at_a_time, image_sets, strict=True)):
+        if one.predictions is None and (pipeline is None or loaded != one.model):
+            pipeline, loaded = load_pipeline(one, _device(one, state)), one.model
+        header, result, recording = _evaluate(one, images, pipeline, state)
+        evaluations.append(
+            NamedEvaluation(
+                detector=detectors[place],
+                data=data[place],
+                settings=header,
+                result=result,
+                recording=recording,
+                images=images.files,
+                calibration=None if pipeline is None else pipeline.confidence_calibration(),
+            )
+        )
+    if state.is_main_process:
+        _write(args.output, evaluations)
+        if args.report:
+            _write_report(args.output, evaluations)
+    return EXIT_DONE
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The last part of each path; the whole of it where different paths share that part."""
+    whole: dict[str, set[str]] = {}
+    for path in paths:
+        whole.setdefault(Path(path).name, set()).add(path)
+    return [Path(path).name if len(whole[Path(path).name]) == 1 else path for path in paths]
+
+
+def _device(args: argparse.Namespace, state: PartialState) -> torch.device:
+    """The device that `--device` names; default: this process's own."""
+    return resolve_device(args.device if args.device is not None else str(state.device))
+
+
+def _open(args: argparse.Namespace) -> ImageSet:
+    try:
+        split, list_file = args.split, args.list
+        if list_file is None and not args.no_targets:
+            split = split or "test"
+            if split == "val" and args.predictions is None:
+                list_file = _validation_list(args)
+        return ImageSet(
+            args.data,
+            split=split,
+            list_file=list_file,
+            no_targets=args.no_targets,
+            include=args.include,
+            protocol=args.protocol,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise CommandError(str(describe(args.data, error)), EXIT_USAGE) from error
+
+
+def _validation_list(args: argparse.Namespace) -> Path:
+    folder = model_folder(args)
+    if folder is None:
+        raise ValueError("--split val needs a model folder; name a list with --list")
+    if not (folder / "val.txt").is_file():
+        raise ValueError(f"the model has no validation list '{folder / 'val.txt'}'; name a list with --list")
+    return folder / "val.txt"
+
+
+def _evaluate(
+    args: argparse.Namespace, images: ImageSet, pipeline: IRSTDDetectionPipeline | None, state: PartialState
+) -> tuple[dict[str, Any], EvaluationResult, Recording]:
+    """What the numbers are of, the numbers, and what a report needs beside them."""
     header: dict[str, Any] = {"version": __version__, "data": str(args.data), "images": images.description}
-    if args.predictions is None:
-        pipeline = load_pipeline(args, resolve_device(args.device))
-        header |= {"model": model_name(args), "settings": settings(args, pipeline)}
-        pairs = _predicted_pairs(images, pipeline, args)
+    stems = images.stems[state.process_index :: state.num_processes]
+    if not stems:
+        raise CommandError(
+            f"{args.data}: {len(images)} images for {state.num_processes} processes; use fewer", EXIT_USAGE
+        )
+    if pipeline is not None:
+        threshold = resolve_threshold(args, pipeline)
+        header |= {"model": model_name(args), "settings": settings(args, pipeline, threshold)}
+        pairs = _predicted_pairs(images, stems, pipeline, args)
     else:
+        threshold = 0.5 if args.threshold is None else args.threshold
         try:
-            files = find_predictions(args.predictions, list(images.paths))
+            files = find_predictions(args.predictions, stems)
         except ValueError as error:
             raise CommandError(f"--predictions {args.predictions}: {error}", EXIT_USAGE) from error
         header |= {"predictions": str(args.predictions)}
-        pairs = ((stem, read_prediction(path), images.read(stem)[1]) for stem, path in files.items())
-    path = args.output / "metrics.json"
+        pairs = ((stem, read_prediction(path), *reversed(images.read(stem))) for stem, path in files.items())
+    recorder = Recorder(threshold=threshold, protocol=args.protocol, matching=args.matching)
+    progress = tqdm(pairs, total=len(stems), unit="image", disable=None if state.is_main_process else True)
     try:
         result = evaluate_probabilities(
-            tqdm(pairs, total=len(images.paths), unit="image", disable=None),
-            threshold=args.threshold,
+            recorder.watch(progress),
+            threshold=threshold,
             protocol=args.protocol,
             matching=args.matching,
             legacy_false_alarms=args.legacy_fa,
         )
     except IMAGE_ERRORS as error:
         raise CommandError(str(describe(args.data, error)), EXIT_FAILED) from error
-    try:
-        save_json(path, {**header, **result.summary(), "per_image": _per_image(result)})
-    except OSError as error:
-        raise CommandError(f"{path}: {describe('', error).error}") from error
-    print(", ".join(f"{key} {value}" for key, value in header.items() if isinstance(value, str)))
-    print(result.table())
-    print(f"written: {path}")
-    return EXIT_DONE
+    recording = recorder.recording()
+    if state.num_processes > 1:
+        by_stem = {image.stem: image for image in gather_object(result.per_image)}
+        result = replace(result, per_image=[by_stem[stem] for stem in images.stems])
+        recording = Recording.merged(gather_object([recording]))
+    return header, result, recording
 
 
-class ImageSet:
-    """The images of `--data` that are evaluated, and their masks.
-
-    Attributes:
-        paths: stem -> image file, in the order of evaluation.
-        description: which images these are.
-
-    Raises:
-        OSError: a list that cannot be read.
-        ValueError: no such folder or image, no list of the split, or two images of one stem.
-    """
-
-    def __init__(self, args: argparse.Namespace):
-        self._folder: IRSTDFolder | None = None
-        protocol = get_protocol(args.protocol)
-        self._stored_masks = protocol.target_level != protocol.union_level
-        if args.no_targets:
-            frames = args.data / "images" if (args.data / "images").is_dir() else args.data
-            self.description = "frames without targets"
-            self.paths = files_by_stem(frames)
-        else:
-            self._folder, self.description = _open_folder(args)
-            self.paths = {stem: self._folder.image_path(stem) for stem in self._folder.stems}
-        if args.include is not None:
-            self.description += f" like {args.include}"
-            self.paths = {stem: path for stem, path in self.paths.items() if fnmatchcase(stem, args.include)}
-        if not self.paths:
-            raise ValueError(f"no image to evaluate under '{args.data}': {self.description}")
-        self._index = {stem: index for index, stem in enumerate(self._folder.stems)} if self._folder else {}
-
-    def read(self, stem: str) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W) and mask (H, W): bool, or uint8 as stored where the protocol tells grey levels apart."""
-        if self._folder is None:
-            image = to_gray(self.paths[stem])
-            return image, np.zeros(image.shape, np.uint8)
-        sample = self._folder[self._index[stem]]
-        return sample.image, to_gray(self._folder.mask_path(stem)) if self._stored_masks else sample.mask
-
-
-def _open_folder(args: argparse.Namespace) -> tuple[IRSTDFolder, str]:
-    if args.list is not None:
-        return IRSTDFolder(args.data, list_file=args.list), f"list {args.list}"
-    split = args.split or "test"
-    if split == "val" and args.predictions is None:
-        folder = model_folder(args)
-        if folder is None:
-            raise ValueError("--split val needs a model folder; name a list with --list")
-        list_file = folder / "val.txt"
-        if not list_file.is_file():
-            raise ValueError(f"the model has no validation list '{list_file}'; name a list with --list")
-        return IRSTDFolder(args.data, list_file=list_file), "split val"
-    return IRSTDFolder(args.data, split), f"split {split}"
-
-
-def _predicted_pairs(images: ImageSet, pipeline: IRSTDLatentPipeline, args: argparse.Namespace) -> Iterator[Pair]:
-    for stem in images.paths:
+def _predicted_pairs(
+    images: ImageSet, stems: list[str], pipeline: IRSTDDetectionPipeline, args: argparse.Namespace
+) -> Iterator[Pair]:
+    for stem in stems:
         image, mask = images.read(stem)
         probability, _, _ = predict(pipeline, get_protocol(args.protocol).prepare_image(image), args)
-        yield stem, probability, mask
+        yield stem, probability, mask, image
+
+
+def _write(output: Path, evaluations: list[NamedEvaluation]) -> None:
+    """Prints every table and writes every metrics.json; for several, the cross-dataset table too."""
+    several = len(evaluations) > 1
+    for evaluation in evaluations:
+        folder = output / file_stem(evaluation.name) if several else output
+        make_folder(folder)
+        path = folder / "metrics.json"
+        _save(path, {**evaluation.settings, **evaluation.result.summary(), "per_image": _per_image(evaluation.result)})
+        print(", ".join(f"{key} {value}" for key, value in evaluation.settings.items() if isinstance(value, str)))
+        print(evaluation.result.table())
+        print(f"written: {path}")
+        if several:
+            print()
+    if several:
+        path = output / "cross_dataset.json"
+        _save(path, {"rows": [_cross_row(evaluation) for evaluation in evaluations]})
+        print(_cross_table(evaluations))
+        print(f"written: {path}")
+
+
+def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
+    try:
+        print(f"written: {write_report(output, evaluations)}")
+    except ModuleNotFoundError as error:
+        print(f"irstd-ldm evaluate: no report.html: {error}", file=sys.stderr)
+    except OSError as error:
+        raise CommandError(f"{output}: {describe('', error).error}") from error
+
+
+def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:
+    summary = evaluation.result.summary()
+    values = {name: summary[name] for name, _, _ in TABLE_METRICS}
+    intervals = {name: summary["intervals_95"][name] for name, _, _ in TABLE_METRICS}
+    counts = {name: summary[name] for name in ("threshold", "protocol", "num_images", "num_targets")}
+    return {
+        "detector": evaluation.detector,
+        "data": evaluation.data,
+        "images": evaluation.settings["images"],
+        **values,
+        "intervals_95": intervals,
+        **counts,
+    }
+
+
+def _cross_table(evaluations: list[NamedEvaluation]) -> str:
+    header = ("detector", "data", "images", "targets", *(label for _, label, _ in TABLE_METRICS))
+    rows = []
+    for evaluation in evaluations:
+        row = _cross_row(evaluation)
+        values = ["-" if row[name] is None else f"{row[name]:.{decimals}f}" for name, _, decimals in TABLE_METRICS]
+        rows.append((row["detector"], row["data"], str(row["num_images"]), str(row["num_targets"]), *values))
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row_cells in (header, *rows):
+        padded = zip(row_cells, widths, strict=True)
+        lines.append("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(padded)))
+    return "\n".join(lines)
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    try:
+        save_json(path, content)
+    except OSError as error:
+        raise CommandError(f"{path}: {describe('', error).error}") from error
 
 
 def _per_image(result: EvaluationResult) -> list[dict[str, object]]:

@@ -32,8 +32,20 @@ A file's result depends on the file, the model and the settings, not on the file
 
 EVALUATE_HELP = """\
 Evaluates a model, or a folder of predictions, on a data set in the field's layout (ROOT/images, ROOT/masks, split
-lists), prints the table and writes DIR/metrics.json. An image that cannot be evaluated ends the command: the numbers
-are those of the whole list or none.
+lists), prints the table and writes DIR/metrics.json and, where matplotlib is installed, DIR/report.html. An image that
+cannot be evaluated ends the command: the numbers are those of the whole list or none.
+
+Several models or data sets: DIR/MODEL-on-DATA/metrics.json each, and the cross-dataset table in
+DIR/cross_dataset.json. A data set hf:FOLDER or hf:OWNER/NAME is read by Hugging Face datasets, with image columns
+`image` and `mask`. Several processes share the images, with the numbers of one:
+  torchrun --nproc_per_node 2 -m irstd_ldm.cli evaluate ...
+"""
+
+CALIBRATE_HELP = """\
+Finds the lowest threshold that keeps each false-alarm budget on validation images and stores it in
+DIR/model_index.json, with the data's name. `detect` and `evaluate` take it by --max-fa-per-million-px, a pipeline by
+max_fa_per_million_px. Fits the confidence of targets too, by Platt's method on those found at the checkpoint's own
+threshold. Images that a model was trained on, or is to be judged by, are no validation images.
 """
 
 EXIT_HELP = "exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted (what is written stays)"
@@ -66,7 +78,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_detect(commands)
     _add_evaluate(commands)
+    _add_calibrate(commands)
     _add_info(commands)
+    _add_card(commands)
+    _add_push(commands)
+    _add_pull(commands)
     return parser
 
 
@@ -83,12 +99,7 @@ def _add_detect(commands) -> None:
         "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help=f"default: {DEFAULT_OUTPUT}"
     )
     _add_model(parser)
-    parser.add_argument(
-        "--threshold",
-        type=_unit_interval,
-        metavar="P",
-        help="foreground is probability > P; default: the checkpoint's",
-    )
+    _add_threshold(parser)
     _add_sampling(parser)
 
 
@@ -100,11 +111,11 @@ def _add_evaluate(commands) -> None:
         epilog=EXIT_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="the data set's folder")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="ROOT", help="the data sets' folders")
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
         "--split",
-        choices=("train", "test", "val"),
+        choices=("train", "test", "val", "validation"),
         help="which list; val is MODEL/val.txt (with --predictions: ROOT's); default: test",
     )
     images.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of a split's list")
@@ -115,10 +126,13 @@ def _add_evaluate(commands) -> None:
     )
     parser.add_argument("--include", metavar="GLOB", help="only the stems that match, such as 'S7*'")
     source = parser.add_mutually_exclusive_group()
-    _add_model(source)
+    source.add_argument(
+        "--model", nargs="+", metavar="PATH_OR_HUB_ID", help="one model or several; default: the bundled checkpoint"
+    )
     source.add_argument(
         "--predictions",
         type=Path,
+        nargs="+",
         metavar="DIR",
         help="evaluate DIR/STEM.png (8-bit / 255, 16-bit / 65535 are probabilities) instead of a model",
     )
@@ -129,13 +143,7 @@ def _add_evaluate(commands) -> None:
         metavar="DIR",
         help=f"where metrics.json goes; default: {DEFAULT_OUTPUT}",
     )
-    parser.add_argument(
-        "--threshold",
-        type=_unit_interval,
-        default=0.5,
-        metavar="P",
-        help="foreground is probability > P; default: 0.5",
-    )
+    _add_threshold(parser)
     parser.add_argument(
         "--protocol", choices=("native", "basicirstd", "resize256"), default="native", help="default: native"
     )
@@ -143,7 +151,42 @@ def _add_evaluate(commands) -> None:
         "--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="of centroids; default: greedy"
     )
     parser.add_argument(
+        "--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/"
+    )
+    parser.add_argument(
         "--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area"
+    )
+    _add_sampling(parser)
+
+
+def _add_calibrate(commands) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="thresholds that keep false-alarm budgets, stored in a checkpoint",
+        description=CALIBRATE_HELP,
+        epilog=EXIT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="the checkpoint, which is written to")
+    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="the data set's folder")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument(
+        "--split", choices=("train", "val"), default="val", help="which list; val is DIR/val.txt; default: val"
+    )
+    images.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of a split's list")
+    parser.add_argument(
+        "--backgrounds",
+        type=Path,
+        metavar="ROOT",
+        help="frames without targets: those of ROOT/images on DIR/val_backgrounds.txt must keep the budgets too",
+    )
+    parser.add_argument(
+        "--max-fa-per-million-px",
+        type=_positive_float,
+        nargs="+",
+        required=True,
+        metavar="FA",
+        help="budgets of false-alarm pixels per million",
     )
     _add_sampling(parser)
 
@@ -153,13 +196,82 @@ def _add_info(commands) -> None:
     _add_model(parser)
 
 
+def _add_card(commands) -> None:
+    parser = commands.add_parser(
+        "card",
+        help="write a checkpoint's model card",
+        description="Writes DIR/README.md and DIR/example.png. Its numbers are read from the JSON files named.",
+        epilog=EXIT_HELP,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the checkpoint")
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="metrics.json files that `irstd-ldm evaluate --model DIR` wrote; a row of the results each",
+    )
+    parser.add_argument("--name", metavar="OWNER/NAME", help="what the usage snippet loads; default: DIR")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="the trainer's output_dir (run.json, settings.yaml)")
+    parser.add_argument(
+        "--notes", type=Path, metavar="FILE", help="Markdown on limitations and history; model_cards/TEMPLATE.md"
+    )
+
+
+def _add_push(commands) -> None:
+    parser = commands.add_parser(
+        "push",
+        help="upload a checkpoint to the Hugging Face Hub",
+        description="Checks a checkpoint and uploads its files, and no others, in one commit. The login is that of "
+        "`hf auth login`.",
+        epilog=EXIT_HELP,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the checkpoint, a trainer's output_dir for example")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME, made if absent")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", metavar="BRANCH", help="made if absent; default: main")
+
+
+def _add_pull(commands) -> None:
+    parser = commands.add_parser(
+        "pull",
+        help="download a checkpoint from the Hugging Face Hub",
+        description="Fetches a checkpoint's safe files (no pickles), checks them and puts them into DIR, which must "
+        "be absent or empty.",
+        epilog=EXIT_HELP,
+    )
+    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME")
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit; default: main")
+
+
 def _add_model(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="default: the bundled checkpoint")
 
 
+def _add_threshold(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--threshold",
+        type=_unit_interval,
+        metavar="P",
+        help="foreground is probability > P; default: the checkpoint's, or 0.5",
+    )
+    group.add_argument(
+        "--max-fa-per-million-px",
+        type=_positive_float,
+        metavar="FA",
+        help="the threshold that `calibrate` found for this budget of false-alarm pixels per million",
+    )
+
+
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--num-inference-steps", type=_positive_int, metavar="N", help="denoising steps; default: the checkpoint's"
+        "--num-inference-steps",
+        type=_step_count,
+        metavar="N",
+        help="denoising steps; 0 = IRSTD-Diff's conditional encoder alone; default: the checkpoint's",
     )
     parser.add_argument(
         "--ensemble-size", type=_positive_int, metavar="E", help="predictions per image; default: the checkpoint's"
@@ -179,6 +291,20 @@ def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _step_count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
     return value
 
 

@@ -11,11 +11,17 @@ import torch
 import transformers
 
 from .. import bundled_checkpoint
+from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from ..pipelines.hub import explain
 from ..pipelines.output import Target
+from ..pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from . import EXIT_USAGE, CommandError
 
 BUNDLED = "bundled"
+PIPELINES: dict[str, type[IRSTDDetectionPipeline]] = {
+    pipeline.__name__: pipeline for pipeline in (IRSTDLatentPipeline, IRSTDDiffPipeline)
+}
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
@@ -30,7 +36,23 @@ def model_folder(args: argparse.Namespace) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDLatentPipeline:
+def pipeline_class(source: str) -> type[IRSTDDetectionPipeline]:
+    """The detector's class that the model_index.json of a folder or of a Hub repository names.
+
+    Raises:
+        ValueError: the class is no detector of this package.
+        OSError: there is no such file, or it cannot be read.
+    """
+    try:
+        name = IRSTDDetectionPipeline.load_config(source)["_class_name"]
+    except OSError as error:
+        raise OSError(str(error) if Path(source).is_dir() else explain(error, source)) from error
+    if name not in PIPELINES:
+        raise ValueError(f"model_index.json names {name}, must be one of {', '.join(PIPELINES)}")
+    return PIPELINES[name]
+
+
+def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDDetectionPipeline:
     """The pipeline that `--model` names (default: the bundled checkpoint), on `device`.
 
     Raises:
@@ -44,7 +66,7 @@ def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) 
     if not is_folder and HUB_ID.fullmatch(source) is None:
         raise CommandError(f"--model {source}: no such folder, and not a Hub id (OWNER/NAME)", EXIT_USAGE)
     try:
-        pipeline = IRSTDLatentPipeline.from_pretrained(source)
+        pipeline = pipeline_class(source).from_pretrained(source)
     except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
         reason = str(error).strip().splitlines() or [type(error).__name__]
         kind = "folder" if is_folder else "Hub repository (there is no folder of this name)"
@@ -68,7 +90,7 @@ def resolve_device(name: str | None) -> torch.device:
 
 
 def predict(
-    pipeline: IRSTDLatentPipeline, image: np.ndarray, args: argparse.Namespace, threshold: float | None = None
+    pipeline: IRSTDDetectionPipeline, image: np.ndarray, args: argparse.Namespace, threshold: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[Target]]:
     """One image, in a call of its own.
 
@@ -77,7 +99,7 @@ def predict(
 
     Args:
         image: (H, W), as `to_gray` returns it.
-        threshold: None = the checkpoint's own.
+        threshold: of the mask and the targets; None = the checkpoint's own.
 
     Returns:
         Probability (H, W) float32, mask (H, W) bool, and the targets.
@@ -94,10 +116,31 @@ def predict(
     return probability[0, 0], mask[0, 0], targets[0]
 
 
-def settings(args: argparse.Namespace, pipeline: IRSTDLatentPipeline) -> dict[str, Any]:
+def resolve_threshold(args: argparse.Namespace, pipeline: IRSTDDetectionPipeline) -> float:
+    """The threshold that `--threshold` or `--max-fa-per-million-px` names; default: the checkpoint's own.
+
+    Raises:
+        CommandError: the budget was never calibrated; wrong usage.
+    """
+    try:
+        return pipeline.resolve_threshold(args.threshold, args.max_fa_per_million_px)
+    except ValueError as error:
+        raise CommandError(f"--model {model_name(args)}: {error}", EXIT_USAGE) from error
+
+
+def sampling(args: argparse.Namespace, pipeline: IRSTDDetectionPipeline) -> dict[str, int]:
+    """Denoising steps and ensemble size, the checkpoint's own defaults filled in."""
+    given = {name: getattr(args, name) for name in ("num_inference_steps", "ensemble_size")}
+    return {name: pipeline.config[f"default_{name}"] if value is None else value for name, value in given.items()}
+
+
+def settings(args: argparse.Namespace, pipeline: IRSTDDetectionPipeline, threshold: float) -> dict[str, Any]:
     """The settings that the outputs record, the checkpoint's own defaults filled in."""
-    resolved = {}
-    for name in ("num_inference_steps", "ensemble_size", "threshold"):
-        given = getattr(args, name)
-        resolved[name] = pipeline.config[f"default_{name}"] if given is None else given
-    return {**resolved, "batch_size": args.batch_size, "seed": args.seed, "device": str(pipeline.device)}
+    return {
+        **sampling(args, pipeline),
+        "threshold": threshold,
+        "max_fa_per_million_px": args.max_fa_per_million_px,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "device": str(pipeline.device),
+    }

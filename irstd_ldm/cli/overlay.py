@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.images import percentile_range
+from ..data.display import displayable
 from ..pipelines.output import Target
 
 MIN_LONG_SIDE_PX = 640  # smaller images are enlarged, so that a two-digit confidence is legible beside a 3 px target
@@ -50,16 +50,6 @@ def draw_overlay(gray: np.ndarray, targets: Sequence[Target]) -> Image.Image:
         occupied.append(place)
         draw.text(place[:2], text, font=font, fill=TEXT_COLOUR, stroke_width=2, stroke_fill=OUTLINE_COLOUR)
     return picture
-
-
-def displayable(gray: np.ndarray) -> np.ndarray:
-    """(H, W) uint8: uint8 as it is, other types between their 0.1 and 99.9 percentiles, constant frames black."""
-    if gray.dtype == np.uint8:
-        return gray
-    lo, hi = percentile_range(gray)
-    if lo == hi:
-        return np.zeros(gray.shape, np.uint8)
-    return np.rint(np.clip((gray.astype(np.float64) - lo) / (hi - lo), 0, 1) * 255).astype(np.uint8)
 
 
 def _box(target: Target, scale: int, margin_px: int, size: tuple[int, int]) -> Rectangle:

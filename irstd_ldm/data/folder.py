@@ -89,6 +89,10 @@ class IRSTDFolder(Sequence[Sample]):
     def mask_path(self, stem: str) -> Path:
         return self._masks[stem if stem in self._masks else f"{stem}_pixels0"]
 
+    def stored_mask(self, index: int) -> np.ndarray:
+        """The mask (H, W) as stored, before it is binarised."""
+        return to_gray(self.mask_path(self.stems[index]))
+
     def _read(self, stem: str) -> Sample:
         image_path, mask_path = self.image_path(stem), self.mask_path(stem)
         image, mask = to_gray(image_path), to_gray(mask_path)

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .bootstrap import PairedDifference, Statistic, estimate, paired_differences, ratio
 from .counts import ImageCounts
-
-# Draws the bootstrap holds at once, 8 bytes each in three arrays.
-BOOTSTRAP_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,21 @@ def recall_px(counts: ImageCounts) -> float:
     return _ratio("recall_px", [counts])
 
 
+def precision_targets(counts: ImageCounts) -> float:
+    """hits / predicted components. NaN without predicted components."""
+    return _ratio("precision_targets", [counts])
+
+
+def recall_targets(counts: ImageCounts) -> float:
+    """hits / targets, the same as `pd`. NaN without targets."""
+    return _ratio("recall_targets", [counts])
+
+
+def false_targets_per_image(counts: ImageCounts) -> float:
+    """Predicted components that hit no target, per image. NaN without images."""
+    return _ratio("false_targets_per_image", [counts])
+
+
 RATIOS = {
     "iou": Ratio(lambda c: c.tp_px, union_px, empty=1.0),
     "niou": Ratio(iou, lambda c: c.images, empty=float("nan")),
@@ -83,7 +96,30 @@ RATIOS = {
     ),
     "precision_px": Ratio(lambda c: c.tp_px, lambda c: c.tp_px + c.fp_px, empty=float("nan")),
     "recall_px": Ratio(lambda c: c.tp_px, lambda c: c.tp_px + c.fn_px, empty=float("nan")),
+    "precision_targets": Ratio(lambda c: c.hits, lambda c: c.predicted, empty=float("nan")),
+    "recall_targets": Ratio(lambda c: c.hits, lambda c: c.targets, empty=float("nan")),
+    "false_targets_per_image": Ratio(lambda c: c.predicted - c.hits, lambda c: c.images, empty=float("nan")),
 }
+
+
+def ratio_statistic(counts: Sequence[ImageCounts], metric: str) -> Statistic:
+    """A metric of `RATIOS` on a set of images, for `bootstrap.estimate`.
+
+    Args:
+        counts: one entry per image, at least one.
+        metric: a key of `RATIOS`.
+
+    Raises:
+        ValueError: `counts` is empty, or there is no such metric.
+    """
+    if not counts:
+        raise ValueError("`counts` must hold at least one image, got none")
+    if metric not in RATIOS:
+        raise ValueError(f"`metric` must be one of {', '.join(RATIOS)}, got {metric!r}")
+    chosen = RATIOS[metric]
+    numerator = np.array([chosen.numerator(c) for c in counts], dtype=np.float64)  # (N,)
+    denominator = np.array([chosen.denominator(c) for c in counts], dtype=np.float64)  # (N,)
+    return ratio(numerator, denominator, chosen.empty)
 
 
 def bootstrap_interval(
@@ -107,36 +143,42 @@ def bootstrap_interval(
     Raises:
         ValueError: `counts` is empty, or another argument is not allowed.
     """
-    if not counts:
-        raise ValueError("`counts` must hold at least one image, got none")
-    if metric not in RATIOS:
-        raise ValueError(f"`metric` must be one of {', '.join(RATIOS)}, got {metric!r}")
-    if num_resamples < 1:
-        raise ValueError(f"`num_resamples` must be at least 1, got {num_resamples}")
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must be in (0, 1), got {level}")
-    ratio = RATIOS[metric]
-    numerators = np.array([ratio.numerator(c) for c in counts], dtype=np.float64)  # (N,)
-    denominators = np.array([ratio.denominator(c) for c in counts], dtype=np.float64)  # (N,)
-    rng = np.random.default_rng(seed)
-    rows_per_chunk = max(1, BOOTSTRAP_CHUNK // len(counts))
-    values = []
-    for start in range(0, num_resamples, rows_per_chunk):
-        rows = min(rows_per_chunk, num_resamples - start)
-        drawn = rng.integers(len(counts), size=(rows, len(counts)))  # (resamples, N)
-        numerator = numerators[drawn].sum(axis=1)  # (resamples,)
-        denominator = denominators[drawn].sum(axis=1)  # (resamples,)
-        undefined = np.full(rows, ratio.empty)
-        values.append(np.divide(numerator, denominator, out=undefined, where=denominator > 0))
-    defined = np.concatenate(values)
-    defined = defined[~np.isnan(defined)]
-    if not defined.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    statistic = ratio_statistic(counts, metric)
+    found = estimate({metric: statistic}, num_resamples=num_resamples, seed=seed, level=level)[metric]
+    return found.low, found.high
+
+
+def paired_bootstrap(
+    counts_a: Sequence[ImageCounts],
+    counts_b: Sequence[ImageCounts],
+    metric: str,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> PairedDifference:
+    """How much higher a metric is for detector B than for A on the same images.
+
+    Args:
+        counts_a, counts_b: one entry per image each, of the same images in the same order.
+        metric: a key of `RATIOS`.
+        num_resamples, seed, level: as in `bootstrap_interval`.
+
+    Raises:
+        ValueError: the numbers of images differ or are 0, or another argument is not allowed.
+    """
+    if len(counts_a) != len(counts_b):
+        raise ValueError(f"`counts_b` must be of the {len(counts_a)} images of `counts_a`, got {len(counts_b)}")
+    differences = paired_differences(
+        {metric: ratio_statistic(counts_a, metric)},
+        {metric: ratio_statistic(counts_b, metric)},
+        num_resamples=num_resamples,
+        seed=seed,
+        level=level,
+    )
+    return differences[metric]
 
 
 def _ratio(metric: str, counts: Sequence[ImageCounts]) -> float:
-    ratio = RATIOS[metric]
-    denominator = sum(ratio.denominator(c) for c in counts)
-    return sum(ratio.numerator(c) for c in counts) / denominator if denominator else ratio.empty
+    chosen = RATIOS[metric]
+    denominator = sum(chosen.denominator(c) for c in counts)
+    return sum(chosen.numerator(c) for c in counts) / denominator if denominator else chosen.empty

@@ -69,6 +69,7 @@ def test_files_hold_what_the_pipeline_returns(detect, threshold, tiny_checkpoint
         "num_inference_steps": 1,
         "ensemble_size": 2,
         "threshold": threshold,
+        "max_fa_per_million_px": None,
         "batch_size": 1,
         "seed": 3,
         "device": "cpu",

@@ -1,7 +1,10 @@
 """`irstd-ldm evaluate` on small data sets whose numbers are known by hand."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 from PIL import Image
 
 from irstd_ldm import IRSTDLatentPipeline
+from irstd_ldm.cli.evaluate import short_names
 from irstd_ldm.cli.main import main
 from irstd_ldm.evaluation.protocols import PROTOCOLS
 from irstd_ldm.evaluation.report import evaluate_probabilities
@@ -51,7 +55,7 @@ def predictions(data: Path) -> Path:
 
 
 def run(*arguments, output: Path) -> tuple[int, dict | None]:
-    code = main(["evaluate", *map(str, arguments), "--output", str(output)])
+    code = main(["evaluate", *map(str, arguments), "--no-report", "--output", str(output)])
     written = output / "metrics.json"
     return code, json.loads(written.read_text(), parse_constant=pytest.fail) if written.exists() else None
 
@@ -123,7 +127,8 @@ def test_a_model_is_run_on_the_protocols_image(data, tiny_checkpoint, tmp_path, 
     for stem in ("S1", "S2", "T1"):
         image = np.asarray(Image.open(data / "images" / f"{stem}.png"))
         output = pipeline(PROTOCOLS[protocol].prepare_image(image), generator=torch.Generator().manual_seed(5))
-        pairs.append((stem, output.probability[0, 0], np.asarray(Image.open(data / "masks" / f"{stem}.png"))))
+        mask = np.asarray(Image.open(data / "masks" / f"{stem}.png"))
+        pairs.append((stem, output.probability[0, 0], mask, image))
     expected = evaluate_probabilities(pairs, protocol=protocol).summary()
     assert {key: metrics[key] for key in expected} == expected
     assert metrics["num_px"] == 3 * (200 if protocol == "native" else 256 * 256)
@@ -201,7 +206,7 @@ def test_the_validation_list_is_the_models(data, tiny_checkpoint, predictions, t
         (["--data", "nowhere"], "no folder 'nowhere/images'"),
         (["--data", "set", "--split", "train"], "no list of the split 'train' under 'set'"),
         (["--data", "set", "--list", "none.txt"], "evaluate: none.txt: No such file or directory"),
-        (["--data", "set", "--include", "X*"], "no image to evaluate under 'set': split test like X*"),
+        (["--data", "set", "--include", "X*"], "no image under 'set': split test like X*"),
         (["--data", "nowhere", "--no-targets"], "evaluate: no folder 'nowhere'"),
         (["--data", "set", "--predictions", "nowhere"], "must be a folder of predictions, got nowhere"),
         (["--data", "set", "--predictions", "set/images", "--output", "set/test.txt"], "cannot write there"),
@@ -235,3 +240,57 @@ def test_a_mask_of_another_size_ends_the_evaluation_and_names_both_files(data, t
     (line,) = capsys.readouterr().err.splitlines()
     assert str(data / "masks" / "S2.png") in line and str(data / "images" / "S2.png") in line
     assert "21x10" in line and "20x10" in line
+
+
+def test_several_detectors_on_several_data_sets_give_a_cross_dataset_table(data, predictions, tmp_path, capsys):
+    other = data.parent / "other"
+    shutil.copytree(data, other)
+    empty = data.parent / "empty"
+    for stem in ("S1", "S2", "T1"):
+        save(empty / f"{stem}.png", np.zeros((10, 20), np.uint8))
+    out = tmp_path / "out"
+    code, metrics = run("--data", data, other, "--predictions", predictions, empty, output=out)
+    assert code == 0 and metrics is None
+    rows = json.loads((out / "cross_dataset.json").read_text())["rows"]
+    assert [(row["detector"], row["data"]) for row in rows] == [
+        (detector, root) for detector in ("predictions", "empty") for root in ("set", "other")
+    ]
+    assert [row["iou"] for row in rows] == pytest.approx([0.4, 0.4, 0, 0])
+    assert [row["pd"] for row in rows] == [0.5, 0.5, 0, 0]
+    single = json.loads((out / "predictions-on-other" / "metrics.json").read_text())
+    assert single["data"] == str(other) and single["intervals_95"]["iou"] == rows[1]["intervals_95"]["iou"]
+    table = capsys.readouterr().out.splitlines()[-6:-1]
+    assert table[0].split() == ["detector", "data", "images", "targets", "IoU", "nIoU", "Pd", "Fa", "(1e-6)"]
+    assert table[1].split()[2:] == ["3", "2", "0.4000", "0.5238", "0.5000", "5000.00"]
+
+
+def test_two_processes_score_as_one(data, tiny_checkpoint, tmp_path):
+    model = ["--model", str(tiny_checkpoint), "--threshold", "0.4", "--device", "cpu"]
+    arguments = ["evaluate", "--data", str(data), *model, "--no-report"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "irstd_ldm.cli"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [*launcher, *arguments, "--output", str(tmp_path / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written: ") == 1
+    assert main([*arguments, "--output", str(tmp_path / "one")]) == 0
+    two, one = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("two", "one"))
+    assert [image["stem"] for image in two["per_image"]] == ["S1", "S2", "T1"]
+    assert two == one
+    split = subprocess.run([*command, "--include", "S1"], env=environment, capture_output=True, text=True, timeout=300)
+    assert split.returncode != 0 and "1 images for 2 processes; use fewer" in split.stderr
+
+
+def test_a_report_is_written_beside_the_metrics(data, predictions, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["evaluate", "--data", str(data), "--predictions", str(predictions), "--output", str(out)]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "predictions on set" in page and f"written: {out / 'report.html'}" in capsys.readouterr().out
+    assert "../set/images/T1.png" in page  # a link to the missed target's image
+    rows = (out / "per_image.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3
+
+
+def test_names_are_short_where_they_tell_apart():
+    assert short_names(["a/b", "c/d", "a/b"]) == ["b", "d", "b"]
+    assert short_names(["a/b", "c/b", "d"]) == ["a/b", "c/b", "d"]

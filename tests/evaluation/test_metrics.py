@@ -3,19 +3,23 @@ import math
 import numpy as np
 import pytest
 
-from irstd_ldm.evaluation import metrics
+from irstd_ldm.evaluation import bootstrap, metrics
 from irstd_ldm.evaluation.counts import ImageCounts
 from irstd_ldm.evaluation.metrics import (
     bootstrap_interval,
     fa_per_million_px,
+    false_targets_per_image,
     iou,
     niou,
+    paired_bootstrap,
     pd,
     precision_px,
+    precision_targets,
     recall_px,
+    recall_targets,
 )
 
-# Sums: tp 18, fp 6, fn 12; 5 targets, 3 hits; 30 false-alarm px (20 legacy) of 40000.
+# Sums: tp 18, fp 6, fn 12; 5 targets, 3 hits of 5 predicted; 30 false-alarm px (20 legacy) of 40000; 2 images.
 HALF = ImageCounts(10, 2, 8, 3, 2, 3, 10, 0, area_px=10000)
 ONE_THIRD = ImageCounts(8, 4, 4, 2, 1, 2, 20, 20, area_px=30000)
 EMPTY = ImageCounts(0, 0, 0, 0, 0, 0, 0, 0, area_px=10000)
@@ -31,8 +35,21 @@ FALSE_ALARM = ImageCounts(0, 5, 0, 0, 0, 1, 5, 5, area_px=10000)
         (lambda c: fa_per_million_px(c, legacy=True), 500.0),
         (precision_px, 18 / 24),
         (recall_px, 18 / 30),
+        (precision_targets, 3 / 5),
+        (recall_targets, 3 / 5),
+        (false_targets_per_image, 2 / 2),
     ],
-    ids=["iou", "pd", "fa", "legacy_fa", "precision_px", "recall_px"],
+    ids=[
+        "iou",
+        "pd",
+        "fa",
+        "legacy_fa",
+        "precision_px",
+        "recall_px",
+        "precision_targets",
+        "recall_targets",
+        "false_targets_per_image",
+    ],
 )
 def test_ratio_of_sums(metric, expected):
     assert metric(HALF + ONE_THIRD) == pytest.approx(expected, rel=1e-12)
@@ -55,6 +72,9 @@ def test_an_image_empty_in_both_counts_one_in_niou_and_nothing_in_iou():
         (pd(FALSE_ALARM), "no target"),
         (precision_px(EMPTY), "no predicted pixel"),
         (recall_px(FALSE_ALARM), "no truth pixel"),
+        (precision_targets(EMPTY), "no predicted component"),
+        (recall_targets(FALSE_ALARM), "no target"),
+        (false_targets_per_image(ImageCounts.zero()), "no image"),
         (niou([]), "no image"),
         (fa_per_million_px(ImageCounts.zero()), "no image"),
     ],
@@ -81,6 +101,9 @@ def test_interval_covers_the_point_estimate(metric):
         "legacy_fa_per_million_px": fa_per_million_px(total, legacy=True),
         "precision_px": precision_px(total),
         "recall_px": recall_px(total),
+        "precision_targets": precision_targets(total),
+        "recall_targets": recall_targets(total),
+        "false_targets_per_image": false_targets_per_image(total),
     }[metric]
     assert low < point < high
 
@@ -117,7 +140,7 @@ def test_interval_is_a_function_of_the_seed():
 def test_interval_does_not_depend_on_the_chunk(monkeypatch):
     counts = bernoulli_images(60, 0.5) + [ONE_THIRD]
     whole = bootstrap_interval(counts, "iou")
-    monkeypatch.setattr(metrics, "BOOTSTRAP_CHUNK", 61 * 7)
+    monkeypatch.setattr(bootstrap, "BOOTSTRAP_CHUNK", 61 * 7)
     assert bootstrap_interval(counts, "iou") == whole
 
 
@@ -129,6 +152,33 @@ def test_interval_leaves_out_resamples_without_a_target():
 
 def test_interval_of_one_image_is_a_point():
     assert bootstrap_interval([HALF], "iou") == (0.5, 0.5)
+
+
+def test_paired_bootstrap_sees_a_difference_that_separate_intervals_hide():
+    # Every image is as hard for both; B finds one target in twenty that A misses.
+    easy = np.random.default_rng(0).random(200) < 0.5
+    gained = ~easy & (np.arange(200) % 20 == 0)
+    a = [ImageCounts(int(e), 0, int(not e), 1, int(e), int(e), 0, 0, area_px=100) for e in easy]
+    b = [ImageCounts(int(e), 0, int(not e), 1, int(e), int(e), 0, 0, area_px=100) for e in easy | gained]
+    assert bootstrap_interval(a, "pd")[1] > bootstrap_interval(b, "pd")[0]
+    found = paired_bootstrap(a, b, "pd")
+    assert found.difference == pytest.approx(gained.sum() / 200)
+    assert 0 <= found.low < found.difference < found.high
+    assert found.probability_b_above_a > 0.95
+    back = paired_bootstrap(b, a, "pd")
+    assert (back.difference, back.low, back.high) == (-found.difference, -found.high, -found.low)
+    assert back.probability_b_above_a == pytest.approx(1 - found.probability_b_above_a)
+
+
+def test_a_detector_compared_with_itself_is_a_tie():
+    found = paired_bootstrap([HALF, ONE_THIRD, EMPTY], [HALF, ONE_THIRD, EMPTY], "iou")
+    assert (found.difference, found.low, found.high, found.probability_b_above_a) == (0, 0, 0, 0.5)
+    assert found.num_images == 3
+
+
+def test_paired_bootstrap_refuses_different_numbers_of_images():
+    with pytest.raises(ValueError, match="`counts_b` must be of the 2 images of `counts_a`, got 1"):
+        paired_bootstrap([HALF, EMPTY], [HALF], "iou")
 
 
 @pytest.mark.parametrize(

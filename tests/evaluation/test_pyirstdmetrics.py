@@ -1,5 +1,6 @@
 """Equality with PyIRSTDMetrics, an implementation of others, on its threshold grid."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,18 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from irstd_ldm.evaluation.metrics import fa_per_million_px, iou, niou, pd
+from irstd_ldm.cli.main import main
+from irstd_ldm.evaluation.curves import Curves
+from irstd_ldm.evaluation.hierarchical import (
+    LOCALISATION_SPLIT,
+    SEGMENTATION_SPLIT,
+    count_hierarchical,
+    hierarchical_metrics,
+)
+from irstd_ldm.evaluation.matching import label_image
+from irstd_ldm.evaluation.metrics import fa_per_million_px, iou, niou, pd, precision_px, recall_px
 from irstd_ldm.evaluation.report import evaluate_probabilities
+from irstd_ldm.evaluation.thresholds import count_image_at
 
 oracle = pytest.importorskip("py_irstd_metrics", reason="make test installs pyirstdmetrics")
 
@@ -49,7 +60,7 @@ def perturb(truth, rng):
 @pytest.fixture(scope="module")
 def blob_pairs():
     rng = np.random.default_rng(0)
-    return [random_pair(rng) for _ in range(30)]
+    return [random_pair(rng) for _ in range(12)]
 
 
 @pytest.fixture(scope="module")
@@ -57,37 +68,12 @@ def nuaa_pairs():
     if not NUAA_MASKS.is_dir():
         pytest.skip(f"needs {NUAA_MASKS}")
     rng = np.random.default_rng(1)
-    truths = [np.asarray(Image.open(path).convert("L")) >= 128 for path in sorted(NUAA_MASKS.glob("*.png"))[:60]]
+    truths = [np.asarray(Image.open(path).convert("L")) >= 128 for path in sorted(NUAA_MASKS.glob("*.png"))[:24]]
     return [(perturb(truth, rng), truth) for truth in truths]
 
 
-def check_pixel_metrics(pairs):
-    for threshold in GRID:
-        metrics = oracle.CMMetrics(num_bins=NUM_THRESHOLDS, threshold=threshold)
-        metrics.add_handler("iou", oracle.IoUHandler(sample_based=False))
-        metrics.add_handler("niou", oracle.IoUHandler(sample_based=True))
-        for probability, truth in pairs:
-            metrics.update(probability, truth)
-        expected = metrics.get()
-        result = evaluate_probabilities(((str(k), *pair) for k, pair in enumerate(pairs)), threshold=threshold)
-        assert iou(result.counts) == pytest.approx(expected["iou"]["binary"], abs=1e-9)
-        assert 0 < niou([image.counts for image in result.per_image]) < 1
-        assert niou([image.counts for image in result.per_image]) == pytest.approx(
-            expected["niou"]["binary"], abs=1e-9
-        )
-
-
-def check_target_metrics(pairs, matching, expected):
-    found = []
-    for threshold in GRID:
-        total = evaluate_probabilities(
-            ((str(k), *pair) for k, pair in enumerate(pairs)), threshold=threshold, matching=matching
-        ).counts
-        found.append((pd(total), fa_per_million_px(total) * 1e-6))
-    assert len(set(found)) > 2
-    assert np.array(found) == pytest.approx(
-        np.stack([expected["probability_detection"], expected["false_alarm"]], axis=1), abs=1e-9
-    )
+def evaluated(pairs, **settings):
+    return evaluate_probabilities(((str(k), *pair) for k, pair in enumerate(pairs)), num_thresholds=0, **settings)
 
 
 def oracle_counts(metrics, pairs):
@@ -96,32 +82,142 @@ def oracle_counts(metrics, pairs):
     return metrics.get()
 
 
-# The oracle gives an image empty in both an IoU of 0, ours 1: every pair here has a target.
-def test_iou_and_niou_on_random_blobs(blob_pairs):
-    assert all(truth.any() for _, truth in blob_pairs)
-    check_pixel_metrics(blob_pairs)
+def check_pixel_metrics(pairs):
+    for threshold in GRID:
+        metrics = oracle.CMMetrics(num_bins=NUM_THRESHOLDS, threshold=threshold)
+        metrics.add_handler("iou", oracle.IoUHandler(sample_based=False))
+        metrics.add_handler("niou", oracle.IoUHandler(sample_based=True))
+        metrics.add_handler("precision", oracle.PrecisionHandler(sample_based=False))
+        metrics.add_handler("recall", oracle.RecallHandler(sample_based=False))
+        expected = oracle_counts(metrics, pairs)
+        result = evaluated(pairs, threshold=threshold)
+        seen = {
+            "iou": iou(result.counts),
+            "niou": niou([image.counts for image in result.per_image]),
+            "precision": precision_px(result.counts),
+            "recall": recall_px(result.counts),
+        }
+        assert 0 < seen["niou"] < 1
+        assert seen == pytest.approx({name: values["binary"] for name, values in expected.items()}, abs=1e-9)
 
 
-def test_iou_and_niou_on_nuaa_sirst(nuaa_pairs):
-    assert all(truth.any() for _, truth in nuaa_pairs)
-    check_pixel_metrics(nuaa_pairs)
+def check_target_metrics(pairs, matching, expected):
+    totals = [evaluated(pairs, threshold=threshold, matching=matching).counts for threshold in GRID]
+    found = [(pd(total), fa_per_million_px(total) * 1e-6) for total in totals]
+    assert len(set(found)) > 2
+    assert np.array(found) == pytest.approx(
+        np.stack([expected["probability_detection"], expected["false_alarm"]], axis=1), abs=1e-9
+    )
+    curves = Curves([count_image_at(*pair, GRID, matching=matching) for pair in pairs])
+    assert curves.pd == pytest.approx(expected["probability_detection"], abs=1e-9)
+    assert curves.fa_per_million_px * 1e-6 == pytest.approx(expected["false_alarm"], abs=1e-9)
 
 
-def test_pd_and_fa_on_random_blobs(blob_pairs):
+def check_hierarchical_metrics(pairs):
+    matched = oracle.MatchingBasedMetrics(num_bins=NUM_THRESHOLDS, matching_method=oracle.OPDCMatching())
+    hiou = oracle_counts(matched, pairs)["hiou"]
+    split = oracle_counts(oracle.HierarchicalIoUBasedErrorAnalysis(num_bins=NUM_THRESHOLDS), pairs)
+    assert set(split) == {*SEGMENTATION_SPLIT, *LOCALISATION_SPLIT}
+    for index, threshold in enumerate(GRID):
+        seen = hierarchical_metrics(
+            [count_hierarchical(label_image(probability > threshold, truth)) for probability, truth in pairs]
+        )
+        expected = {"hiou": hiou[index]} | {name: values[index] for name, values in split.items()}
+        assert 0 < seen["hiou"] < seen["loc_iou"] < 1
+        assert seen == pytest.approx(expected, abs=1e-9)
+
+
+def check_roc(pairs):
+    # The oracle counts values >= a threshold, ours those above it: no value may lie on one. Its curve is a mean over
+    # images; ours is of the set, so it is shown all pixels as one image.
+    rng = np.random.default_rng(2)
+    pairs = [(0.9 * probability + rng.uniform(0.01, 0.09), truth) for probability, truth in pairs]
+    num = 50
+    metrics = oracle.CMMetrics(num_bins=num + 1)
+    metrics.add_handler("tpr", oracle.TPRHandler(with_dynamic=True, with_binary=False))
+    metrics.add_handler("fpr", oracle.FPRHandler(with_dynamic=True, with_binary=False))
+    flat = [np.concatenate([pair[k].ravel() for pair in pairs])[None] for k in (0, 1)]
+    expected = {name: values["dynamic"] for name, values in oracle_counts(metrics, [flat]).items()}
+    curves = Curves([count_image_at(*pair, np.linspace(0, 1, num, endpoint=False)) for pair in pairs])
+    assert curves.tpr[::-1] == pytest.approx(expected["tpr"], abs=1e-9)
+    assert curves.fpr[::-1] == pytest.approx(expected["fpr"], abs=1e-9)
+    tpr, fpr = (np.concatenate([[0], expected[name], [1]]) for name in ("tpr", "fpr"))
+    area = np.trapezoid(tpr, fpr)
+    assert 0.5 < area < 1
+    assert curves.roc_auc() == pytest.approx(area, abs=1e-9)
+
+
+@pytest.fixture(params=["random blobs", "nuaa-sirst"])
+def pairs(request):
+    found = request.getfixturevalue("blob_pairs" if request.param == "random blobs" else "nuaa_pairs")
+    # The oracle gives an image empty in both an IoU of 0, ours 1.
+    assert all(truth.any() for _, truth in found)
+    return found
+
+
+def test_iou_niou_precision_and_recall(pairs):
+    check_pixel_metrics(pairs)
+
+
+def test_pd_and_fa(pairs):
     metrics = oracle.ProbabilityDetectionAndFalseAlarmRate(num_bins=NUM_THRESHOLDS, distance_threshold=3)
-    check_target_metrics(blob_pairs, "greedy", oracle_counts(metrics, blob_pairs))
+    check_target_metrics(pairs, "greedy", oracle_counts(metrics, pairs))
 
 
-def test_pd_and_fa_on_nuaa_sirst(nuaa_pairs):
-    metrics = oracle.ProbabilityDetectionAndFalseAlarmRate(num_bins=NUM_THRESHOLDS, distance_threshold=3)
-    check_target_metrics(nuaa_pairs, "greedy", oracle_counts(metrics, nuaa_pairs))
-
-
-def test_opdc_on_random_blobs(blob_pairs):
+def test_opdc(pairs):
     metrics = oracle.MatchingBasedMetrics(num_bins=NUM_THRESHOLDS, matching_method=oracle.OPDCMatching())
-    check_target_metrics(blob_pairs, "opdc", oracle_counts(metrics, blob_pairs))
+    check_target_metrics(pairs, "opdc", oracle_counts(metrics, pairs))
 
 
-def test_opdc_on_nuaa_sirst(nuaa_pairs):
-    metrics = oracle.MatchingBasedMetrics(num_bins=NUM_THRESHOLDS, matching_method=oracle.OPDCMatching())
-    check_target_metrics(nuaa_pairs, "opdc", oracle_counts(metrics, nuaa_pairs))
+def test_hiou_and_its_split(pairs):
+    assert any(not (probability > threshold).any() for probability, _ in pairs for threshold in GRID)
+    check_hierarchical_metrics(pairs)
+
+
+def test_hiou_on_images_that_are_empty(blob_pairs):
+    empty = np.zeros((20, 30))
+    check_hierarchical_metrics([*blob_pairs[:6], (empty, empty > 0), (blob_pairs[0][0], blob_pairs[0][1] & False)])
+
+
+def test_roc_and_its_area(pairs):
+    check_roc(pairs)
+
+
+def write_data_set(root, pairs, as_file):
+    for stem, (probability, truth) in enumerate(pairs):
+        for folder, array in (("images", np.zeros(truth.shape, np.uint8)), ("masks", truth.astype(np.uint8) * 255)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / folder / f"{stem}.png")
+        (root / "predictions").mkdir(exist_ok=True)
+        Image.fromarray(as_file(probability)).save(root / "predictions" / f"{stem}.png")
+    (root / "test.txt").write_text("".join(f"{stem}\n" for stem in range(len(pairs))))
+
+
+@pytest.mark.parametrize(
+    ("as_file", "full_scale"),
+    [
+        (lambda probability: (probability > 0.5).astype(np.uint8) * np.uint8(255), 255),
+        (lambda probability: np.rint(probability * 255).astype(np.uint8), 255),
+        (lambda probability: np.rint(probability * 65535).astype(np.uint16), 65535),
+    ],
+    ids=["masks", "8-bit probabilities", "16-bit probabilities"],
+)
+def test_a_folder_of_another_detectors_masks(nuaa_pairs, tmp_path, as_file, full_scale):
+    pairs = nuaa_pairs[:10]
+    write_data_set(tmp_path, pairs, as_file)
+    arguments = ["--data", str(tmp_path), "--predictions", str(tmp_path / "predictions")]
+    assert main(["evaluate", *arguments, "--output", str(tmp_path / "out")]) == 0
+    seen = json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+    stored = [(as_file(probability) / full_scale, truth) for probability, truth in pairs]
+    pixels = oracle.CMMetrics(threshold=0.5)
+    pixels.add_handler("iou", oracle.IoUHandler(sample_based=False))
+    pixels.add_handler("niou", oracle.IoUHandler(sample_based=True))
+    expected = {name: values["binary"] for name, values in oracle_counts(pixels, stored).items()}
+    found = oracle_counts(oracle.ProbabilityDetectionAndFalseAlarmRate(), stored)
+    expected |= {"pd": found["probability_detection"][0], "fa_per_million_px": 1e6 * found["false_alarm"][0]}
+    expected["hiou"] = oracle_counts(oracle.MatchingBasedMetrics(), stored)["hiou"][0]
+    split = oracle_counts(oracle.HierarchicalIoUBasedErrorAnalysis(), stored)
+    expected |= {name: values[0] for name, values in split.items()}
+    assert 0 < expected["pd"] < 1 and expected["fa_per_million_px"] > 0
+    assert {name: seen[name] for name in expected} == pytest.approx(expected, abs=1e-9)

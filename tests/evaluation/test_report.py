@@ -1,11 +1,12 @@
 import json
-import logging
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.evaluation.report import evaluate_probabilities, find_predictions, read_prediction
+from irstd_ldm.evaluation.metrics import bootstrap_interval
+from irstd_ldm.evaluation.predictions import find_predictions, read_prediction
+from irstd_ldm.evaluation.report import compare_results, evaluate_probabilities
 
 
 def pair(stem, truth_boxes, predicted_boxes, shape=(50, 100)):
@@ -31,15 +32,42 @@ def three_pairs():
 def test_summary_by_hand():
     result = evaluate_probabilities(iter(three_pairs()))
     summary = result.summary()
-    assert json.loads(json.dumps(summary)) == summary
-    intervals = summary.pop("intervals_95")
-    assert summary == {
-        "iou": pytest.approx(9 / 22),
-        "niou": pytest.approx((0.5 + 0 + 1) / 3),
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    intervals, curves = summary.pop("intervals_95"), summary.pop("curves")
+    by_area = summary.pop("pd_by_area_px")
+    at_fa, at_false_targets = summary.pop("pd_at_fa_per_million_px"), summary.pop("pd_at_false_targets_per_image")
+    numbers = {
+        "iou": 9 / 22,
+        "niou": (0.5 + 0 + 1) / 3,
         "pd": 0.5,
-        "fa_per_million_px": pytest.approx(600.0),
+        "fa_per_million_px": 600.0,
         "precision_px": 0.5,
-        "recall_px": pytest.approx(9 / 13),
+        "recall_px": 9 / 13,
+        "precision_targets": 0.5,
+        "recall_targets": 0.5,
+        "false_targets_per_image": 1 / 3,
+        # Matched 1; a false alarm, a miss; b and c have a placeholder for no prediction, c one for no target.
+        "hiou": 1 / 6,
+        "hiou_without_placeholders": 1 / 3,
+        "seg_iou": 1,
+        "seg_mrg_err": 0,
+        "seg_itf_err": 0,
+        "seg_pcp_err": 0,
+        "loc_iou": 1 / 6,
+        "loc_s2m_err": 0,
+        "loc_m2s_err": 0,
+        "loc_itf_err": 3 / 6,
+        "loc_pcp_err": 2 / 6,
+        # In pixels and tpr: (0, 0), (0, 9/13), (9, 9/13), (9, 1), all.
+        "roc_auc": 1 - 9 / 14987 * 4 / 13,
+        "average_precision": 9 / 13 + 4 / 13 * 13 / 22,
+    }
+    assert {name: summary.pop(name) for name in numbers} == pytest.approx(numbers)
+    assert set(intervals) == set(numbers)
+    for metric, (low, high) in intervals.items():
+        assert low - 1e-12 <= numbers[metric] <= high + 1e-12
+    assert summary == {
+        "pd_by_scr": None,
         "num_images": 3,
         "num_images_empty_in_both": 1,
         "num_targets": 2,
@@ -60,9 +88,91 @@ def test_summary_by_hand():
         "num_resamples": 1000,
         "bootstrap_seed": 0,
     }
-    assert set(intervals) == {"iou", "niou", "pd", "fa_per_million_px", "precision_px", "recall_px"}
-    for metric, (low, high) in intervals.items():
-        assert low <= summary[metric] <= high
+    assert [(row["name"], row["num_targets"], row["num_hits"], row["pd"]) for row in by_area[:3]] == [
+        ("area 1-8 px", 1, 0, 0.0),
+        ("area 9-24 px", 1, 1, 1.0),
+        ("area 25-48 px", 0, 0, None),
+    ]
+    # The false alarm has 0.6 (its float32 is 0.6 in its own type), the targets 0.9 and 0.5.
+    assert list(at_fa) == ["1", "10", "100"]
+    assert {key: at_fa["10"][key] for key in ("threshold", "pd", "fa_per_million_px")} == {
+        "threshold": 0.89,
+        "pd": 0.5,
+        "fa_per_million_px": 0.0,
+    }
+    assert at_false_targets["1"]["pd"] == 1.0 and at_false_targets["1"]["threshold"] == 0.49
+    assert at_false_targets["0.1"]["pd"] == 0.5
+    assert len(curves["thresholds"]) == 133 and curves["num_targets"] == 2
+
+
+def test_intervals_are_those_of_each_metric_alone():
+    result = evaluate_probabilities(three_pairs() * 5, num_resamples=200, seed=4)
+    counts = [image.counts for image in result.per_image]
+    for metric in ("iou", "niou", "pd", "fa_per_million_px", "precision_targets"):
+        expected = bootstrap_interval(counts, metric, num_resamples=200, seed=4)
+        assert result.summary()["intervals_95"][metric] == pytest.approx(list(expected), rel=1e-12)
+
+
+def test_the_sets_are_resampled_once_for_summary_and_table(monkeypatch):
+    result = evaluate_probabilities(three_pairs())
+    seeds = []
+    default_rng = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: seeds.append(seed) or default_rng(seed))
+    result.summary()
+    result.table()
+    assert seeds == [0]
+
+
+def test_scr_needs_the_images():
+    rng = np.random.default_rng(0)
+    pairs = []
+    for stem, probability, mask in three_pairs():
+        image = rng.integers(90, 110, mask.shape).astype(np.uint8)
+        image[mask > 0] = 250 if stem == "a" else 120
+        pairs.append((stem, probability, mask, image))
+    summary = evaluate_probabilities(pairs).summary()
+    found = {row["name"]: (row["num_targets"], row["pd"]) for row in summary["pd_by_scr"]}
+    assert found["SCR >= 16"] == (1, 1.0)
+    assert found["SCR 2-4"] == (1, 0.0)
+    assert sum(row["num_targets"] for row in summary["pd_by_scr"]) == summary["num_targets"] == 2
+    assert summary["pd_by_scr"][0]["low"] is None and summary["pd_by_scr"][0]["high"] == 2
+
+
+def test_an_image_of_another_size_is_refused():
+    stem, probability, mask = three_pairs()[0]
+    with pytest.raises(ValueError, match=r"`image` of a must have shape \(50, 100\), got \(49, 100\)"):
+        evaluate_probabilities([(stem, probability, mask, mask[1:])])
+
+
+def test_curves_may_be_left_out():
+    summary = evaluate_probabilities(three_pairs(), num_thresholds=0).summary()
+    assert summary["curves"] is summary["pd_at_fa_per_million_px"] is summary["pd_at_false_targets_per_image"] is None
+    assert "roc_auc" not in summary
+    with_curves = evaluate_probabilities(three_pairs()).summary()
+    assert {key: with_curves[key] for key in ("iou", "pd", "hiou")} == {
+        key: summary[key] for key in ("iou", "pd", "hiou")
+    }
+
+
+def test_the_threshold_is_a_point_of_the_curves():
+    result = evaluate_probabilities(three_pairs())
+    (index,) = np.flatnonzero(result.curves.thresholds == result.threshold)
+    for image in result.per_image:
+        assert image.at_thresholds.at(index) == image.counts
+
+
+def test_compare_results():
+    pairs = three_pairs()
+    better = [(stem, np.where(mask > 0, 0.9, 0.0), mask) for stem, _, mask in pairs]
+    a, b = evaluate_probabilities(pairs * 4), evaluate_probabilities(better * 4)
+    found = compare_results(a, b)
+    assert found["pd"].difference == 0.5 and found["pd"].probability_b_above_a > 0.95
+    assert found["fa_per_million_px"].difference == pytest.approx(-600) and found["fa_per_million_px"].high < 0
+    assert {"iou", "hiou", "roc_auc", "pd_at_10_fa_per_million_px", "pd: area 9-24 px"} <= set(found)
+    with pytest.raises(ValueError, match="`b` must be of the images of `a`"):
+        compare_results(a, evaluate_probabilities(better))
+    with pytest.raises(ValueError, match="`b` must be under the protocol of `a` 'native', got 'resize256'"):
+        compare_results(a, evaluate_probabilities(better * 4, protocol="resize256"))
 
 
 def test_per_image_counts():
@@ -109,7 +219,8 @@ def test_undefined_values_are_null():
     assert summary["pd"] is summary["precision_px"] is summary["recall_px"] is None
     assert summary["intervals_95"]["pd"] == [None, None]
     json.dumps(summary, allow_nan=False)
-    assert "Pd                       -    - to -" in result.table()
+    assert "Pd (target recall)                 -    - to -" in result.table().splitlines()
+    assert "Pd at" not in result.table()
 
 
 def test_table_states_everything():
@@ -121,13 +232,31 @@ def test_table_states_everything():
         "false alarms: exact pixel count",
         "2 images (0 empty in truth and prediction), 2 targets, 10000 px",
         "",
-        "metric               value    95 % interval",
-        "IoU                 0.5000    0.5000 to 0.5000",
-        "nIoU                0.5000    0.5000 to 0.5000",
-        "Pd                  1.0000    1.0000 to 1.0000",
-        "Fa (1e-6)          1800.00    1800.00 to 1800.00",
-        "pixel precision     0.5000    0.5000 to 0.5000",
-        "pixel recall        1.0000    1.0000 to 1.0000",
+        "metric                         value    95 % interval",
+        "IoU                           0.5000    0.5000 to 0.5000",
+        "nIoU                          0.5000    0.5000 to 0.5000",
+        "hIoU                          0.5000    0.5000 to 0.5000",
+        "  without placeholders        0.5000    0.5000 to 0.5000",
+        "  IoU of matched targets      1.0000    1.0000 to 1.0000",
+        "  matched / all objects       0.5000    0.5000 to 0.5000",
+        "Pd (target recall)            1.0000    1.0000 to 1.0000",
+        "Fa (1e-6)                    1800.00    1800.00 to 1800.00",
+        "target precision              0.5000    0.5000 to 0.5000",
+        "false targets per image       1.0000    1.0000 to 1.0000",
+        "pixel precision               0.5000    0.5000 to 0.5000",
+        "pixel recall                  1.0000    1.0000 to 1.0000",
+        "ROC AUC (pixels)              1.0000    1.0000 to 1.0000",
+        "average precision (pixels)    1.0000    1.0000 to 1.0000",
+        "",
+        "Pd at a budget: best of 133 thresholds on these very images",
+        "Fa (1e-6) <= 1                1.0000    1.0000 to 1.0000    threshold 0.89",
+        "Fa (1e-6) <= 10               1.0000    1.0000 to 1.0000    threshold 0.89",
+        "Fa (1e-6) <= 100              1.0000    1.0000 to 1.0000    threshold 0.89",
+        "false/image <= 0.1            1.0000    1.0000 to 1.0000    threshold 0.89",
+        "false/image <= 1              1.0000    1.0000 to 1.0000    threshold 0.89",
+        "",
+        "Pd by size and by SCR of the targets",
+        "area 9-24 px                  1.0000    1.0000 to 1.0000    2 targets",
     ]
 
 
@@ -160,9 +289,8 @@ def test_resize256_scores_on_the_small_grid():
 
 def test_truth_may_be_bool():
     stem, probability, mask = three_pairs()[0]
-    assert evaluate_probabilities([(stem, probability, mask > 0)]) == evaluate_probabilities(
-        [(stem, probability, mask)]
-    )
+    from_bool = evaluate_probabilities([(stem, probability, mask > 0)]).summary()
+    assert from_bool == evaluate_probabilities([(stem, probability, mask)]).summary()
 
 
 STEM, PROBABILITY, MASK = pair("x", [(1, 1, 2, 2)], [(1, 1, 2, 2, 1.0)])
@@ -177,6 +305,7 @@ STEM, PROBABILITY, MASK = pair("x", [(1, 1, 2, 2)], [(1, 1, 2, 2, 1.0)])
         ([(STEM, PROBABILITY, MASK)], {"protocol": "mine"}, ValueError, "`protocol` must be one of"),
         ([(STEM, PROBABILITY, MASK)], {"matching": "nearest"}, ValueError, "`matching` must be one of"),
         ([(STEM, PROBABILITY, MASK)], {"num_resamples": 0}, ValueError, "`num_resamples` must be at least 1"),
+        ([(STEM, PROBABILITY, MASK)], {"num_thresholds": -1}, ValueError, "`num_thresholds` must be at least 0"),
         (
             [(STEM, PROBABILITY > 0, MASK)],
             {},
@@ -199,87 +328,6 @@ STEM, PROBABILITY, MASK = pair("x", [(1, 1, 2, 2)], [(1, 1, 2, 2, 1.0)])
 def test_refuses(pairs, settings, error, message):
     with pytest.raises(error, match=message):
         evaluate_probabilities(pairs, **settings)
-
-
-@pytest.mark.parametrize(
-    ("name", "values", "expected"),
-    [
-        ("8bit.png", np.array([[0, 51], [128, 255]], dtype=np.uint8), [[0, 0.2], [128 / 255, 1]]),
-        ("8bit.bmp", np.array([[0, 51], [128, 255]], dtype=np.uint8), [[0, 0.2], [128 / 255, 1]]),
-        ("16bit.png", np.array([[0, 13107], [32768, 65535]], dtype=np.uint16), [[0, 0.2], [32768 / 65535, 1]]),
-        ("16bit.tif", np.array([[0, 13107], [32768, 65535]], dtype=np.uint16), [[0, 0.2], [32768 / 65535, 1]]),
-        ("1bit.png", np.array([[False, True], [True, False]]), [[0, 1], [1, 0]]),
-        ("rgb.png", np.array([[[0] * 3, [51] * 3], [[9] * 3, [255] * 3]], dtype=np.uint8), [[0, 0.2], [9 / 255, 1]]),
-    ],
-)
-def test_read_prediction(tmp_path, name, values, expected):
-    Image.fromarray(values).save(tmp_path / name)
-    probability = read_prediction(tmp_path / name)
-    assert probability.dtype == np.float32
-    assert probability == pytest.approx(np.array(expected), abs=1e-7)
-    assert probability.max() == 1.0
-
-
-def test_read_prediction_warns_of_a_mask_of_zeros_and_ones(tmp_path, caplog):
-    Image.fromarray(np.eye(3, dtype=np.uint8)).save(tmp_path / "ones.png")
-    with caplog.at_level(logging.WARNING):
-        assert read_prediction(tmp_path / "ones.png").max() == np.float32(1 / 255)
-    assert "ones.png: highest value 1 of 255" in caplog.text
-
-
-def colour_image(path):
-    Image.new("RGB", (4, 4), (255, 0, 0)).save(path)
-
-
-def palette_image(path):
-    Image.new("P", (4, 4)).save(path)
-
-
-def text_file(path):
-    path.write_text("not an image")
-
-
-def empty_file(path):
-    path.write_bytes(b"")
-
-
-def truncated_image(path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (colour_image, "is a colour image"),
-        (palette_image, "has Pillow mode P"),
-        (text_file, "cannot be read as an image"),
-        (empty_file, "cannot be read as an image"),
-        (truncated_image, "cannot be read as an image"),
-    ],
-)
-def test_read_prediction_refuses(tmp_path, write, message):
-    write(tmp_path / "bad.png")
-    with pytest.raises(ValueError, match=rf"bad\.png {message}"):
-        read_prediction(tmp_path / "bad.png")
-
-
-def test_read_prediction_without_a_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent.png"):
-        read_prediction(tmp_path / "absent.png")
-
-
-def test_find_predictions(tmp_path):
-    for name in ("b_1.png", "a.TIF", "unused.png", "a.txt"):
-        (tmp_path / name).touch()
-    assert find_predictions(tmp_path, ["b_1", "a"]) == {"b_1": tmp_path / "b_1.png", "a": tmp_path / "a.TIF"}
-    with pytest.raises(ValueError, match="has no prediction for 2 of 3 images: c, d"):
-        find_predictions(tmp_path, ["a", "c", "d"])
-    (tmp_path / "a.png").touch()
-    with pytest.raises(ValueError, match="several predictions of one image: a.TIF, a.png"):
-        find_predictions(tmp_path, ["a"])
-    with pytest.raises(ValueError, match="`root` must be a folder of predictions, got .*nowhere"):
-        find_predictions(tmp_path / "nowhere", ["a"])
 
 
 def test_predictions_from_a_folder_score_like_arrays(tmp_path):

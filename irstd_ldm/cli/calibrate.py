@@ -1,0 +1,124 @@
+"""`irstd-ldm calibrate`: thresholds for false-alarm budgets and the targets' confidence, stored in the checkpoint."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .. import __version__, bundled_checkpoint
+from ..evaluation.budget import BUDGET_THRESHOLDS, BudgetThreshold, threshold_for_budget
+from ..evaluation.confidence import ConfidenceCalibration, fit_platt
+from ..evaluation.matching import label_image
+from ..evaluation.reliability import ScoredTarget, confidences_and_hits, scored_targets
+from ..evaluation.thresholds import ThresholdCounts, count_image_at
+from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
+from .image_set import ImageSet
+from .inputs import IMAGE_ERRORS, describe
+from .model import load_pipeline, model_folder, predict, resolve_device, sampling
+from .outputs import save_json
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the model finds in one image: counts at `BUDGET_THRESHOLDS`, targets at the checkpoint's threshold."""
+
+    counts: ThresholdCounts
+    targets: list[ScoredTarget]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calibrates, prints the table, writes model_index.json and returns the exit code."""
+    folder = model_folder(args)
+    if folder is None or folder == bundled_checkpoint():
+        raise CommandError("--model must be the folder of a checkpoint of your own; it is written to", EXIT_USAGE)
+    try:
+        image_sets = _open(args, folder)
+    except (ImportError, OSError, ValueError) as error:
+        raise CommandError(str(describe(args.data, error)), EXIT_USAGE) from error
+    pipeline = load_pipeline(args, resolve_device(args.device))
+    found = {images.description: _find(images, pipeline, args) for images in image_sets}
+    try:
+        counts = {name: [image.counts for image in of_set] for name, of_set in found.items()}
+        budgets = [
+            threshold_for_budget(counts, BUDGET_THRESHOLDS, budget) for budget in sorted(args.max_fa_per_million_px)
+        ]
+        confidence = fit_platt(*confidences_and_hits([image.targets for of_set in found.values() for image in of_set]))
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    path = folder / "model_index.json"
+    try:
+        _store(path, _calibration(args, pipeline, image_sets, budgets, confidence))
+    except OSError as error:
+        raise CommandError(f"{path}: {describe('', error).error}") from error
+    for images in image_sets:
+        print(f"{images.root}, {images.description}: {len(images)} images")
+    print(_table(budgets))
+    print(f"confidence: {json.dumps(confidence.to_dict())}")
+    print(f"written: {path}")
+    return EXIT_DONE
+
+
+def _open(args: argparse.Namespace, folder: Path) -> list[ImageSet]:
+    lists = {"val": folder / "val.txt", "backgrounds": folder / "val_backgrounds.txt"}
+    if args.list is not None:
+        image_sets = [ImageSet(args.data, list_file=args.list)]
+    elif args.split == "val":
+        image_sets = [ImageSet(args.data, split="val", list_file=lists["val"])]
+    else:
+        image_sets = [ImageSet(args.data, split=args.split)]
+    if args.backgrounds is not None:
+        image_sets.append(ImageSet(args.backgrounds, list_file=lists["backgrounds"], no_targets=True))
+    return image_sets
+
+
+def _find(images: ImageSet, pipeline: IRSTDDetectionPipeline, args: argparse.Namespace) -> list[Found]:
+    found = []
+    try:
+        for _, image, mask in tqdm(images, unit="image", disable=None):
+            probability, predicted, _ = predict(pipeline, image, args)
+            components = label_image(predicted, mask > 0)
+            targets = scored_targets(components, components.match(), probability)
+            found.append(Found(count_image_at(probability, mask > 0, BUDGET_THRESHOLDS), targets))
+    except IMAGE_ERRORS as error:
+        raise CommandError(str(describe(images.root, error)), EXIT_FAILED) from error
+    return found
+
+
+def _calibration(
+    args: argparse.Namespace,
+    pipeline: IRSTDDetectionPipeline,
+    image_sets: Sequence[ImageSet],
+    budgets: Sequence[BudgetThreshold],
+    confidence: ConfidenceCalibration,
+) -> dict[str, Any]:
+    return {
+        "data": ", ".join(f"{images.root.resolve().name} ({len(images)} images)" for images in image_sets),
+        "thresholds": {f"{budget.max_fa_per_million_px:g}": budget.threshold for budget in budgets},
+        "budgets": [{**asdict(budget), "is_resolved": budget.is_resolved} for budget in budgets],
+        "confidence": confidence.to_dict(),
+        **sampling(args, pipeline),
+        "version": __version__,
+    }
+
+
+def _store(path: Path, calibration: dict[str, Any]) -> None:
+    index = json.loads(path.read_text(encoding="utf-8"))
+    save_json(path, {**index, "calibration": calibration})
+
+
+def _table(budgets: Sequence[BudgetThreshold]) -> str:
+    lines = ["budget (1e-6)   threshold      Fa     up to (95 %)       Pd"]
+    for budget in budgets:
+        lines.append(
+            f"{budget.max_fa_per_million_px:>13g}{budget.threshold:>12.4f}{budget.fa_per_million_px:>8.2f}"
+            f"{budget.fa_upper_bound:>17.2f}{budget.pd:>9.4f}"
+        )
+        if not budget.is_resolved:
+            one_target = budget.smallest_measurable_fa
+            lines.append(f"    not resolved by these images: one false target of usual size is {one_target:.1f}")
+    return "\n".join(lines)

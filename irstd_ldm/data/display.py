@@ -1,0 +1,15 @@
+"""Frames of any depth as 8-bit pictures for the eye."""
+
+import numpy as np
+
+from .images import percentile_range
+
+
+def displayable(gray: np.ndarray) -> np.ndarray:
+    """(H, W) uint8: uint8 as it is, other types between their 0.1 and 99.9 percentiles, constant frames black."""
+    if gray.dtype == np.uint8:
+        return gray
+    lo, hi = percentile_range(gray)
+    if lo == hi:
+        return np.zeros(gray.shape, np.uint8)
+    return np.rint(np.clip((gray.astype(np.float64) - lo) / (hi - lo), 0, 1) * 255).astype(np.uint8)

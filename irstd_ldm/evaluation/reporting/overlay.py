@@ -1,0 +1,137 @@
+"""An image with its hits, misses and false alarms, told apart by colour and by shape."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from ..components import Component
+from ..matching import ImageComponents
+
+# Of Okabe and Ito's palette, which the usual colour-blindnesses tell apart; light enough for dark frames.
+HIT_COLOUR = (86, 180, 233)
+MISS_COLOUR = (240, 228, 66)
+FALSE_ALARM_COLOUR = (213, 94, 0)
+EDGE_COLOUR = (0, 0, 0)
+
+LONG_SIDE_PX = (640, 960)  # of the picture: smaller images are enlarged by a whole factor, larger ones reduced
+MARGIN_PX = 9  # of the picture, between a component's box and the mark around it
+LINE_PX = 3
+DETAIL_PX = 24  # of the image, the side of a cut-out around an error
+DETAIL_SCALE = 8
+OUTLINE_PX = 2
+NUM_DETAILS = 3
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """PNG files, RGB.
+
+    Attributes:
+        picture: the whole image; marks stand around their components and cover none.
+        details: cut-outs around the first errors, enlarged: pixels with the outlines of truth and prediction.
+    """
+
+    picture: bytes
+    details: tuple[bytes, ...]
+
+
+def draw_outcomes(gray: np.ndarray, components: ImageComponents, pairs: list[tuple[int, int]]) -> Overlay:
+    """Draws what became of every target and every predicted component of an image.
+
+    Args:
+        gray: (H, W) uint8.
+        components: of the image.
+        pairs: (index in `components.targets`, index in `components.predicted`).
+    """
+    found, right = {target for target, _ in pairs}, {predicted for _, predicted in pairs}
+    misses = [target for index, target in enumerate(components.targets) if index not in found]
+    false_alarms = [predicted for index, predicted in enumerate(components.predicted) if index not in right]
+    picture, scale = _resized(gray)
+    draw = ImageDraw.Draw(picture)
+    for target in (components.targets[index] for index in sorted(found)):
+        _mark(draw, "box", _around(target, scale), HIT_COLOUR)
+    for predicted in false_alarms:
+        _mark(draw, "diamond", _around(predicted, scale), FALSE_ALARM_COLOUR)
+    for target in misses:
+        _mark(draw, "circle", _around(target, scale), MISS_COLOUR)
+    errors = [*misses, *false_alarms][:NUM_DETAILS]
+    return Overlay(_png(picture), tuple(_png(_detail(gray, components, error)) for error in errors))
+
+
+def _resized(gray: np.ndarray) -> tuple[Image.Image, float]:
+    """The image in RGB and how many of its pixels one of `gray` is wide."""
+    height, width = gray.shape
+    smallest, largest = LONG_SIDE_PX
+    long_side = max(height, width)
+    image = Image.fromarray(gray)
+    if long_side > largest:
+        scale = largest / long_side
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return image.resize(size, Image.Resampling.BOX).convert("RGB"), scale
+    factor = -(-smallest // long_side)
+    return image.resize((width * factor, height * factor), Image.Resampling.NEAREST).convert("RGB"), float(factor)
+
+
+def _around(component: Component, scale: float) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom in the picture, margin included."""
+    return (
+        component.left * scale - MARGIN_PX,
+        component.top * scale - MARGIN_PX,
+        (component.left + component.width) * scale + MARGIN_PX,
+        (component.top + component.height) * scale + MARGIN_PX,
+    )
+
+
+def _mark(
+    draw: ImageDraw.ImageDraw, shape: str, box: tuple[float, float, float, float], colour: tuple[int, int, int]
+) -> None:
+    """Draws the shape around the box, a dark line under the bright one."""
+    left, top, right, bottom = box
+    x, y = (left + right) / 2, (top + bottom) / 2
+    radius_x, radius_y = (right - left) / 2, (bottom - top) / 2
+    for paint, width in ((EDGE_COLOUR, LINE_PX + 2), (colour, LINE_PX)):
+        if shape == "box":
+            grown = (width - LINE_PX) / 2
+            draw.rectangle((left - grown, top - grown, right + grown, bottom + grown), outline=paint, width=width)
+        elif shape == "circle":
+            radius = max(radius_x, radius_y) + (width - LINE_PX) / 2
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=paint, width=width)
+        else:
+            reach = (radius_x + radius_y) * 0.8
+            corners = [(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)]
+            draw.line([*corners, *corners[:2]], fill=paint, width=width, joint="curve")
+
+
+def _detail(gray: np.ndarray, components: ImageComponents, error: Component) -> Image.Image:
+    """The surroundings of an error, stretched in contrast, with the outlines of all components."""
+    height, width = gray.shape
+    left = int(np.clip(round(error.x) - DETAIL_PX // 2, 0, max(0, width - DETAIL_PX)))
+    top = int(np.clip(round(error.y) - DETAIL_PX // 2, 0, max(0, height - DETAIL_PX)))
+    window = np.s_[top : top + DETAIL_PX, left : left + DETAIL_PX]
+    cut = gray[window].astype(np.float64)
+    cut = (cut - cut.min()) / max(cut.max() - cut.min(), 1) * 255
+    large = np.kron(np.rint(cut).astype(np.uint8), np.ones((DETAIL_SCALE, DETAIL_SCALE), np.uint8))
+    rgb = np.stack([large] * 3, axis=2)  # (enlarged H, enlarged W, 3)
+    for labels, colour in (
+        (components.truth_labels, MISS_COLOUR),
+        (components.prediction_labels, FALSE_ALARM_COLOUR),
+    ):
+        mask = np.kron(labels[window] > 0, np.ones((DETAIL_SCALE, DETAIL_SCALE), bool))
+        rgb[_outline(mask, inside=colour == FALSE_ALARM_COLOUR)] = colour
+    return Image.fromarray(rgb)
+
+
+def _outline(mask: np.ndarray, inside: bool) -> np.ndarray:
+    """The mask's own pixels along its edge, or those of its surroundings."""
+    if inside:
+        return mask & ~ndimage.binary_erosion(mask, iterations=OUTLINE_PX, border_value=1)
+    return ndimage.binary_dilation(mask, iterations=OUTLINE_PX) & ~mask
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()

@@ -1,0 +1,114 @@
+"""`irstd-ldm calibrate` writes a checkpoint; `detect`, `evaluate` and the pipeline read it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from irstd_ldm import IRSTDLatentPipeline
+from irstd_ldm.cli.main import main
+from irstd_ldm.data.folder import write_stem_list
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root, rng = tmp_path / "own", np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for stem in "abcd":
+        Image.fromarray(rng.integers(0, 256, (40, 50), np.uint8)).save(root / "images" / f"{stem}.png")
+        mask = np.zeros((40, 50), np.uint8)
+        mask[10:12, 20:23] = 255
+        Image.fromarray(mask).save(root / "masks" / f"{stem}.png")
+    write_stem_list(root / "test.txt", "d")
+    return root
+
+
+@pytest.fixture
+def model(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, folder)
+    write_stem_list(folder / "val.txt", "ab")
+    write_stem_list(folder / "val_backgrounds.txt", "c")
+    return folder
+
+
+def calibrate(model: Path, data: Path, *arguments: object) -> int:
+    return main(["calibrate", "--model", str(model), "--data", str(data), "--device", "cpu", *map(str, arguments)])
+
+
+def test_a_calibrated_budget_is_kept_and_used(data, model, tmp_path, capsys):
+    assert calibrate(model, data, "--max-fa-per-million-px", 100_000, 1) == 0
+    out = capsys.readouterr().out
+    assert "split val: 2 images" in out
+    assert "not resolved by these images: one false target of usual size is 1500.0" in out
+    pipeline = IRSTDLatentPipeline.from_pretrained(model)
+    calibration = pipeline.config.calibration
+    assert calibration["data"] == "own (2 images)"
+    assert (calibration["num_inference_steps"], calibration["ensemble_size"]) == (1, 1)
+    assert list(calibration["thresholds"]) == ["1", "100000"]
+    low, high = calibration["thresholds"]["100000"], calibration["thresholds"]["1"]
+    assert 0 < low <= high < 1
+    assert pipeline.resolve_threshold(None, 1) == high
+    with pytest.raises(ValueError, match="5 was never calibrated for this checkpoint; stored: 1, 100000"):
+        pipeline(np.zeros((32, 32), np.uint8), max_fa_per_million_px=5)
+
+    confidence = calibration["confidence"]
+    assert confidence["kind"] == "platt"
+    image = np.asarray(Image.open(data / "images" / "d.png"))
+    calibrated = pipeline(image, threshold=0.5).targets[0]
+    pipeline.register_to_config(calibration={**calibration, "confidence": None})
+    raw = pipeline(image, threshold=0.5).targets[0]
+    assert raw
+    logit = np.log([target.confidence / (1 - target.confidence) for target in raw])
+    expected = 1 / (1 + np.exp(-confidence["slope"] * logit - confidence["intercept"]))
+    np.testing.assert_allclose([target.confidence for target in calibrated], expected, rtol=1e-6)
+    assert [target.peak for target in calibrated] == [target.peak for target in raw]
+
+    common = ["--data", str(data), "--model", str(model), "--split", "val", "--device", "cpu"]
+    assert main(["evaluate", *common, "--max-fa-per-million-px", "1", "--output", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["threshold"] == high and metrics["fa_per_million_px"] <= 1
+    assert metrics["settings"]["max_fa_per_million_px"] == 1
+    command = ["detect", str(data / "images"), "--model", str(model), "--device", "cpu"]
+    assert main([*command, "--max-fa-per-million-px", "1", "--output", str(tmp_path / "found")]) == 0
+    assert json.loads((tmp_path / "found" / "detections.json").read_text())["settings"]["threshold"] == high
+    capsys.readouterr()
+    assert main([*command, "--max-fa-per-million-px", "2", "--output", str(tmp_path / "no")]) == 2
+    assert "`max_fa_per_million_px` 2.0 was never calibrated" in capsys.readouterr().err
+
+
+def test_frames_without_targets_must_keep_the_budget_too(data, model, capsys):
+    assert calibrate(model, data, "--max-fa-per-million-px", 1, "--backgrounds", data) == 0
+    data_name = json.loads((model / "model_index.json").read_text())["calibration"]["data"]
+    assert data_name == "own (2 images), own (1 images)"
+    assert "frames without targets on the list" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-fa-per-million-px", "1", "--list", "none.txt"], "none.txt: No such file"),
+        (["--max-fa-per-million-px", "0"], "must be positive, got 0"),
+        (["--max-fa-per-million-px", "1", "--split", "test"], "invalid choice: 'test'"),
+    ],
+)
+def test_wrong_usage(data, model, capsys, arguments, message):
+    before = (model / "model_index.json").read_bytes()
+    try:
+        code = calibrate(model, data, *arguments)
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert (model / "model_index.json").read_bytes() == before
+
+
+def test_the_bundled_checkpoint_is_not_written_to(data, capsys):
+    from irstd_ldm import bundled_checkpoint
+
+    assert calibrate(bundled_checkpoint(), data, "--max-fa-per-million-px", 1) == 2
+    assert "--model must be the folder of a checkpoint of your own" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from irstd_ldm.evaluation.confidence import (
+    calibration_from_dict,
+    fit_isotonic,
+    fit_platt,
+    fit_temperature,
+)
+from irstd_ldm.evaluation.reliability import ScoredTarget, reliability
+
+FITS = {"temperature": fit_temperature, "platt": fit_platt, "isotonic": fit_isotonic}
+
+
+def miscalibrated(slope, intercept, number=20000):
+    """Confidences whose logits z hit at the rate sigmoid(slope z + intercept)."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(0.5, 2.0, number)
+    return expit(z), rng.random(number) < expit(slope * z + intercept)
+
+
+def ece(confidence, hit):
+    targets = [ScoredTarget(one, bool(found)) for one, found in zip(confidence, hit, strict=True)]
+    return reliability([targets], num_targets=len(hit), num_resamples=1).ece.value
+
+
+def test_temperature_is_recovered():
+    assert fit_temperature(*miscalibrated(0.4, 0.0)).temperature == pytest.approx(2.5, rel=0.05)
+
+
+def test_platt_is_recovered():
+    confidence, hit = miscalibrated(0.5, -1.0)
+    found = fit_platt(confidence, hit)
+    assert (found.slope, found.intercept) == pytest.approx((0.5, -1.0), abs=0.05)
+    # At the maximum of the likelihood the mean of the fit is that of the labels (softened: a part in 20000).
+    assert found.apply(confidence).mean() == pytest.approx(hit.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_a_fit_mends_the_calibration_of_other_targets(kind):
+    confidence, hit = miscalibrated(0.4, 0.0)
+    found = FITS[kind](confidence[:10000], hit[:10000])
+    assert ece(confidence[10000:], hit[10000:]) > 0.1
+    assert ece(found.apply(confidence[10000:]), hit[10000:]) < 0.03
+
+
+def test_isotonic_by_hand():
+    found = fit_isotonic(np.array([0.4, 0.2, 0.3, 0.1]), np.array([True, True, False, False]))
+    assert found.apply(np.array([0.1, 0.2, 0.3, 0.4])) == pytest.approx([0, 0.5, 0.5, 1])
+    assert found.apply(0.25) == 0.5 and found.apply(0.15) == pytest.approx(0.25)
+    assert (found.apply(0.0), found.apply(1.0)) == (0.0, 1.0)
+
+
+def test_isotonic_takes_ties_as_one_point_and_stores_steps_only():
+    confidence = np.array([0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9])
+    found = fit_isotonic(confidence, np.array([True, False, False, True, True, True, True]))
+    assert found.confidence == (0.5, 0.6, 0.9)
+    assert found.calibrated == pytest.approx((1 / 3, 1, 1))
+
+
+@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize("hit", [True, False])
+def test_one_kind_of_target_gives_a_finite_fit(kind, hit):
+    confidence = np.array([0.55, 0.7, 0.99, 1.0])
+    calibrated = FITS[kind](confidence, np.full(4, hit)).apply(confidence)
+    assert np.isfinite(calibrated).all() and ((calibrated >= 0) & (calibrated <= 1)).all()
+    assert (calibrated > 0.5).all() == hit or kind == "temperature"  # which keeps the side of 0.5
+
+
+@pytest.mark.parametrize("confidence", [np.array([0.6, 0.7, 0.8, 0.9]), np.full(4, 0.7)])
+def test_platt_never_turns_the_order(confidence):
+    found = fit_platt(confidence, np.array([True, True, False, False]))
+    assert found.slope == 0
+    assert found.apply(confidence) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_stored_and_read_again(kind):
+    confidence, hit = miscalibrated(0.6, 0.3, number=200)
+    found = FITS[kind](confidence, hit)
+    stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert stored["kind"] == kind
+    assert calibration_from_dict(stored) == found
+    ends = np.array([[0.0, 0.5, 1.0]])
+    applied = found.apply(ends)
+    assert applied.shape == (1, 3) and np.isfinite(applied).all() and (np.diff(applied) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"kind": "magic"}, "`kind` must be one of temperature, platt, isotonic, got 'magic'"),
+        ({"kind": "platt", "slope": 1.0}, "must hold intercept, slope"),
+        ({"kind": "platt", "slope": -1.0, "intercept": 0.0}, "`slope` must be at least 0"),
+        ({"kind": "temperature", "temperature": 0.0}, "`temperature` must be positive"),
+        ({"kind": "isotonic", "confidence": [], "calibrated": []}, "of one length, at least 1"),
+        ({"kind": "isotonic", "confidence": [0.5, 0.4], "calibrated": [0.1, 0.2]}, "`confidence` must ascend"),
+        ({"kind": "isotonic", "confidence": [0.4, 0.5], "calibrated": [0.1, 1.2]}, "`calibrated` must ascend"),
+    ],
+)
+def test_refuses_what_was_not_stored_by_it(stored, message):
+    with pytest.raises(ValueError, match=message):
+        calibration_from_dict(stored)
+
+
+@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize(
+    ("confidence", "hit", "message"),
+    [
+        ([], [], "`confidence` must have shape"),
+        ([0.5, 1.5], [True, False], r"`confidence` must be in \[0, 1\]"),
+        ([0.5, np.nan], [True, False], r"`confidence` must be in \[0, 1\]"),
+        ([0.5, 0.6], [True], "`hit` must be bool of shape"),
+        ([0.5, 0.6], [1, 0], "`hit` must be bool of shape"),
+    ],
+)
+def test_refuses(kind, confidence, hit, message):
+    with pytest.raises(ValueError, match=message):
+        FITS[kind](np.array(confidence), np.array(hit))

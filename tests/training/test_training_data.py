@@ -1,0 +1,22 @@
+from irstd_ldm.data.crops import CropSettings
+from irstd_ldm.data.folder import read_stem_list
+from irstd_ldm.training.settings import TrainSettings
+from irstd_ldm.training.training_data import read_training_data, write_split
+
+
+def test_the_lists_of_a_run_say_what_was_held_out(tmp_path, synthetic_root):
+    settings = TrainSettings(
+        train_data_dir=str(synthetic_root), output_dir=str(tmp_path), background_dir=str(synthetic_root), val_fraction=0.4
+    )
+    data = read_training_data(settings, CropSettings(size=64))
+    write_split(data, tmp_path)
+    lists = {name: read_stem_list(tmp_path / f"{name}.txt") for name in ("train", "val", "val_backgrounds")}
+    assert lists["val"] == [sample.stem for sample in data.val_samples] and not set(lists["val"]) & set(lists["train"])
+    assert len(lists["val_backgrounds"]) == len(data.val_backgrounds) > 0
+    assert (tmp_path / "val_backgrounds.txt").is_file()
+
+
+def test_without_backgrounds_there_is_no_list_of_them(tmp_path, synthetic_root):
+    settings = TrainSettings(train_data_dir=str(synthetic_root), output_dir=str(tmp_path), val_fraction=0.4)
+    write_split(read_training_data(settings, CropSettings(size=64)), tmp_path)
+    assert not (tmp_path / "val_backgrounds.txt").exists()
