@@ -8,6 +8,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..data.images import ImageInput, normalize_image, to_gray
+from ..evaluation.confidence import ConfidenceCalibration, calibration_from_dict
+from .fusion import FUSIONS
 from .irstd_pipeline_base import IRSTDPipelineBase
 from .output import IRSTDPipelineOutput
 from .targets import extract_targets
@@ -36,7 +38,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
     `default_tile_overlap` and `calibration`.
     """
 
-    min_inference_steps = 1
+    min_inference_steps = 1  # 0 where the pipeline has an answer without denoising
 
     def predict_probability(
         self,
@@ -69,6 +71,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         tile_overlap: int,
         batch_size: int,
         output_type: str,
+        ensemble_fusion: str,
     ) -> None:
         for name, value, least in (
             ("num_inference_steps", num_inference_steps, self.min_inference_steps),
@@ -92,6 +95,8 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             raise ValueError(f"`tile_overlap` must be less than `tile_size` ({tile_size}), got {tile_overlap!r}")
         if output_type not in ("np", "pt"):
             raise ValueError(f"`output_type` must be 'np' or 'pt', got {output_type!r}")
+        if ensemble_fusion not in FUSIONS:
+            raise ValueError(f"`ensemble_fusion` must be one of {', '.join(FUSIONS)}, got {ensemble_fusion!r}")
 
     def resolve_threshold(self, threshold: float | None, max_fa_per_million_px: float | None) -> float:
         """The probability threshold of a call.
@@ -113,6 +118,11 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             f"stored: {stored}"
         )
 
+    def confidence_calibration(self) -> ConfidenceCalibration | None:
+        """What `irstd-ldm calibrate` stored of the targets' confidence, None where it has not run."""
+        stored = (self.config.calibration or {}).get("confidence")
+        return None if stored is None else calibration_from_dict(stored)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -129,6 +139,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict | None] | None = None,
+        ensemble_fusion: str = "mean",
     ) -> IRSTDPipelineOutput:
         """Detect the targets of one image or of a list of images.
 
@@ -136,8 +147,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             image: A path, a PIL image, an array (H, W), (H, W, 1) or (H, W, 3), a tensor (H, W), (1, H, W) or
                 (3, H, W), or a list of these; uint8, uint16, int32 or floating point.
             num_inference_steps: Denoising steps; None = the checkpoint's default.
-            ensemble_size: Posterior samples whose probabilities are averaged; 1 decodes the posterior's mode; None =
-                the checkpoint's default.
+            ensemble_size: Posterior samples whose probabilities are fused; None = the checkpoint's default.
             threshold: Pixels of a higher probability belong to targets; None = the checkpoint's default.
             max_fa_per_million_px: A false-alarm budget in pixels per million, instead of `threshold`; it must have
                 been calibrated.
@@ -153,6 +163,8 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             return_dict: Whether to return an [`IRSTDPipelineOutput`] instead of a tuple.
             callback_on_step_end: Called as ``callback(pipe, step, timestep, {"latents": latents})`` after each
                 denoising step of each batch; may return a dict with new `latents`.
+            ensemble_fusion: How members become one probability: ``mean``, ``median``, or ``staple``, which weighs the
+                members' decisions (probability > 0.5) by how well each agrees with the consensus.
 
         Returns:
             [`IRSTDPipelineOutput`], or the tuple (probability, mask, uncertainty, targets).
@@ -170,7 +182,14 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         batch_size = _default(batch_size, 1)
         threshold = self.resolve_threshold(threshold, max_fa_per_million_px)
         self.check_inputs(
-            num_inference_steps, ensemble_size, threshold, tile_size, tile_overlap, batch_size, output_type
+            num_inference_steps,
+            ensemble_size,
+            threshold,
+            tile_size,
+            tile_overlap,
+            batch_size,
+            output_type,
+            ensemble_fusion,
         )
 
         # 1. Read and normalise the images.
@@ -214,11 +233,15 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
                     weight[place][window] += blend
         members = [t / w for t, w in zip(total, weight, strict=True)]  # N of (E, H, W)
 
-        # 5. Average, threshold, find the targets.
-        probabilities = [m.mean(axis=0, dtype=np.float32)[None] for m in members]  # N of (1, H, W)
+        # 5. Fuse, threshold, find the targets.
+        fuse = FUSIONS[ensemble_fusion]
+        probabilities = [fuse(m).astype(np.float32)[None] for m in members]  # N of (1, H, W)
         masks = [p > threshold for p in probabilities]
         uncertainties = [m.std(axis=0, dtype=np.float32)[None] for m in members] if ensemble_size > 1 else None
-        targets = [extract_targets(p[0], m[0], g) for p, m, g in zip(probabilities, masks, grays, strict=True)]
+        calibration = self.confidence_calibration()
+        targets = [
+            extract_targets(p[0], m[0], g, calibration) for p, m, g in zip(probabilities, masks, grays, strict=True)
+        ]
 
         # 6. Stack images of one size, convert, offload.
         outputs = [_collect(maps, output_type) for maps in (probabilities, masks, uncertainties)]

@@ -36,8 +36,9 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         default_threshold: Probability above which a pixel belongs to a target, where a call names none.
         default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
         default_tile_overlap: Overlap of neighbouring tiles in pixels where a call names none.
-        calibration: Thresholds by false-alarm budget: ``{"data": NAME, "thresholds": {BUDGET: THRESHOLD}}``, the
-            budgets in false-alarm pixels per million written as text.
+        calibration: What `irstd-ldm calibrate` found: ``{"data": NAME, "thresholds": {BUDGET: THRESHOLD},
+            "confidence": {"kind": KIND, ...}}``, the budgets in false-alarm pixels per million written as text; the
+            confidence's calibration applies to [`Target`]'s.
     """
 
     model_cpu_offload_seq = "image_encoder->unet->vae"

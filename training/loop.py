@@ -1,15 +1,19 @@
 """The one training loop that every trainer shares."""
 
 import hashlib
+import inspect
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,15 +21,21 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from huggingface_hub import HfApi
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from .. import __version__
+from ..pipelines.checkpoint_files import CARD, safe_files
+from ..pipelines.hub import HUB_ERRORS, explain, upload_files
+from ..pipelines.model_card import make_card
 from .settings import TrainSettings, save_settings
 
 logger = logging.getLogger(__name__)
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")  # whose versions a run records
 
 
 @dataclass
@@ -142,18 +152,54 @@ def _find_checkpoint(settings: TrainSettings) -> Path | None:
     return checkpoint
 
 
-def _record_run(accelerator: Accelerator, output_dir: Path, **values) -> None:
-    """Write what `settings.yaml` cannot know into ``run.json``."""
+def _record_run(accelerator: Accelerator, settings: TrainSettings, **values) -> dict[str, Any]:
+    """Write what `settings.yaml` cannot know into ``run.json``, and return it."""
+    output_dir = Path(settings.output_dir)
+    on_cpu = accelerator.device.type != "cuda"
     record = {
+        "trainer": Path(inspect.getfile(type(settings))).stem,
         "num_processes": accelerator.num_processes,
         "device": str(accelerator.device),
+        "hardware": f"{os.cpu_count()} {platform.machine()} cores" if on_cpu else torch.cuda.get_device_name(),
         "num_cpu_threads": torch.get_num_threads(),
-        "versions": {"irstd_ldm": __version__, "torch": torch.__version__},
+        "versions": {"irstd_ldm": __version__, **{name: version(name) for name in LIBRARIES}},
         **values,
     }
     temporary = output_dir / "run.json.tmp"
     temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, output_dir / "run.json")
+    return record
+
+
+def _open_repository(repo_id: str) -> None:
+    """Make the repository on the Hub if it is absent: a login that may not fails before the training, not after it.
+
+    Raises:
+        OSError: The Hub refuses or does not answer.
+    """
+    try:
+        HfApi().create_repo(repo_id, exist_ok=True)
+    except HUB_ERRORS as error:
+        raise OSError(f"`hub_model_id` {explain(error, repo_id)}") from error
+
+
+def _push(task: Task, settings: TrainSettings, record: dict[str, Any], step: int) -> None:
+    """Upload the components as they are now, and a card, in one commit.
+
+    Raises:
+        OSError: The Hub refuses, does not answer or breaks off; what it has stays as it was.
+    """
+    repo_id = settings.hub_repo_id
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        task.save_pretrained(folder)
+        card = make_card(folder, repo_id, run=record, settings=asdict(settings))
+        (folder / CARD).write_text(str(card), encoding="utf-8")
+        files = safe_files(folder, {path.parent.name for path in folder.glob("*/*config.json")})
+        try:
+            upload_files(folder, files, repo_id, f"{record['trainer']}, step {step}")
+        except HUB_ERRORS as error:
+            raise OSError(explain(error, repo_id)) from error
 
 
 def _weights_sha256(parameters: list[nn.Parameter]) -> list[str]:
@@ -194,7 +240,11 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
     On a CPU each process uses `num_cpu_threads` threads, by default all cores divided by the processes: launchers set
     ``OMP_NUM_THREADS=1`` where it is unset, which cannot be told from a choice, so that variable does not count here.
 
+    With `push_to_hub` the averaged weights go to the Hub after every validation and at the end. An upload that fails
+    on the way is logged, and the next one makes up for it; at the end it raises, the model being saved by then.
+
     Raises:
+        OSError: The Hub refuses this login at the start, or the upload at the end.
         ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones.
         FloatingPointError: The loss or, without fp16, whose scaler skips such steps, the gradient is not finite.
         RuntimeError: The processes ended with different weights.
@@ -218,7 +268,9 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
             shutil.rmtree(partial)
         save_settings(settings, output_dir / "settings.yaml")
         save_settings(settings, output_dir / f"settings-from-step-{first_step}.yaml")
-        _record_run(accelerator, output_dir, first_step=first_step)
+        record = _record_run(accelerator, settings, first_step=first_step)
+        if settings.push_to_hub:
+            _open_repository(settings.hub_repo_id)
     accelerator.wait_for_everyone()
     if settings.report_to:
         accelerator.init_trackers("logs")
@@ -290,6 +342,11 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
         if accelerator.is_main_process and validates and (done % settings.validation_steps == 0 or last):
             with _averaged(ema, parameters):
                 validation = _validate(task, accelerator, output_dir, done)
+                if settings.push_to_hub and not last:
+                    try:
+                        _push(task, settings, record, done)
+                    except OSError as error:  # the next upload brings all of it
+                        logger.warning("step %d was not uploaded: %s", done, error)
             shown["val_iou"] = f"{validation.scores['iou']:.3f}"
         progress.set_postfix(shown, refresh=False)
         if done % settings.checkpointing_steps == 0 or last:
@@ -298,9 +355,11 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
 
     digests = _weights_sha256(parameters)
     if accelerator.is_main_process:
-        _record_run(accelerator, output_dir, first_step=first_step, weights_sha256=digests)
+        record = _record_run(accelerator, settings, first_step=first_step, weights_sha256=digests)
         with _averaged(ema, parameters):
             task.save_pretrained(output_dir)
+            if settings.push_to_hub:
+                _push(task, settings, record, settings.max_train_steps)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -6,16 +6,25 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 
 def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[`probability_dice_loss`] of the logits' probabilities.
+
+    Args:
+        logits: (B, 1, H, W).
+        mask: (B, 1, H, W) in {0, 1}.
+    """
+    return probability_dice_loss(logits.float().sigmoid(), mask)
+
+
+def probability_dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """One minus the Dice coefficient of all pixels of the batch together (Milletari et al., arXiv 1606.04797).
 
     Pooling over the batch follows the pooled IoU by which detectors are compared, and an image without targets then
     counts by its false alarms alone.
 
     Args:
-        logits: (B, 1, H, W).
+        probability: (B, 1, H, W) float32 in [0, 1].
         mask: (B, 1, H, W) in {0, 1}.
     """
-    probability = logits.float().sigmoid()
     overlap = (probability * mask).sum()
     return 1 - (2 * overlap + 1) / (probability.sum() + mask.sum() + 1)
 

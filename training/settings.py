@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 
@@ -19,6 +19,8 @@ Settings = TypeVar("Settings", bound="TrainSettings")
 @dataclass(kw_only=True)
 class TrainSettings:
     """What every trainer needs."""
+
+    configurations: ClassVar[dict[str, Any]] = CONFIGURATIONS
 
     train_data_dir: str  # data set in the field's layout: images/, masks/, split lists
     output_dir: str  # checkpoints, logs, resolved settings and the trained model
@@ -48,8 +50,8 @@ class TrainSettings:
     validation_steps: int = 500  # steps between validations; 0 = none
     seed: int = 0  # of weights, crops, noise and the validation split
     report_to: str | None = "tensorboard"  # an accelerate tracker, or null
-    push_to_hub: bool = False  # upload the trained model at the end
-    hub_model_id: str | None = None  # repository on the Hub; null = the name of output_dir
+    push_to_hub: bool = False  # upload the model and a card after every validation and at the end
+    hub_model_id: str | None = None  # repository on the Hub, OWNER/NAME; null = the name of output_dir
 
     def __post_init__(self):
         if self.resolution % 32:
@@ -59,12 +61,12 @@ class TrainSettings:
         for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
-        if self.model not in CONFIGURATIONS:
-            raise ValueError(f"`model` must be one of {', '.join(CONFIGURATIONS)}, got {self.model!r}")
+        if self.model not in self.configurations:
+            raise ValueError(f"`model` must be one of {', '.join(self.configurations)}, got {self.model!r}")
 
     @property
     def hub_repo_id(self) -> str:
-        """Repository on the Hub that `push_to_hub` uploads to."""
+        """Repository on the Hub that `push_to_hub` uploads to, with the login of `hf auth login`."""
         return self.hub_model_id or Path(self.output_dir).name
 
 

@@ -97,8 +97,7 @@ class MaskVAETask:
 
     def save_pretrained(self, folder: Path) -> None:
         self.measure_statistics()
-        settings = self.settings
-        self.vae.save_pretrained(folder / "vae", push_to_hub=settings.push_to_hub, repo_id=settings.hub_repo_id)
+        self.vae.save_pretrained(folder / "vae")
         write_split(self.data, folder)
 
 

@@ -302,6 +302,19 @@ def test_pickled_weights_are_not_loaded(checkpoint, tmp_path):
     assert (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    ("unet", "words"),
+    [
+        (["load_irstd_ldm_models_unet", "Nothing"], "has no class `Nothing`"),
+        (["os", "system"], "cannot be loaded as it does not seem to have any of the loading methods"),
+    ],
+)
+def test_a_component_of_an_unknown_class_is_refused(checkpoint, unet, words):
+    edit_index(checkpoint, unet=unet)
+    with pytest.raises(ValueError, match=words):
+        IRSTDLatentPipeline.from_pretrained(checkpoint)
+
+
 def test_pickle_cannot_be_asked_for(tiny_pipeline, checkpoint, tmp_path):
     for load in (IRSTDLatentPipeline.from_pretrained, IRSTDUNet2DConditionModel.from_pretrained):
         with pytest.raises(ValueError, match="`use_safetensors` must be None or True"):
@@ -333,6 +346,22 @@ def halve_the_weights(checkpoint: Path) -> None:
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
 
 
+def narrow_the_config(checkpoint: Path) -> None:
+    config = {**read_json(checkpoint / "unet/config.json"), "block_out_channels": [32, 32]}
+    (checkpoint / "unet/config.json").write_text(json.dumps(config))
+
+
+def exchange_components(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint / "unet")
+    shutil.copytree(checkpoint / "image_encoder", checkpoint / "unet")
+
+
+def spoil_the_header(checkpoint: Path) -> None:
+    weights = checkpoint / "unet" / WEIGHTS
+    data = weights.read_bytes()
+    weights.write_bytes(data[:8] + b"?" * 100 + data[108:])
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "named"),
     [
@@ -347,7 +376,10 @@ def halve_the_weights(checkpoint: Path) -> None:
         (lambda c: (c / "unet/config.json").write_text("{}"), ValueError, "checkpoint/unet: "),
         (lambda c: (c / "unet" / WEIGHTS).unlink(), OSError, WEIGHTS),
         (halve_the_weights, OSError, f"unet/{WEIGHTS}"),
+        (spoil_the_header, OSError, f"unet/{WEIGHTS}"),
         (drop_a_tensor, ValueError, "missing keys ['conv_out.weight']"),
+        (narrow_the_config, ValueError, "checkpoint/unet: "),
+        (exchange_components, ValueError, "checkpoint/unet: "),
     ],
 )
 def test_a_damaged_checkpoint_is_named(checkpoint, damage, error, named):
@@ -367,6 +399,11 @@ def test_other_files_of_the_folder_stay(tiny_pipeline, tmp_path):
     tiny_pipeline.save_pretrained(str(tmp_path / "checkpoint"))
     assert (tmp_path / "checkpoint/README.md").read_text() == "a card"
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_who_may_read_the_index_may_read_the_weights(checkpoint):
+    mode = (checkpoint / "model_index.json").stat().st_mode
+    assert {path.stat().st_mode for path in checkpoint.rglob("*") if path.is_file()} == {mode}
 
 
 def test_a_failed_save_changes_nothing(tiny_pipeline, checkpoint, tmp_path):

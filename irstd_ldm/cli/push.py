@@ -1,0 +1,32 @@
+"""`irstd-ldm push`: a checkpoint goes to the Hugging Face Hub."""
+
+import argparse
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+
+from ..pipelines.checkpoint_files import checkpoint_files
+from ..pipelines.hub import HUB_ERRORS, explain, upload_files
+from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks the checkpoint, uploads its files in one commit and returns the exit code."""
+    try:
+        validate_repo_id(args.repo_id)
+        files = checkpoint_files(args.folder)
+    except (HFValidationError, OSError, ValueError) as error:
+        raise CommandError(plain(error), EXIT_USAGE) from error
+    sent = {file.parts[0] for file in files}
+    left_out = sorted(path.name for path in args.folder.iterdir() if path.name not in sent)
+    if left_out:
+        print(f"left out, no part of a checkpoint: {', '.join(left_out)}")
+    disable_progress_bars()
+    message = f"Upload {args.folder.resolve().name}"
+    try:
+        address = upload_files(args.folder, files, args.repo_id, message, args.private or None, args.revision)
+    except HUB_ERRORS as error:
+        raise CommandError(explain(error, args.repo_id)) from error
+    size_mb = sum((args.folder / file).stat().st_size for file in files) / 1e6
+    print(f"{len(files)} files, {size_mb:.1f} MB: {address}")
+    return EXIT_DONE

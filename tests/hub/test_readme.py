@@ -1,0 +1,35 @@
+"""The section "Share" of the README, as pasted."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from irstd_ldm.cli.main import build_parser
+from irstd_ldm.data.synthetic import synthetic_scene
+
+from .server import TOKEN
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def share() -> str:
+    return re.search(r"^## Share\n(.*?)^## ", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)[1]
+
+
+def test_its_five_lines_work(hub, client, share, tmp_path):
+    Image.fromarray(synthetic_scene(seed=0).image).save(tmp_path / "frame.png")
+    example = re.search(r"```python\n(.*?)```", share, re.DOTALL)[1]
+    assert len(example.splitlines()) == 5
+    done = client("-c", example, cwd=tmp_path, token=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert "Target(x=" in done.stdout
+    assert "README.md" in hub.files("you/irstd-mine")
+
+
+def test_its_commands_are_those_of_the_parser(share):
+    commands = re.search(r"```bash\n(.*?)```", share, re.DOTALL)[1].splitlines()
+    assert [build_parser().parse_args(shlex.split(line)[1:]).command for line in commands] == ["card", "push", "pull"]
