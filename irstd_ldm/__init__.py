@@ -25,19 +25,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .models.conditional_encoder import ConditionalEncoder
     from .models.image_encoder import IRSTDImageEncoder
     from .models.mask_vae import MaskAutoencoderKL
+    from .models.pixel_unet import IRSTDUNet2DModel
     from .models.unet import IRSTDUNet2DConditionModel
     from .pipelines.output import IRSTDPipelineOutput, Target
+    from .pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
     from .pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConditionalEncoder",
+    "IRSTDDiffPipeline",
     "IRSTDImageEncoder",
     "IRSTDLatentPipeline",
     "IRSTDPipelineOutput",
     "IRSTDUNet2DConditionModel",
+    "IRSTDUNet2DModel",
     "MaskAutoencoderKL",
     "Target",
     "__version__",
@@ -46,10 +52,13 @@ __all__ = [
 
 # Public name -> module that defines it; imported on first use (PEP 562), so that `irstd-ldm --help` loads no torch.
 _LAZY = {
+    "ConditionalEncoder": ".models.conditional_encoder",
+    "IRSTDDiffPipeline": ".pipelines.pipeline_irstd_diff",
     "IRSTDImageEncoder": ".models.image_encoder",
     "IRSTDLatentPipeline": ".pipelines.pipeline_irstd_latent",
     "IRSTDPipelineOutput": ".pipelines.output",
     "IRSTDUNet2DConditionModel": ".models.unet",
+    "IRSTDUNet2DModel": ".models.pixel_unet",
     "MaskAutoencoderKL": ".models.mask_vae",
     "Target": ".pipelines.output",
 }

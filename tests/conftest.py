@@ -1,6 +1,8 @@
 """Shared fixtures: a real pipeline with small random networks, and the development data where it is present."""
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are those of a CPU, also where there is a GPU
@@ -8,17 +10,47 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are those of a CPU, also wh
 import pytest
 import torch
 
-from irstd_ldm.models.configurations import CONFIGURATIONS
+from irstd_ldm.models.conditional_encoder import ConditionalEncoder
+from irstd_ldm.models.configurations import CONFIGURATIONS, PIXEL_CONFIGURATIONS
 from irstd_ldm.models.image_encoder import IRSTDImageEncoder
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
+from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
+from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+from irstd_ldm.training import train_pixel
 from irstd_ldm.training.train_latent import make_scheduler
 
 # Each configuration at a few channels: its structure, its stem, its number of levels.
 NARROW: dict[str, dict[str, tuple[int, ...]]] = {
     "lgldnet": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 16), "unet": (16, 16, 16, 32, 32)},
     "tiny": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16, 32)},
+}
+NARROW_PIXEL: dict[str, dict[str, dict]] = {
+    "irstd_diff": {
+        "conditional_encoder": {
+            "block_out_channels": (8,) * 6,
+            "mid_channels": (4,) * 6,
+            "decoder_mid_channels": (4,) * 5,
+            "residual_channels": ((8, 8), (8, 8), (8, 8), (8, 8), (8, 16), (16, 16)),
+        },
+        "unet": {
+            "block_out_channels": (8, 8, 8, 8, 16, 16),
+            "norm_num_groups": 4,
+            "attn_norm_num_groups": 4,
+            "attention_head_dim": 8,
+        },
+    },
+    "irstd_diff_small": {
+        "conditional_encoder": {
+            "block_out_channels": (8, 16, 16),
+            "mid_channels": (4, 4, 8),
+            "decoder_mid_channels": (4, 4),
+            "heights": (4, 3, 0),
+            "residual_channels": ((8, 8), (8, 8), (8, 16)),
+        },
+        "unet": {"block_out_channels": (8, 8, 16), "norm_num_groups": 4},
+    },
 }
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -38,11 +70,32 @@ def make_tiny_pipeline() -> IRSTDLatentPipeline:
     )
 
 
-@pytest.fixture(scope="session", params=NARROW)
-def narrow_networks(request) -> tuple[MaskAutoencoderKL, IRSTDUNet2DConditionModel, IRSTDImageEncoder]:
-    """The three networks of every configuration, narrow and with random weights. A test that alters one copies it."""
+def make_narrow_pixel_networks(name: str) -> tuple[ConditionalEncoder, IRSTDUNet2DModel]:
+    """The two networks of a pixel configuration, narrow, with random weights: in the residual convolutions too."""
     torch.manual_seed(0)
-    parts, narrow = CONFIGURATIONS[request.param], NARROW[request.param]
+    parts, narrow = PIXEL_CONFIGURATIONS[name], NARROW_PIXEL[name]
+    encoder = ConditionalEncoder(**parts["conditional_encoder"] | narrow["conditional_encoder"])
+    for conv in encoder.residual_convs:
+        torch.nn.init.normal_(conv.weight, std=0.1)
+    return encoder.eval(), IRSTDUNet2DModel(**parts["unet"] | narrow["unet"]).eval()
+
+
+def make_tiny_diff_pipeline(**settings) -> IRSTDDiffPipeline:
+    """The small pixel architecture at a few channels, with random weights; `settings` are the trainer's."""
+    encoder, unet = make_narrow_pixel_networks("irstd_diff_small")
+    pixel_settings = train_pixel.PixelSettings(train_data_dir="", output_dir="", **settings)
+    return IRSTDDiffPipeline(
+        unet=unet, conditional_encoder=encoder, scheduler=train_pixel.make_scheduler(pixel_settings)
+    )
+
+
+@functools.cache
+def make_narrow_networks(name: str) -> tuple[torch.nn.Module, ...]:
+    """The networks of a configuration, narrow and with random weights. A test that alters one copies it."""
+    if name in PIXEL_CONFIGURATIONS:
+        return make_narrow_pixel_networks(name)
+    torch.manual_seed(0)
+    parts, narrow = CONFIGURATIONS[name], NARROW[name]
     ladder = {"block_out_channels": narrow["ladder"], "norm_num_groups": 4}
     unet = {"block_out_channels": narrow["unet"], "cross_attention_dim": 16, "norm_num_groups": 8}
     return (
@@ -50,6 +103,35 @@ def narrow_networks(request) -> tuple[MaskAutoencoderKL, IRSTDUNet2DConditionMod
         IRSTDUNet2DConditionModel(**parts["unet"] | unet).eval(),
         IRSTDImageEncoder(**parts["image_encoder"] | ladder).eval(),
     )
+
+
+@pytest.fixture(scope="session")
+def narrow_networks_of() -> Callable[[str], tuple[torch.nn.Module, ...]]:
+    return make_narrow_networks
+
+
+@pytest.fixture(scope="session", params=NARROW)
+def narrow_networks(request) -> tuple[MaskAutoencoderKL, IRSTDUNet2DConditionModel, IRSTDImageEncoder]:
+    """The three networks of every latent configuration."""
+    return make_narrow_networks(request.param)
+
+
+@pytest.fixture(scope="session", params=NARROW_PIXEL)
+def narrow_pixel_networks(request) -> tuple[ConditionalEncoder, IRSTDUNet2DModel]:
+    """The two networks of every pixel configuration."""
+    return make_narrow_networks(request.param)
+
+
+@pytest.fixture
+def tiny_diff_pipeline() -> IRSTDDiffPipeline:
+    return make_tiny_diff_pipeline()
+
+
+@pytest.fixture(scope="session")
+def tiny_diff_checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny_diff"
+    make_tiny_diff_pipeline().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -7,17 +7,13 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
 from irstd_ldm.data.crops import CropSettings
-from irstd_ldm.data.images import normalize_image
-from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import fa_per_million_px, iou, niou, pd
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.image_encoder import IRSTDImageEncoder
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
@@ -26,7 +22,8 @@ from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, klda_loss, posterior_loss
 from irstd_ldm.training.settings import TrainSettings, parse_settings
-from irstd_ldm.training.training_data import TrainingData, read_training_data, side_by_side, write_split
+from irstd_ldm.training.training_data import TrainingData, read_training_data, write_split
+from irstd_ldm.training.validation import validate_detection
 
 
 @dataclass(kw_only=True)
@@ -212,32 +209,13 @@ class LatentTask:
         return loss, {**terms, "iou": batch_iou(output.logits, mask)}
 
     def validate(self) -> Validation:
-        samples, backgrounds = self.data.val_samples, self.data.val_backgrounds
         self.model.eval()
-        counts, rows = [], []
-        for sample in samples:
-            output = self.pipeline(sample.image)
-            counts.append(count_image(output.mask[0, 0], sample.mask))
-            shown = (normalize_image(sample.image) + 1) / 2
-            rows.append([shown, sample.mask.astype(np.float32), output.probability[0, 0]])
-        scores = {
-            "iou": iou(sum(counts, ImageCounts.zero())),
-            "niou": niou(counts),
-            "pd": pd(sum(counts, ImageCounts.zero())),
-            "fa_per_million_px": fa_per_million_px(sum(counts, ImageCounts.zero())),
-        }
-        if backgrounds:
-            false_alarms_px = sum(int(self.pipeline(frame).mask.sum()) for frame in backgrounds)
-            area_px = sum(frame.size for frame in backgrounds)
-            scores["background_fa_per_million_px"] = 1e6 * false_alarms_px / area_px
-        return Validation(scores, side_by_side(rows[:6]))
+        return validate_detection(self.pipeline, self.data)
 
     def save_pretrained(self, folder: Path) -> None:
         self.model.eval()
         write_split(self.data, folder)
-        settings = self.settings
-        upload: dict[str, Any] = {"repo_id": settings.hub_repo_id} if settings.push_to_hub else {}
-        self.pipeline.save_pretrained(folder, push_to_hub=settings.push_to_hub, **upload)
+        self.pipeline.save_pretrained(folder)
 
 
 def main(argv: list[str] | None = None) -> None:

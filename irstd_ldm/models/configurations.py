@@ -1,7 +1,8 @@
-"""The published and bundled sizes of the latent detector, as arguments of its three networks."""
+"""The published and bundled sizes of the detectors, as arguments of their networks."""
 
 from typing import Any
 
+# The latent detector's three networks.
 CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     # LGLDNet's size: image encoder 1.80 M, denoiser 40.4 M, decoder 2.70 M parameters (as released: 1.80, 41.4 and
     # 2.71 M). The lowest level of the denoiser has no attention: at 256x256 it holds 2x2 positions.
@@ -68,5 +69,62 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "resnet_time_scale_shift": "scale_shift",
         },
         "image_features": {"image_feature_channels": (16, 32, 0)},
+    },
+}
+
+# The pixel detector's two networks. `residual_channels` are those of the denoiser's skip tensors, level by level.
+PIXEL_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    # IRSTD-Diff's size: conditional encoder 9.83 M, denoiser 20,182,209 parameters, as published. Image and mask in
+    # four channels as there: the gray image fills three.
+    "irstd_diff": {
+        "conditional_encoder": {
+            "in_channels": 3,
+            "block_out_channels": (64, 64, 128, 256, 256, 256),
+            "mid_channels": (16, 16, 32, 32, 32, 64),
+            "decoder_mid_channels": (16, 16, 32, 32, 64),
+            "heights": (7, 6, 5, 4, 0, 0),
+            "residual_channels": ((64, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256)),
+            "stem": "conv",
+        },
+        "unet": {
+            "sample_size": 256,
+            "in_channels": 4,
+            "out_channels": 1,
+            "block_out_channels": (64, 64, 128, 128, 256, 256),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
+            "attention_head_dim": 64,
+            "attn_norm_num_groups": 32,
+            "norm_num_groups": 32,
+            "resnet_time_scale_shift": "scale_shift",
+            "stem": "conv",
+        },
+    },
+    # Haar stems and heads, fewer stages; the denoiser has three levels without attention: what it has to know of the
+    # surroundings comes with the residuals.
+    "irstd_diff_small": {
+        "conditional_encoder": {
+            "in_channels": 1,
+            "block_out_channels": (16, 32, 64, 64, 64),
+            "mid_channels": (16, 16, 16, 16, 32),
+            "decoder_mid_channels": (16, 16, 16, 16),
+            "heights": (6, 5, 4, 0, 0),
+            "residual_channels": ((16, 16), (16, 16), (16, 32)),
+            "stem": "haar",
+        },
+        "unet": {
+            "sample_size": 256,
+            "in_channels": 2,
+            "out_channels": 1,
+            "block_out_channels": (16, 16, 32),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D",) * 3,
+            "up_block_types": ("UpBlock2D",) * 3,
+            "add_attention": False,
+            "norm_num_groups": 8,
+            "resnet_time_scale_shift": "scale_shift",
+            "stem": "haar",
+        },
     },
 }

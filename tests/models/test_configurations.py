@@ -11,17 +11,14 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from irstd_ldm.models.configurations import CONFIGURATIONS
+from irstd_ldm.models.conditional_encoder import ConditionalEncoder
+from irstd_ldm.models.configurations import CONFIGURATIONS, PIXEL_CONFIGURATIONS
 from irstd_ldm.models.image_encoder import IRSTDImageEncoder
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
+from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 
 Tensors = tuple[torch.Tensor, ...]
-
-# Tracing the larger networks takes a minute.
-TINY_FIRST = pytest.mark.parametrize(
-    "narrow_networks", ("tiny", pytest.param("lgldnet", marks=pytest.mark.slow)), indirect=True
-)
 
 
 class MaskEncoding(nn.Module):
@@ -69,27 +66,76 @@ class Denoising(nn.Module):
         return self.network(sample, timestep, tokens, return_dict=False)
 
 
+class ConditionalEncoding(nn.Module):
+    """Image (B, 1, PH, PW) -> fused logits, logits of the levels, residuals."""
+
+    def __init__(self, network: ConditionalEncoder):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> Tensors:
+        output = self.network(image)
+        return (output.logits, *output.side_logits, *output.residuals)
+
+
+class PixelDenoising(nn.Module):
+    """Image ++ noisy mask, timestep, residuals -> prediction."""
+
+    def __init__(self, network: IRSTDUNet2DModel):
+        super().__init__()
+        self.network = network
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, residuals: list[torch.Tensor]) -> Tensors:
+        return self.network(sample, timestep, residuals, return_dict=False)
+
+
+LATENT_COMPUTATIONS = (ImageEncoding, Denoising, MaskEncoding, MaskDecoding)
+PIXEL_COMPUTATIONS = (ConditionalEncoding, PixelDenoising)
+NETWORKS = [
+    *((name, computation) for name in CONFIGURATIONS for computation in LATENT_COMPUTATIONS),
+    *((name, computation) for name in PIXEL_CONFIGURATIONS for computation in PIXEL_COMPUTATIONS),
+]
+
+
+def with_slow(*configurations: str) -> pytest.MarkDecorator:
+    """Every network, those of some configurations marked slow: tracing the larger ones takes a minute."""
+    return pytest.mark.parametrize(
+        "network",
+        [pytest.param(pair, marks=pytest.mark.slow if pair[0] in configurations else ()) for pair in NETWORKS],
+        indirect=True,
+        ids=lambda pair: f"{pair[0]}-{pair[1].__name__}",
+    )
+
+
 def random_map(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=(ImageEncoding, Denoising, MaskEncoding, MaskDecoding))
-def network(request, narrow_networks) -> tuple[nn.Module, Callable[[int, int], tuple]]:
-    """One of the four computations, its weights free to alter, and a maker of its inputs for images (PH, PW)."""
-    vae, unet, image_encoder = narrow_networks
-    model = {ImageEncoding: image_encoder, Denoising: unet}.get(request.param, vae)
+@pytest.fixture(params=NETWORKS, ids=lambda pair: f"{pair[0]}-{pair[1].__name__}")
+def network(request, narrow_networks_of) -> tuple[nn.Module, Callable[[int, int], tuple]]:
+    """One of the computations, its weights free to alter, and a maker of its inputs for images (PH, PW)."""
+    name, computation = request.param
+    if computation in PIXEL_COMPUTATIONS:
+        encoder, unet = narrow_networks_of(name)
+        model = encoder if computation is ConditionalEncoding else unet
+    else:
+        vae, unet, encoder = narrow_networks_of(name)
+        model = {ImageEncoding: encoder, Denoising: unet}.get(computation, vae)
 
     @torch.no_grad()
     def make_inputs(height: int, width: int) -> tuple:
         image, size = random_map(2, 1, height, width), (height // 8, width // 8)
-        if request.param is Denoising:
+        if computation is Denoising:
             tokens = random_map(2, size[0] * size[1], 16, seed=2)
             return random_map(2, 12, *size, seed=1), torch.tensor([999, 400]), tokens
-        if request.param is MaskDecoding:
-            return random_map(2, 4, *size, seed=1), image_encoder(image).features
+        if computation is MaskDecoding:
+            return random_map(2, 4, *size, seed=1), encoder(image).features
+        if computation is PixelDenoising:
+            sample = random_map(2, unet.config.in_channels, height, width, seed=1)
+            return sample, torch.tensor([999, 400]), encoder(image).residuals
         return (image,)
 
-    return request.param(copy.deepcopy(model)), make_inputs
+    return computation(copy.deepcopy(model)), make_inputs
 
 
 def convert(values, dtype: torch.dtype):
@@ -147,7 +193,7 @@ def test_gradient_checkpointing_keeps_fewer_tensors(network):
     assert count_kept() < 0.8 * plain
 
 
-@TINY_FIRST
+@with_slow("lgldnet", "irstd_diff")
 def test_compiled_in_one_graph_equals_eager(network):
     module, make_inputs = network
     inputs = make_inputs(128, 160)
@@ -158,7 +204,7 @@ def test_compiled_in_one_graph_equals_eager(network):
             torch.testing.assert_close(output, value)
 
 
-@TINY_FIRST
+@with_slow("lgldnet", *PIXEL_CONFIGURATIONS)
 def test_exported_with_dynamic_sizes_equals_eager_at_another_size(network):
     module, make_inputs = network
 
@@ -167,8 +213,9 @@ def test_exported_with_dynamic_sizes_equals_eager_at_another_size(network):
             return [free(one) for one in value]
         return {axis: Dim.AUTO for axis in range(value.ndim) if axis > (1 if value.ndim == 4 else 0)}
 
-    deep = len(module.network.config.get("up_block_types", ())) > 2
-    # Latents that halve evenly to more than one position: elsewhere diffusers' upsampling compares the two axes.
+    deep = len(module.network.config.get("up_block_types", ())) > 2 or isinstance(module, ConditionalEncoding)
+    # Latents that halve evenly to more than one position: elsewhere diffusers' upsampling compares the two axes, and
+    # LIW tells sizes that it has to pad from those it has not.
     first, second = ((256, 384), (384, 256)) if deep else ((160, 192), (224, 160))
     inputs, others = make_inputs(*first), make_inputs(*second)
     with torch.no_grad(), redirect_stderr(io.StringIO()):
@@ -238,3 +285,27 @@ def test_parts_of_a_configuration_fit_each_other(name):
     assert parts["unet"]["cross_attention_dim"] == channels[-1]
     halvings = len(channels) - 1 + (parts["image_encoder"]["stem"] == "haar")
     assert halvings == 3 and parts["vae"]["stem"] == parts["image_encoder"]["stem"]
+
+
+def test_irstd_diff_has_the_published_size():
+    """The denoiser exactly; of the encoder all but the fusion and LIW, which differ by 0.1 %."""
+    parts = PIXEL_CONFIGURATIONS["irstd_diff"]
+    encoder = ConditionalEncoder(**parts["conditional_encoder"])
+    assert count_parameters(IRSTDUNet2DModel(**parts["unet"])) == 20_182_209
+    assert count_parameters(encoder.encoder) == 3_190_400
+    assert count_parameters(encoder.decoder) == 3_214_144
+    assert count_parameters(encoder.side_heads) == 7_494
+    without_residuals = count_parameters(encoder) - count_parameters(encoder.residual_convs)
+    assert abs(without_residuals / 9_829_716 - 1) < 0.001
+
+
+@pytest.mark.parametrize("name", PIXEL_CONFIGURATIONS)
+def test_residuals_of_a_configuration_fit_the_skips_of_its_denoiser(name):
+    parts = PIXEL_CONFIGURATIONS[name]
+    unet = IRSTDUNet2DModel(**parts["unet"])
+    skips = [[parts["unet"]["block_out_channels"][0]]]
+    for block in unet.down_blocks:
+        skips[-1] += [resnet.out_channels for resnet in block.resnets]
+        skips += [[downsampler.out_channels] for downsampler in block.downsamplers or ()]
+    assert [list(widths) for widths in parts["conditional_encoder"]["residual_channels"]] == skips
+    assert parts["conditional_encoder"]["stem"] == parts["unet"]["stem"]

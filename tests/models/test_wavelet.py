@@ -92,6 +92,20 @@ def test_liw_without_its_transformations_shows_its_input_to_the_last_convolution
     torch.testing.assert_close(seen[0], x, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("size", ((128, 128), (256, 256), (320, 256)))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_liw_at_the_sizes_of_images(liw, size, dtype):
+    """It changes its input, and with its last convolution zeroed gives it back exactly."""
+    liw, x = liw.to(dtype), random_map(1, 8, *size).to(dtype)
+    with torch.no_grad():
+        y = liw(x)
+        assert y.dtype == dtype and y.shape == x.shape and y.isfinite().all()
+        assert not torch.equal(y, x)
+        nn.init.zeros_(liw.conv_out.weight)
+        nn.init.zeros_(liw.conv_out.bias)
+        assert torch.equal(liw(x), x)
+
+
 def test_liw_transforms_the_low_band_alone(liw):
     """A checkerboard of period 2 lies in the first level's cD alone, which passes unchanged."""
     board = torch.ones(16, 16)

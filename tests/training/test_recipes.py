@@ -2,30 +2,32 @@ from pathlib import Path
 
 import pytest
 
-from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.training.settings import parse_settings
 from irstd_ldm.training.train_latent import LatentSettings
 from irstd_ldm.training.train_mask_vae import MaskVAESettings
+from irstd_ldm.training.train_pixel import PixelSettings
 
+SETTINGS = {"train_mask_vae": MaskVAESettings, "train_latent": LatentSettings, "train_pixel": PixelSettings}
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "training" / "recipes").glob("*.yaml"))
 
 
 def trainer_of(recipe: Path) -> str:
+    if recipe.stem.startswith("irstd_diff"):
+        return "train_pixel"
     return "train_mask_vae" if recipe.stem.endswith("mask_vae") else "train_latent"
 
 
 def test_the_recipes_are_there():
     names = {recipe.stem for recipe in RECIPES}
     assert {"tiny_mask_vae", "tiny_latent", "finetune", "lgldnet_mask_vae", "lgldnet_latent"} <= names
+    assert {"irstd_diff", "irstd_diff_small"} <= names
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_parses_and_names_its_command(recipe):
     trainer = trainer_of(recipe)
-    settings = parse_settings(
-        {"train_mask_vae": MaskVAESettings, "train_latent": LatentSettings}[trainer], ["--config", str(recipe)]
-    )
-    assert settings.model in CONFIGURATIONS
+    settings = parse_settings(SETTINGS[trainer], ["--config", str(recipe)])
+    assert settings.model in settings.configurations
     heading = recipe.read_text(encoding="utf-8").split("\ntrain_data_dir")[0]
     assert all(line.startswith("#") for line in heading.splitlines())
     assert f"accelerate launch training/{trainer}.py --config training/recipes/{recipe.name}" in heading
@@ -46,3 +48,13 @@ def test_lgldnet_has_the_published_schedule():
     settings = parse_settings(LatentSettings, ["--config", str(folder / "lgldnet_latent.yaml")])
     assert (settings.train_batch_size, settings.max_train_steps, settings.learning_rate) == (8, 60_000, 1e-4)
     assert (settings.lr_scheduler, settings.resolution) == ("cosine", 256)
+
+
+def test_irstd_diff_has_the_published_setting():
+    folder = RECIPES[0].parent
+    settings = parse_settings(PixelSettings, ["--config", str(folder / "irstd_diff.yaml")])
+    assert (settings.train_batch_size, settings.learning_rate, settings.resolution) == (4, 1e-4, 256)
+    assert (settings.prediction_type, settings.beta_schedule) == ("epsilon", "linear")
+    assert settings.num_train_timesteps == 1000
+    assert (settings.adam_weight_decay, settings.lr_scheduler, settings.ema_decay) == (0, "constant", 0.9999)
+    assert (settings.diffusion_weight, settings.bce_weight) == (1, 10)

@@ -1,0 +1,161 @@
+"""What denoising steps are worth to the pixel detector: quality and time from the conditional encoder alone to many.
+
+    python scripts/pixel_steps.py --model runs/irstd_diff_small --data DATA/NUAA-SIRST [--split test] \
+        [--steps 0 1 2 4 10 20 100] [--document docs/irstd_diff.md] [--plot docs/irstd_diff_steps.svg] \
+        [--output steps.json]
+
+0 steps are the conditional encoder alone. Every row runs the checkpoint's own scheduler at its own threshold, image by
+image at native size, and is compared with the first row on the same images. Clocks are those of `benchmark.py`: one
+256x256 image through the whole pipeline. `--split val` reads the checkpoint's val.txt. The plot needs matplotlib.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmark import clocks
+from tqdm import tqdm
+
+from irstd_ldm import IRSTDDiffPipeline
+from irstd_ldm.data.folder import IRSTDFolder, Sample
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.metrics import bootstrap_interval, fa_per_million_px, iou, niou, paired_bootstrap, pd
+
+STEPS = (0, 1, 2, 4, 10, 20, 100)
+CLOCK_IMAGE_PX = 256
+BEGIN, END = "<!-- table of scripts/pixel_steps.py -->", "<!-- end of the table -->"
+
+
+def read_samples(model: str, data: str, split: str) -> list[Sample]:
+    """The labelled images of a split; ``val`` is the checkpoint's own list."""
+    if split == "val":
+        return list(IRSTDFolder(data, list_file=Path(model) / "val.txt"))
+    return list(IRSTDFolder(data, split))
+
+
+def count_images(pipe: IRSTDDiffPipeline, samples: Sequence[Sample], steps: int) -> list[ImageCounts]:
+    """Counts per image, each image in a call of its own as `irstd-ldm evaluate` does."""
+    return [
+        count_image(pipe(sample.image, num_inference_steps=steps).mask[0, 0], sample.mask)
+        for sample in tqdm(samples, desc=f"{steps} steps")
+    ]
+
+
+def measure(
+    pipe: IRSTDDiffPipeline, samples: Sequence[Sample], steps: Sequence[int], rounds: int
+) -> list[dict[str, Any]]:
+    """One row per number of steps; differences are from the first row."""
+    image = synthetic_scene(CLOCK_IMAGE_PX, CLOCK_IMAGE_PX, seed=0).image
+    rows: list[dict[str, Any]] = []
+    first: list[ImageCounts] = []
+    for number in steps:
+        counts = count_images(pipe, samples, number)
+        first = first or counts
+        total = sum(counts, ImageCounts.zero())
+        difference = paired_bootstrap(first, counts, "iou")
+        rows.append(
+            {
+                "steps": number,
+                "iou": iou(total),
+                "iou_interval_95": bootstrap_interval(counts, "iou"),
+                "iou_difference": difference.difference,
+                "iou_difference_interval_95": (difference.low, difference.high),
+                "niou": niou(counts),
+                "pd": pd(total),
+                "fa_per_million_px": fa_per_million_px(total),
+                "targets": total.targets,
+                "clocks": clocks(partial(pipe, image, num_inference_steps=number, tile_size=0), pipe.device, rounds),
+            }
+        )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], caption: str) -> str:
+    """A Markdown table, quality in percent, under its caption."""
+    name = "encoder alone" if rows[0]["steps"] == 0 else f"{rows[0]['steps']} steps"
+    lines = [
+        caption,
+        "",
+        f"| steps | IoU (95 %) | IoU - that of {name} (95 %) | nIoU | Pd | Fa / million px | clocks |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, high = row["iou_interval_95"]
+        worse, better = row["iou_difference_interval_95"]
+        difference = f"{100 * row['iou_difference']:+.1f} ({100 * worse:+.1f} to {100 * better:+.1f})"
+        lines.append(
+            f"| {row['steps'] or 'encoder alone'} | {100 * row['iou']:.1f} ({100 * low:.1f} to {100 * high:.1f}) "
+            f"| {'-' if row is rows[0] else difference} | {100 * row['niou']:.1f} | {100 * row['pd']:.1f} "
+            f"| {row['fa_per_million_px']:.1f} | {row['clocks']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def insert(document: Path, text: str) -> None:
+    """Put `text` between the document's two marks.
+
+    Raises:
+        ValueError: The document has not exactly one of each mark.
+    """
+    content = document.read_text(encoding="utf-8")
+    if content.count(BEGIN) != 1 or content.count(END) != 1:
+        raise ValueError(f"{document} must have one line {BEGIN!r} and one line {END!r}")
+    before, _, rest = content.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    document.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """IoU with its interval against clocks, a point per number of steps."""
+    from matplotlib.figure import Figure  # an extra
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    values = [100 * row["iou"] for row in rows]
+    spans = [[100 * abs(row["iou_interval_95"][side] - row["iou"]) for row in rows] for side in (0, 1)]
+    axes.errorbar([row["clocks"] for row in rows], values, yerr=spans, marker="o", capsize=3, linewidth=1)
+    for row, value in zip(rows, values, strict=True):
+        label = str(row["steps"]) if row["steps"] else "encoder"
+        axes.annotate(label, (row["clocks"], value), textcoords="offset points", xytext=(5, 5))
+    axes.set(xscale="log", xlabel="clocks per 256x256 image", ylabel="IoU in percent, 95 % over images")
+    axes.set_title("IRSTD-Diff: denoising steps (at the points) against quality and time", fontsize=10)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a pixel detector")
+    parser.add_argument("--data", required=True, help="data set in the field's layout")
+    parser.add_argument("--split", choices=("train", "test", "val"), default="test")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--rounds", type=int, default=7, help="of the clocks")
+    parser.add_argument("--document", type=Path, help="a Markdown file with marks, whose table is replaced")
+    parser.add_argument("--plot", type=Path, help="a file for the plot, .svg or .png")
+    parser.add_argument("--output", type=Path, help="a JSON file for the rows")
+    arguments = parser.parse_args()
+
+    pipe = IRSTDDiffPipeline.from_pretrained(arguments.model)
+    pipe.set_progress_bar_config(disable=True)
+    samples = read_samples(arguments.model, arguments.data, arguments.split)
+    rows = measure(pipe, samples, arguments.steps, arguments.rounds)
+    caption = (
+        f"{Path(arguments.data).name} {arguments.split}, {len(samples)} images, {rows[0]['targets']} targets, "
+        f"native size, threshold {pipe.config.default_threshold}, one member, {type(pipe.scheduler).__name__} "
+        f"({pipe.scheduler.config.prediction_type} prediction):"
+    )
+    text = table(rows, caption)
+    print(text)
+    if arguments.document:
+        insert(arguments.document, text)
+    if arguments.plot:
+        plot(rows, arguments.plot)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The script that measures what denoising steps are worth."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from irstd_ldm.data.folder import IRSTDFolder, write_stem_list
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.metrics import iou
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    spec = importlib.util.spec_from_file_location("scripts_pixel_steps", SCRIPTS / "pixel_steps.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("benchmark", None)
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Two scenes of 128x128, the test list."""
+    root = tmp_path / "own"
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for seed in range(2):
+        scene = synthetic_scene(128, 128, num_targets=1, scr=8.0, seed=seed)
+        Image.fromarray(scene.image).save(root / "images" / f"s{seed}.png")
+        Image.fromarray(scene.mask).save(root / "masks" / f"s{seed}.png")
+    write_stem_list(root / "test.txt", ["s0", "s1"])
+    return root
+
+
+def test_the_table_the_plot_and_the_document(
+    script, data, tiny_diff_checkpoint, tiny_diff_pipeline, tmp_path, monkeypatch, capsys
+):
+    document = tmp_path / "note.md"
+    document.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
+    arguments = ["--model", str(tiny_diff_checkpoint), "--data", str(data), "--steps", "0", "2", "--rounds", "1"]
+    outputs = ["--document", str(document), "--plot", str(tmp_path / "plot.svg")]
+    outputs += ["--output", str(tmp_path / "rows.json")]
+    monkeypatch.setattr(sys, "argv", ["pixel_steps.py", *arguments, *outputs])
+    script.main()
+
+    first, second = json.loads((tmp_path / "rows.json").read_text())
+    for row in (first, second):
+        counts = [
+            count_image(tiny_diff_pipeline(sample.image, num_inference_steps=row["steps"]).mask[0, 0], sample.mask)
+            for sample in IRSTDFolder(data, "test")
+        ]
+        assert row["iou"] == iou(sum(counts, ImageCounts.zero()))
+        assert row["clocks"] > 0
+    assert (first["steps"], first["iou_difference"]) == (0, 0)
+    assert second["iou_difference"] == pytest.approx(second["iou"] - first["iou"])
+    printed = capsys.readouterr().out.strip()
+    assert "own test, 2 images, 2 targets, native size, threshold 0.5" in printed
+    assert "| encoder alone |" in printed and "| 2 |" in printed
+    assert document.read_text() == f"before\n{script.BEGIN}\n{printed}\n{script.END}\nafter\n"
+    assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
+
+
+def test_a_document_without_marks_is_refused(script, tmp_path):
+    (tmp_path / "note.md").write_text("nothing")
+    with pytest.raises(ValueError, match="note.md must have one line"):
+        script.insert(tmp_path / "note.md", "table")
+
+
+def test_the_note_has_the_marks(script):
+    text = (SCRIPTS.parent / "docs" / "irstd_diff.md").read_text(encoding="utf-8")
+    assert text.count(script.BEGIN) == text.count(script.END) == 1

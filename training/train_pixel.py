@@ -1,0 +1,255 @@
+"""Train the pixel detector: conditional encoder and denoiser together (IRSTD-Diff).
+
+    accelerate launch training/train_pixel.py --config training/recipes/irstd_diff_small.yaml \
+        --train_data_dir DATA --output_dir runs/irstd_diff_small
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from diffusers import DDIMScheduler
+from torch import nn
+
+from irstd_ldm.data.crops import CropSettings
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.metrics import iou
+from irstd_ldm.models.conditional_encoder import ConditionalEncoder
+from irstd_ldm.models.configurations import PIXEL_CONFIGURATIONS
+from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
+from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
+from irstd_ldm.training.loop import Validation, train
+from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, probability_dice_loss
+from irstd_ldm.training.settings import TrainSettings, parse_settings
+from irstd_ldm.training.training_data import TrainingData, read_training_data, write_split
+from irstd_ldm.training.validation import validate_detection
+
+PREDICTION_TYPES = ("sample", "v_prediction", "epsilon")
+BETA_SCHEDULES = ("squaredcos_cap_v2", "linear")
+
+
+@dataclass(kw_only=True)
+class PixelSettings(TrainSettings):
+    """Settings of the pixel detector's trainer."""
+
+    configurations: ClassVar[dict[str, Any]] = PIXEL_CONFIGURATIONS
+
+    model: str = "irstd_diff_small"  # pixel configuration in irstd_ldm.models.configurations
+    use_liw: bool = True  # LIW on the second skip of the conditional encoder
+    use_residuals: bool = True  # the encoder's features enter the denoiser; false = concatenation only, as released
+    num_train_timesteps: int = 1000  # T of the diffusion
+    beta_schedule: str = "squaredcos_cap_v2"  # or linear, as published: 0.1/T to 20/T
+    prediction_type: str = "sample"  # what the denoiser predicts: sample, v_prediction or epsilon
+    num_inference_steps: int = 1  # denoising steps of the validation, and the checkpoint's default
+    last_timestep_share: float = 0.5  # of the crops, denoised from pure noise; the others from a uniform timestep
+    diffusion_weight: float = 50.0  # of the squared error of the denoiser's prediction
+    sample_dice_weight: float = 1.0  # of the Dice loss of the clean mask that the prediction stands for
+    bce_weight: float = 50.0  # of the encoder's binary cross-entropy, of the fused map and of the levels' maps
+    dice_weight: float = 1.0  # of the encoder's Dice loss, of the same maps
+    target_probability: float = 0.5  # share of crops around a target
+    image_probability: float = 0.15  # share of crops anywhere in a training image
+    background_probability: float = 0.15  # share of crops of frames without targets
+    implant_probability: float = 0.2  # share of crops with implanted targets
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, allowed in (("prediction_type", PREDICTION_TYPES), ("beta_schedule", BETA_SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not 0 <= self.last_timestep_share <= 1:
+            raise ValueError(f"`last_timestep_share` must lie in [0, 1], got {self.last_timestep_share}")
+        if not 1 <= self.num_inference_steps <= self.num_train_timesteps:
+            raise ValueError(
+                f"`num_inference_steps` must lie in [1, `num_train_timesteps`] = [1, {self.num_train_timesteps}], "
+                f"got {self.num_inference_steps}"
+            )
+
+
+class PixelOutput(NamedTuple):
+    """What the losses are made of.
+
+    Attributes:
+        predicted: The denoiser's prediction (B, 1, S, S).
+        noisy: The noisy masks (B, 1, S, S) that it was made from.
+        logits: The encoder's mask logits (B, 1, S, S), fused from all levels.
+        side_logits: Its mask logits per level, (B, 1, S, S) each.
+    """
+
+    predicted: torch.Tensor
+    noisy: torch.Tensor
+    logits: torch.Tensor
+    side_logits: list[torch.Tensor]
+
+
+class PixelDetector(nn.Module):
+    """One training step's forward pass: the encoder on the image, the denoiser on a noisy mask."""
+
+    def __init__(self, unet: IRSTDUNet2DModel, conditional_encoder: ConditionalEncoder, scheduler: DDIMScheduler):
+        super().__init__()
+        self.unet, self.conditional_encoder, self.scheduler = unet, conditional_encoder, scheduler
+
+    def forward(
+        self, image: torch.Tensor, mask: torch.Tensor, timesteps: torch.Tensor, noise: torch.Tensor
+    ) -> PixelOutput:
+        """Encode and denoise.
+
+        Args:
+            image: (B, 1, S, S), about [-1, 1].
+            mask: (B, 1, S, S) in {0, 1}.
+            timesteps: (B,) int64.
+            noise: (B, 1, S, S), standard normal.
+        """
+        encoded = self.conditional_encoder(image)
+        noisy = self.scheduler.add_noise(mask * 2 - 1, noise, timesteps)
+        config = self.unet.config
+        pixels = image.expand(-1, config.in_channels - config.out_channels, -1, -1)
+        predicted = self.unet(torch.cat([pixels, noisy], dim=1), timesteps, encoded.residuals).sample
+        return PixelOutput(predicted, noisy, encoded.logits, encoded.side_logits)
+
+
+def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
+    """DDIM with trailing timesteps, exact from one step on: zero terminal SNR, but for noise prediction."""
+    steps = settings.num_train_timesteps
+    return DDIMScheduler(
+        num_train_timesteps=steps,
+        beta_start=0.1 / steps,
+        beta_end=20 / steps,
+        beta_schedule=settings.beta_schedule,
+        prediction_type=settings.prediction_type,
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=settings.prediction_type != "epsilon",
+        clip_sample=True,
+    )
+
+
+def deeply_supervised(
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], output: PixelOutput, mask: torch.Tensor
+) -> torch.Tensor:
+    """The loss of the encoder's fused logits plus its mean over the levels' logits."""
+    return loss(output.logits, mask) + torch.stack([loss(side, mask) for side in output.side_logits]).mean()
+
+
+def training_target(
+    scheduler: DDIMScheduler, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """What the denoiser has to predict (B, 1, S, S), by the scheduler's prediction type."""
+    if scheduler.config.prediction_type == "sample":
+        return clean
+    if scheduler.config.prediction_type == "epsilon":
+        return noise
+    return scheduler.get_velocity(clean, noise, timesteps)
+
+
+def clean_estimate(
+    scheduler: DDIMScheduler, predicted: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """The clean mask (B, 1, S, S), about [-1, 1], that a prediction stands for."""
+    if scheduler.config.prediction_type == "sample":
+        return predicted
+    signal = scheduler.alphas_cumprod.to(noisy.device)[timesteps].sqrt()[:, None, None, None]  # (B, 1, 1, 1)
+    noise = (1 - signal**2).sqrt()
+    if scheduler.config.prediction_type == "epsilon":
+        return (noisy - noise * predicted) / signal
+    return signal * noisy - noise * predicted
+
+
+def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
+    """The pretrained pipeline, or one with random weights.
+
+    Raises:
+        ValueError: `use_liw`, `use_residuals`, `num_train_timesteps`, `beta_schedule` or `prediction_type` differ from
+            the pretrained pipeline.
+    """
+    if settings.pretrained_model_name_or_path is not None:
+        pipeline = IRSTDDiffPipeline.from_pretrained(settings.pretrained_model_name_or_path)
+        encoder, scheduler = pipeline.conditional_encoder.config, pipeline.scheduler.config
+        pretrained = {"use_liw": encoder.use_liw, "use_residuals": bool(encoder.residual_channels)}
+        pretrained |= {name: scheduler[name] for name in ("num_train_timesteps", "beta_schedule", "prediction_type")}
+        for name, value in pretrained.items():
+            if getattr(settings, name) != value:
+                raise ValueError(f"`{name}` is {value!r} in the pretrained pipeline, got {getattr(settings, name)!r}")
+        pipeline.register_to_config(default_num_inference_steps=settings.num_inference_steps)
+        return pipeline
+    configuration = PIXEL_CONFIGURATIONS[settings.model]
+    encoder_arguments = configuration["conditional_encoder"] | {"use_liw": settings.use_liw}
+    if not settings.use_residuals:
+        encoder_arguments |= {"residual_channels": ()}
+    torch.manual_seed(settings.seed)
+    return IRSTDDiffPipeline(
+        unet=IRSTDUNet2DModel(**configuration["unet"]),
+        conditional_encoder=ConditionalEncoder(**encoder_arguments),
+        scheduler=make_scheduler(settings),
+        default_num_inference_steps=settings.num_inference_steps,
+    )
+
+
+class PixelTask:
+    """Denoising and the encoder's own masks."""
+
+    def __init__(self, settings: PixelSettings, data: TrainingData):
+        self.settings, self.data = settings, data
+        self.pipeline = make_pipeline(settings)
+        self.pipeline.set_progress_bar_config(disable=True)
+        if settings.gradient_checkpointing:
+            for component in (self.pipeline.unet, self.pipeline.conditional_encoder):
+                component.enable_gradient_checkpointing()
+        self.model = PixelDetector(self.pipeline.unet, self.pipeline.conditional_encoder, self.pipeline.scheduler)
+
+    def loss(self, model, batch, step, generator):
+        settings, scheduler = self.settings, self.pipeline.scheduler
+        image, mask = batch["image"], batch["mask"]
+        last = scheduler.config.num_train_timesteps - 1
+        uniform = torch.randint(last + 1, (len(image),), generator=generator)
+        is_last = torch.rand(len(image), generator=generator) < settings.last_timestep_share
+        timesteps = torch.where(is_last, last, uniform).to(image.device)  # (B,)
+        noise = torch.randn(mask.shape, generator=generator).to(image)  # (B, 1, S, S)
+        output = model(image, mask, timesteps, noise)
+
+        predicted = output.predicted.float()
+        target = training_target(scheduler, mask * 2 - 1, noise, timesteps)
+        clean = clean_estimate(scheduler, predicted, output.noisy.float(), timesteps)
+        terms = {
+            "diffusion": (predicted - target).square().mean(),
+            "sample_dice": probability_dice_loss(((clean + 1) / 2).clamp(0, 1), mask),
+            "bce": deeply_supervised(bce_loss, output, mask),
+            "dice": deeply_supervised(dice_loss, output, mask),
+        }
+        loss = sum(getattr(settings, f"{name}_weight") * term for name, term in terms.items())
+        scores = {"iou": batch_iou(clean, mask), "encoder_iou": batch_iou(output.logits, mask)}
+        return loss, terms | scores
+
+    def validate(self) -> Validation:
+        self.model.eval()
+        validation = validate_detection(self.pipeline, self.data)
+        counts = [
+            count_image(self.pipeline(sample.image, num_inference_steps=0).mask[0, 0], sample.mask)
+            for sample in self.data.val_samples
+        ]
+        validation.scores["encoder_iou"] = iou(sum(counts, ImageCounts.zero()))
+        return validation
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.model.eval()
+        write_split(self.data, folder)
+        self.pipeline.save_pretrained(folder)
+
+
+def main(argv: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = parse_settings(PixelSettings, argv)
+    crop_settings = CropSettings(
+        size=settings.resolution,
+        target_probability=settings.target_probability,
+        image_probability=settings.image_probability,
+        background_probability=settings.background_probability,
+        implant_probability=settings.implant_probability,
+    )
+    data = read_training_data(settings, crop_settings)
+    train(settings, PixelTask(settings, data), data.crops)
+
+
+if __name__ == "__main__":
+    main()
