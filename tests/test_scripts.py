@@ -1,11 +1,14 @@
 """The scripts do what their tables say."""
 
 import importlib.util
+import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.data.folder import Sample
@@ -92,3 +95,26 @@ def test_a_bundled_checkpoint_is_half_precision_with_its_lists(tiny_checkpoint, 
     monkeypatch.setattr(sys, "argv", ["bundle_checkpoint.py", str(folder), str(folder)])
     load("bundle_checkpoint").main()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == again
+
+
+def test_confidences_are_measured_with_and_without_diffusion(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    model, root = tmp_path / "model", tmp_path / "set"
+    shutil.copytree(tiny_checkpoint, model)
+    (model / "val.txt").write_text("a\nb\nc\n")
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for seed, stem in enumerate("abc"):
+        scene = synthetic_scene(64, 64, num_targets=1, seed=seed)
+        Image.fromarray(scene.image).save(root / "images" / f"{stem}.png")
+        Image.fromarray(scene.mask).save(root / "masks" / f"{stem}.png")
+    settings = ["--ensemble-sizes", "1", "2", "--steps", "1", "--output", str(tmp_path / "table.json")]
+    monkeypatch.setattr(sys, "argv", ["confidence.py", "--data", str(root), "--model", str(model), *settings])
+    load("confidence").main()
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert list(table) == ["no diffusion", "E = 1, 1 steps", "E = 2, 1 steps"]
+    assert capsys.readouterr().out.count("\n| ") == len(table)
+    assert table["no diffusion"] != table["E = 1, 1 steps"] != table["E = 2, 1 steps"]
+    for row in table.values():
+        bins = row["as predicted"]["bins"]
+        assert sum(b["num_predicted"] for b in bins) == row["num_predicted"]
+        assert 0 <= row["after Platt"]["brier"] <= row["as predicted"]["brier"]
