@@ -28,7 +28,7 @@ def test_it_is_small_and_safe():
     files = [path for path in bundled_checkpoint().rglob("*") if path.is_file()]
     assert max(path.stat().st_size for path in files) <= 16 * MIB
     assert sum(path.stat().st_size for path in files) <= 24 * MIB
-    assert {path.suffix for path in files} == {".json", ".py", ".safetensors", ".txt"}
+    assert {path.suffix for path in files} == {".json", ".md", ".png", ".py", ".safetensors", ".txt"}
 
 
 def test_its_code_is_the_package_s(pipeline, tmp_path):

@@ -6,16 +6,15 @@ import uuid
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils.hub_utils import load_or_create_model_card, populate_model_card
-from huggingface_hub import create_repo
 
 from . irstd_ldm_models_safetensors_only import require_safetensors
+from . irstd_ldm_pipelines_checkpoint_files import FORMAT_VERSION, check_format_version
+from . irstd_ldm_pipelines_hub import explain, upload_checkpoint
 from . irstd_ldm_pipelines_remote_code import PIPELINE_STEM, component_module, entry_stem, in_package, write_remote_code
-
-FORMAT_VERSION = 1  # of the checkpoint layout; a checkpoint of a newer one is refused
 
 
 class IRSTDPipelineBase(DiffusionPipeline):
@@ -44,15 +43,25 @@ class IRSTDPipelineBase(DiffusionPipeline):
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
-    def load_config(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
-        """As `ConfigMixin.load_config`, with the components that this package defines mapped to its modules.
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str | PathLike:
+        """As `DiffusionPipeline.download`: fetches a checkpoint from the Hub into the cache, returns its folder.
 
         Raises:
-            ValueError: If `format_version` is missing or newer than this version of the package knows.
+            ValueError: If the checkpoint's `format_version` is missing or unknown, before its weights are fetched.
+            OSError: If the repository, the revision or a file is not there for this login.
         """
+        try:
+            folder = super().download(pretrained_model_name, **require_safetensors(kwargs))
+        except OSError as error:
+            raise OSError(explain(error, pretrained_model_name)) from error
+        _check_component_folders(cls, Path(folder), passed=set(kwargs))
+        return folder
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
+        """As `ConfigMixin.load_config`, with the components that this package defines mapped to its modules."""
         loaded = super().load_config(pretrained_model_name_or_path, *args, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
-        _check_format_version(config.get("format_version"), pretrained_model_name_or_path)
         for name, value in config.items():
             module = component_module(str(value[0])) if isinstance(value, list) and len(value) == 2 else None
             if module is not None:
@@ -70,6 +79,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
         if not isinstance(class_name, str):
             raise OSError(f"{json_file} must be a JSON object with `_class_name`, a class or [file, class]")
         config["_class_name"] = class_name
+        check_format_version(config.get("format_version"), json_file)
         return config
 
     def save_pretrained(
@@ -91,8 +101,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
             variant: Middle part of the names of the weight files, for example "fp16".
             max_shard_size: Weights larger than this are split, as in diffusers.
             push_to_hub: Whether to upload the folder then.
-            kwargs: For the upload: `repo_id` (the folder's name by default), `commit_message`, `private`, `token`,
-                `create_pr`.
+            kwargs: For the upload: `repo_id` (the folder's name by default) and the arguments of `upload_checkpoint`.
 
         Raises:
             ValueError: If `safe_serialization` is False, or `kwargs` are given without `push_to_hub`.
@@ -113,7 +122,49 @@ class IRSTDPipelineBase(DiffusionPipeline):
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         if push_to_hub:
-            self._upload(folder, **kwargs)
+            upload_checkpoint(folder, kwargs.pop("repo_id", None) or folder.name, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Saves the pipeline and uploads it to the Hub in one commit, with the code that loads it and a card.
+
+        Args:
+            repo_id: "OWNER/NAME", made if absent; "NAME" is the login's own.
+            commit_message: None = "Upload " and the name of the class.
+            private: Whether a new repository is; None = the owner's default.
+            token: None = the standard login.
+            create_pr: Whether to open a pull request instead.
+            safe_serialization: Must be True: weights are never pickled.
+            variant: Middle part of the names of the weight files, for example "fp16".
+            revision: Branch, made if absent; None = main.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            ValueError: If `safe_serialization` is False.
+            OSError: If the Hub refuses or does not answer.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
+            return upload_checkpoint(
+                Path(folder),
+                repo_id,
+                private=private,
+                revision=revision,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                token=token,
+                create_pr=create_pr,
+            )
 
     def _finish(self, folder: Path) -> None:
         """Adds the code to what diffusers has saved, and names its files in the index."""
@@ -131,30 +182,8 @@ class IRSTDPipelineBase(DiffusionPipeline):
         _write_config(folder / self.config_name, index)
         for path in [*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json")]:
             _write_config(path, json.loads(path.read_text(encoding="utf-8")))
-
-    def _upload(
-        self,
-        folder: Path,
-        repo_id: str | None = None,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        create_pr: bool = False,
-    ) -> None:
-        repo_id = create_repo(repo_id or folder.name, exist_ok=True, private=private, token=token).repo_id
-        if not (folder / "README.md").exists():
-            card = populate_model_card(load_or_create_model_card(repo_id, token=token, is_pipeline=True))
-            card.save(folder / "README.md")
-        self._upload_folder(folder, repo_id, token=token, commit_message=commit_message, create_pr=create_pr)
-
-
-def _check_format_version(version: Any, source: str | PathLike) -> None:
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"{source}: `format_version` must be an integer from 1 on, got {version!r}")
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{source}: `format_version` is {version}; this version of irstd-ldm reads up to {FORMAT_VERSION}"
-        )
+        for path in folder.glob("*/*.safetensors"):
+            path.chmod((folder / self.config_name).stat().st_mode)  # safetensors lets their owner alone read them
 
 
 def _check_component_folders(cls: type[IRSTDPipelineBase], folder: Path, passed: set[str]) -> None:

@@ -14,7 +14,8 @@ class Target:
         x, y: Centroid weighted by probability, origin top left, pixel centres at integers.
         left, top, width, height: The smallest box of whole pixels that holds it.
         area_px: Number of pixels.
-        confidence: Mean probability of its pixels, in (0, 1].
+        confidence: Mean probability of its pixels, in (0, 1]; where the checkpoint holds a calibration, the share of
+            targets found with this mean that are real, in [0, 1].
         peak: Highest probability of its pixels, in (0, 1].
         scr: (mean of target - mean of ring) / standard deviation of ring on the raw input, ring = the box grown by
             10 px without target pixels; NaN where the ring is empty or constant.
@@ -39,7 +40,7 @@ class IRSTDPipelineOutput(BaseOutput):
     Images of different sizes give lists of (1, H, W) instead of stacked arrays.
 
     Attributes:
-        probability: (N, 1, H, W) float32 in [0, 1], the mean over the ensemble.
+        probability: (N, 1, H, W) float32 in [0, 1], fused over the ensemble.
         mask: (N, 1, H, W) bool, probability > threshold.
         uncertainty: (N, 1, H, W) float32, standard deviation over the ensemble; None for an ensemble of one.
         targets: One list of [`Target`] per image, in raster order of the targets' first pixels.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # never executed: names the files that diffusers has to fetch
     from .irstd_ldm_data_clutter import *
     from .irstd_ldm_data_images import *
     from .irstd_ldm_evaluation_components import *
+    from .irstd_ldm_evaluation_confidence import *
     from .irstd_ldm_models_blocks import *
     from .irstd_ldm_models_frequency import *
     from .irstd_ldm_models_image_encoder import *
@@ -19,7 +20,12 @@ if TYPE_CHECKING:  # never executed: names the files that diffusers has to fetch
     from .irstd_ldm_models_safetensors_only import *
     from .irstd_ldm_models_unet import *
     from .irstd_ldm_models_wavelet import *
+    from .irstd_ldm_pipelines_checkpoint_files import *
+    from .irstd_ldm_pipelines_detection_pipeline import *
+    from .irstd_ldm_pipelines_fusion import *
+    from .irstd_ldm_pipelines_hub import *
     from .irstd_ldm_pipelines_irstd_pipeline_base import *
+    from .irstd_ldm_pipelines_model_card import *
     from .irstd_ldm_pipelines_output import *
     from .irstd_ldm_pipelines_pipeline_irstd_latent import *
     from .irstd_ldm_pipelines_remote_code import *
