@@ -5,9 +5,8 @@ from irstd_ldm.training.training_data import read_training_data, write_split
 
 
 def test_the_lists_of_a_run_say_what_was_held_out(tmp_path, synthetic_root):
-    settings = TrainSettings(
-        train_data_dir=str(synthetic_root), output_dir=str(tmp_path), background_dir=str(synthetic_root), val_fraction=0.4
-    )
+    root = str(synthetic_root)
+    settings = TrainSettings(train_data_dir=root, output_dir=str(tmp_path), background_dir=root, val_fraction=0.4)
     data = read_training_data(settings, CropSettings(size=64))
     write_split(data, tmp_path)
     lists = {name: read_stem_list(tmp_path / f"{name}.txt") for name in ("train", "val", "val_backgrounds")}
