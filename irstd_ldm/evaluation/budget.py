@@ -10,7 +10,7 @@ import numpy as np
 from .metrics import bootstrap_interval, pd
 from .thresholds import ThresholdCounts
 
-# Even in the logit, where a detector's probabilities spread, as far as float32 tells them apart; at 1 nothing is found.
+# Even in the logit, where probabilities spread, as far as float32 tells them apart; at 1 all is background.
 _LOGITS = np.arange(-4.6, 16.01, 0.05)
 BUDGET_THRESHOLDS = np.unique(np.append(1 / (1 + np.exp(-_LOGITS)), 1).astype(np.float32)).astype(np.float64)  # (T,)
 
