@@ -334,11 +334,17 @@ def test_without_input_a_fresh_process_ends_within_12_seconds(tiny_checkpoint, t
     assert min(seconds) <= 12
 
 
+def heed_ctrl_c() -> None:
+    """A job that a shell started in the background, and all it starts, ignore the signal."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_keeps_what_is_written(tiny_checkpoint, tmp_path):
     for index in range(300):
         write_image(tmp_path / "in" / f"{index:03}.png")
     out = tmp_path / "out"
-    process = start([tmp_path / "in", "--threshold", 1, "--model", tiny_checkpoint, "--output", out])
+    arguments = [tmp_path / "in", "--threshold", 1, "--model", tiny_checkpoint, "--output", out]
+    process = start(arguments, preexec_fn=heed_ctrl_c)
     deadline = time.monotonic() + 120
     while not (out / "overlays" / "002.png").exists():
         assert process.poll() is None and time.monotonic() < deadline

@@ -9,11 +9,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from .server import TOKEN, HubServer
 
 ROOT = Path(__file__).resolve().parents[2]
 Client = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_many_threads_as_the_clients() -> Iterator[None]:
+    """One: the last bit of a sum depends on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
