@@ -63,7 +63,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "eval": ["matplotlib>=3.8"],
+        "eval": ["datasets>=4", "matplotlib>=3.8"],
         "train": ["datasets>=4", "pyyaml", "tensorboard"],
         "test": [
             "build",

@@ -35,7 +35,7 @@ class HFDataset(Sequence[Sample]):
             from datasets import Image as ImageFeature
             from datasets import load_dataset
         except ImportError as error:
-            raise ImportError("Hugging Face data sets need `pip install irstd-ldm[train]`") from error
+            raise ImportError("Hugging Face data sets need `pip install irstd-ldm[eval]`") from error
         try:
             rows = load_dataset(name, split=split)
         except (OSError, ValueError, RuntimeError) as error:
