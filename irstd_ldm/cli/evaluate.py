@@ -39,10 +39,12 @@ def run(args: argparse.Namespace) -> int:
         for predictions in args.predictions or [None]
         for data in args.data
     ]
-    image_sets = [_open(one) for one in one_at_a_time]
-    make_folder(args.output)
     detectors = short_names([str(one.predictions or model_name(one)) for one in one_at_a_time])
     data = short_names([str(one.data) for one in one_at_a_time])
+    if len(set(zip(detectors, data, strict=True))) < len(one_at_a_time):
+        raise CommandError("a data set, a model or a folder of predictions is named twice", EXIT_USAGE)
+    image_sets = [_open(one) for one in one_at_a_time]
+    make_folder(args.output)
     evaluations: list[NamedEvaluation] = []
     pipeline, loaded = None, None
     for place, (one, images) in enumerate(zip(one_at_a_time, image_sets, strict=True)):

@@ -208,6 +208,7 @@ def test_the_validation_list_is_the_models(data, tiny_checkpoint, predictions, t
         (["--data", "set", "--list", "none.txt"], "evaluate: none.txt: No such file or directory"),
         (["--data", "set", "--include", "X*"], "no image under 'set': split test like X*"),
         (["--data", "nowhere", "--no-targets"], "evaluate: no folder 'nowhere'"),
+        (["--data", "set", "set"], "a data set, a model or a folder of predictions is named twice"),
         (["--data", "set", "--predictions", "nowhere"], "must be a folder of predictions, got nowhere"),
         (["--data", "set", "--predictions", "set/images", "--output", "set/test.txt"], "cannot write there"),
     ],
