@@ -69,6 +69,15 @@ class TrainSettings:
         """Repository on the Hub that `push_to_hub` uploads to, with the login of `hf auth login`."""
         return self.hub_model_id or Path(self.output_dir).name
 
+@dataclass(kw_only=True)
+class DetectorSettings(TrainSettings):
+    """What the trainers of detectors need beside: the shares of the kinds of crops, which sum to 1."""
+
+    target_probability: float = 0.5  # share of crops around a target
+    image_probability: float = 0.15  # share of crops anywhere in a training image
+    background_probability: float = 0.15  # share of crops of frames without targets
+    implant_probability: float = 0.2  # share of crops with implanted targets
+
 
 def field_comments(cls: type) -> dict[str, str]:
     """The comment behind each field of a settings dataclass, by field name."""

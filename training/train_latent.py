@@ -13,7 +13,6 @@ import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
-from irstd_ldm.data.crops import CropSettings
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.image_encoder import IRSTDImageEncoder
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
@@ -21,13 +20,13 @@ from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, klda_loss, posterior_loss
-from irstd_ldm.training.settings import TrainSettings, parse_settings
-from irstd_ldm.training.training_data import TrainingData, read_training_data, write_split
+from irstd_ldm.training.settings import DetectorSettings, parse_settings
+from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
 from irstd_ldm.training.validation import validate_detection
 
 
 @dataclass(kw_only=True)
-class LatentSettings(TrainSettings):
+class LatentSettings(DetectorSettings):
     """Settings of the latent detector's trainer."""
 
     mask_vae: str | None = None  # output folder of train_mask_vae; not needed with pretrained_model_name_or_path
@@ -40,10 +39,6 @@ class LatentSettings(TrainSettings):
     dice_weight: float = 1.0  # of the Dice loss
     uniform_timesteps: int = 4  # crops per batch that are denoised once more at a uniform timestep, for several steps
     feature_dropout: float = 0.1  # probability that the decoder does not see a level of a crop's image features
-    target_probability: float = 0.5  # share of crops around a target
-    image_probability: float = 0.15  # share of crops anywhere in a training image
-    background_probability: float = 0.15  # share of crops of frames without targets
-    implant_probability: float = 0.2  # share of crops with implanted targets
 
 
 class DetectorOutput(NamedTuple):
@@ -221,14 +216,7 @@ class LatentTask:
 def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = parse_settings(LatentSettings, argv)
-    crop_settings = CropSettings(
-        size=settings.resolution,
-        target_probability=settings.target_probability,
-        image_probability=settings.image_probability,
-        background_probability=settings.background_probability,
-        implant_probability=settings.implant_probability,
-    )
-    data = read_training_data(settings, crop_settings)
+    data = read_training_data(settings, detector_crops(settings))
     train(settings, LatentTask(settings, data), data.crops)
 
 

@@ -14,7 +14,6 @@ import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
-from irstd_ldm.data.crops import CropSettings
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import iou
 from irstd_ldm.models.conditional_encoder import ConditionalEncoder
@@ -23,8 +22,8 @@ from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
 from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, probability_dice_loss
-from irstd_ldm.training.settings import TrainSettings, parse_settings
-from irstd_ldm.training.training_data import TrainingData, read_training_data, write_split
+from irstd_ldm.training.settings import DetectorSettings, parse_settings
+from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
 from irstd_ldm.training.validation import validate_detection
 
 PREDICTION_TYPES = ("sample", "v_prediction", "epsilon")
@@ -32,7 +31,7 @@ BETA_SCHEDULES = ("squaredcos_cap_v2", "linear")
 
 
 @dataclass(kw_only=True)
-class PixelSettings(TrainSettings):
+class PixelSettings(DetectorSettings):
     """Settings of the pixel detector's trainer."""
 
     configurations: ClassVar[dict[str, Any]] = PIXEL_CONFIGURATIONS
@@ -49,10 +48,6 @@ class PixelSettings(TrainSettings):
     sample_dice_weight: float = 1.0  # of the Dice loss of the clean mask that the prediction stands for
     bce_weight: float = 50.0  # of the encoder's binary cross-entropy, of the fused map and of the levels' maps
     dice_weight: float = 1.0  # of the encoder's Dice loss, of the same maps
-    target_probability: float = 0.5  # share of crops around a target
-    image_probability: float = 0.15  # share of crops anywhere in a training image
-    background_probability: float = 0.15  # share of crops of frames without targets
-    implant_probability: float = 0.2  # share of crops with implanted targets
 
     def __post_init__(self):
         super().__post_init__()
@@ -240,14 +235,7 @@ class PixelTask:
 def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = parse_settings(PixelSettings, argv)
-    crop_settings = CropSettings(
-        size=settings.resolution,
-        target_probability=settings.target_probability,
-        image_probability=settings.image_probability,
-        background_probability=settings.background_probability,
-        implant_probability=settings.implant_probability,
-    )
-    data = read_training_data(settings, crop_settings)
+    data = read_training_data(settings, detector_crops(settings))
     train(settings, PixelTask(settings, data), data.crops)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ..data.crops import CropSettings, TrainingCrops
 from ..data.folder import IRSTDFolder, Sample, read_backgrounds, write_stem_list
 from ..data.splits import validation_split
-from .settings import TrainSettings
+from .settings import DetectorSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,17 @@ class TrainingData:
     train_stems: list[str]
     val_stems: list[str]
     val_background_stems: list[str]
+
+
+def detector_crops(settings: DetectorSettings) -> CropSettings:
+    """The crops that a detector is trained on."""
+    return CropSettings(
+        size=settings.resolution,
+        target_probability=settings.target_probability,
+        image_probability=settings.image_probability,
+        background_probability=settings.background_probability,
+        implant_probability=settings.implant_probability,
+    )
 
 
 def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> TrainingData:

@@ -15,6 +15,7 @@ from ..evaluation.confidence import ConfidenceCalibration, fit_platt
 from ..evaluation.matching import label_image
 from ..evaluation.reliability import ScoredTarget, confidences_and_hits, scored_targets
 from ..evaluation.thresholds import ThresholdCounts, count_image_at
+from ..pipelines.checkpoint_files import INDEX, read_json
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
 from .image_set import ImageSet
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         confidence = fit_platt(*confidences_and_hits([image.targets for of_set in found.values() for image in of_set]))
     except ValueError as error:
         raise CommandError(str(error)) from error
-    path = folder / "model_index.json"
+    path = folder / INDEX
     try:
         _store(path, _calibration(args, pipeline, image_sets, budgets, confidence))
     except OSError as error:
@@ -107,8 +108,7 @@ def _calibration(
 
 
 def _store(path: Path, calibration: dict[str, Any]) -> None:
-    index = json.loads(path.read_text(encoding="utf-8"))
-    save_json(path, {**index, "calibration": calibration})
+    save_json(path, {**read_json(path), "calibration": calibration})
 
 
 def _table(budgets: Sequence[BudgetThreshold]) -> str:

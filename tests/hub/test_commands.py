@@ -22,7 +22,7 @@ def run_folder(tiny_checkpoint, tmp_path) -> Path:
     for name in ("checkpoint-4/optimizer.bin", "checkpoint-4/random_states_0.pkl", "logs/events", "validation.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"not to be shared")
-    (folder / "settings.yaml").write_text("train_data_dir: /home/somebody/data\n")
+    (folder / "settings.yaml").write_text("train_data_dir: /not/to/be/shared\n")
     return folder
 
 
