@@ -20,7 +20,7 @@ import torch
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.data.folder import IRSTDFolder, Sample
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import bootstrap_interval, fa_per_million_px, iou, niou, pd
+from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores
 from irstd_ldm.pipelines.detection_pipeline import pad_image
 from irstd_ldm.pipelines.tiling import tile_windows
 
@@ -77,15 +77,11 @@ def true_variables(pipe: IRSTDLatentPipeline, mask: np.ndarray, tile: int) -> to
 
 
 def row(counts: list[ImageCounts]) -> dict[str, Any]:
-    total = sum(counts, ImageCounts.zero())
     return {
-        "iou": iou(total),
+        **detection_scores(counts),
         "iou_interval_95": bootstrap_interval(counts, "iou"),
-        "niou": niou(counts),
-        "pd": pd(total),
-        "fa_per_million_px": fa_per_million_px(total),
-        "images": total.images,
-        "targets": total.targets,
+        "images": len(counts),
+        "targets": sum(image.targets for image in counts),
     }
 
 

@@ -22,7 +22,7 @@ from irstd_ldm.cli.outputs import save_json
 from irstd_ldm.evaluation.confidence import fit_platt
 from irstd_ldm.evaluation.counts import ImageCounts, count_components
 from irstd_ldm.evaluation.matching import label_image
-from irstd_ldm.evaluation.metrics import fa_per_million_px, iou, pd
+from irstd_ldm.evaluation.metrics import detection_scores
 from irstd_ldm.evaluation.reliability import (
     Reliability,
     ScoredTarget,
@@ -49,9 +49,7 @@ def measure(pipe: IRSTDLatentPipeline, image_sets: list[ImageSet], name: str, **
         per_image.append(scored_targets(components, matches, output.probability[0, 0]))
     total = sum(counts, ImageCounts.zero())
     return {
-        "iou": iou(total),
-        "pd": pd(total),
-        "fa_per_million_px": fa_per_million_px(total),
+        **detection_scores(counts),
         "num_images": total.images,
         "num_predicted": total.predicted,
         "num_hits": total.hits,

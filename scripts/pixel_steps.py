@@ -23,7 +23,7 @@ from irstd_ldm import IRSTDDiffPipeline
 from irstd_ldm.data.folder import IRSTDFolder, Sample
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import bootstrap_interval, fa_per_million_px, iou, niou, paired_bootstrap, pd
+from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, paired_bootstrap
 
 STEPS = (0, 1, 2, 4, 10, 20, 100)
 CLOCK_IMAGE_PX = 256
@@ -55,19 +55,15 @@ def measure(
     for number in steps:
         counts = count_images(pipe, samples, number)
         first = first or counts
-        total = sum(counts, ImageCounts.zero())
         difference = paired_bootstrap(first, counts, "iou")
         rows.append(
             {
                 "steps": number,
-                "iou": iou(total),
+                **detection_scores(counts),
                 "iou_interval_95": bootstrap_interval(counts, "iou"),
                 "iou_difference": difference.difference,
                 "iou_difference_interval_95": (difference.low, difference.high),
-                "niou": niou(counts),
-                "pd": pd(total),
-                "fa_per_million_px": fa_per_million_px(total),
-                "targets": total.targets,
+                "targets": sum(image.targets for image in counts),
                 "clocks": clocks(partial(pipe, image, num_inference_steps=number, tile_size=0), pipe.device, rounds),
             }
         )

@@ -3,8 +3,8 @@
 import numpy as np
 
 from ..data.images import normalize_image
-from ..evaluation.counts import ImageCounts, count_image
-from ..evaluation.metrics import fa_per_million_px, iou, niou, pd
+from ..evaluation.counts import count_image
+from ..evaluation.metrics import detection_scores
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from .loop import Validation
 from .training_data import TrainingData, side_by_side
@@ -20,8 +20,7 @@ def validate_detection(pipeline: IRSTDDetectionPipeline, data: TrainingData) -> 
         counts.append(count_image(output.mask[0, 0], sample.mask))
         shown = (normalize_image(sample.image) + 1) / 2
         rows.append([shown, sample.mask.astype(np.float32), output.probability[0, 0]])
-    total = sum(counts, ImageCounts.zero())
-    scores = {"iou": iou(total), "niou": niou(counts), "pd": pd(total), "fa_per_million_px": fa_per_million_px(total)}
+    scores = detection_scores(counts)
     if data.val_backgrounds:
         false_alarms_px = sum(int(pipeline(frame).mask.sum()) for frame in data.val_backgrounds)
         area_px = sum(frame.size for frame in data.val_backgrounds)

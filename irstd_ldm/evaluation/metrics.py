@@ -102,6 +102,15 @@ RATIOS = {
 }
 
 
+def detection_scores(counts: Sequence[ImageCounts]) -> dict[str, float]:
+    """IoU, nIoU, Pd and Fa of a set of images, by the names of `RATIOS`.
+
+    Args:
+        counts: one entry per image.
+    """
+    return {name: _ratio(name, counts) for name in ("iou", "niou", "pd", "fa_per_million_px")}
+
+
 def ratio_statistic(counts: Sequence[ImageCounts], metric: str) -> Statistic:
     """A metric of `RATIOS` on a set of images, for `bootstrap.estimate`.
 
