@@ -6,6 +6,32 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
+FEATURES = {
+    "coco": ["pycocotools>=2.0.8"],
+    "demo": ["gradio>=6"],
+    "eval": ["datasets>=4", "matplotlib>=3.8"],
+    "export": ["nncf>=3", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "openvino>=2025.0"],
+    "geo": ["rasterio>=1.4"],
+    "train": ["datasets>=4", "pyyaml", "tensorboard"],
+    "video": ["av>=14", "tifffile>=2024.8"],
+}
+DOCS = ["furo", "myst-parser>=4", "sphinx>=8"]
+EXTRAS = {
+    **FEATURES,
+    "docs": DOCS,
+    "test": [
+        *sorted({package for packages in FEATURES.values() for package in packages}),
+        *DOCS,
+        "build",
+        "mypy",
+        "playwright",
+        "pytest",
+        "ruff",
+        "scikit-image",
+        "setuptools>=77",
+    ],
+    "dev": ["mypy", "pytest", "ruff"],
+}
 CHECKPOINT_SUFFIXES = ("json", "safetensors", "py", "md", "png", "txt")
 
 
@@ -62,22 +88,6 @@ setup(
         "scipy>=1.12",
         "tqdm>=4.66",
     ],
-    extras_require={
-        "eval": ["datasets>=4", "matplotlib>=3.8"],
-        "train": ["datasets>=4", "pyyaml", "tensorboard"],
-        "test": [
-            "build",
-            "datasets>=4",
-            "matplotlib>=3.8",
-            "mypy",
-            "pytest",
-            "pyyaml",
-            "ruff",
-            "scikit-image",
-            "setuptools>=77",
-            "tensorboard",
-        ],
-        "dev": ["mypy", "pytest", "ruff"],
-    },
+    extras_require=EXTRAS,
     entry_points={"console_scripts": ["irstd-ldm = irstd_ldm.cli.main:main"]},
 )
