@@ -71,12 +71,13 @@ class TrainSettings:
 
 @dataclass(kw_only=True)
 class DetectorSettings(TrainSettings):
-    """What the trainers of detectors need beside: the shares of the kinds of crops, which sum to 1."""
+    """What the trainers of detectors need beside: the shares of the four kinds of crops, which sum to 1, and more."""
 
     target_probability: float = 0.5  # share of crops around a target
     image_probability: float = 0.15  # share of crops anywhere in a training image
     background_probability: float = 0.15  # share of crops of frames without targets
     implant_probability: float = 0.2  # share of crops with implanted targets
+    squeeze_probability: float = 0.0  # share of crops that the Gaussian Group Squeezer quantises
 
 
 def field_comments(cls: type) -> dict[str, str]:

@@ -40,6 +40,7 @@ def detector_crops(settings: DetectorSettings) -> CropSettings:
         image_probability=settings.image_probability,
         background_probability=settings.background_probability,
         implant_probability=settings.implant_probability,
+        squeeze_probability=settings.squeeze_probability,
     )
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ..evaluation.components import EIGHT_CONNECTIVITY
 from .folder import Sample
+from .ggs import squeeze_with_targets
 from .images import normalize_image, percentile_range, soft_compress
 from .implant import TargetBank, implant
 
@@ -36,6 +37,7 @@ class CropSettings:
     gain_range: tuple[float, float] = (0.6, 1.5)  # log-uniform factor of the deviation from the crop's mean
     offset_range: tuple[float, float] = (-0.15, 0.15)  # of the full scale, added with the gain
     range_probability: float = 0.15  # percentile normalisation, as 16-bit frames get it, instead of gamma and gain
+    squeeze_probability: float = 0.0  # of the Gaussian Group Squeezer, before everything that varies the intensity
     blur_probability: float = 0.1
     blur_sigma_range_px: tuple[float, float] = (0.3, 1.0)
     noise_probability: float = 0.15
@@ -104,6 +106,8 @@ class TrainingCrops(Dataset):
             image, mask = implant(image * 255, mask, self._bank, rng)
             image /= 255
         image, mask = _flip(image, mask, rng)
+        if settings.squeeze_probability and rng.random() < settings.squeeze_probability:
+            image, mask = _squeeze(image, mask, rng)
         image = self._vary_intensity(image, mask, frame, rng)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],  # (1, S, S)
@@ -216,6 +220,13 @@ def _flip(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tupl
     if mirrored:
         image, mask = image[:, ::-1], mask[:, ::-1]
     return (image.T, mask.T) if transposed else (image, mask)
+
+
+def _squeeze(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    pixels = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]  # (1, S, S)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    squeezed = squeeze_with_targets(pixels, torch.from_numpy(np.ascontiguousarray(mask)), generator)
+    return squeezed.image[0].numpy(), squeezed.mask.numpy()
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

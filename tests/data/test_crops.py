@@ -257,3 +257,12 @@ def test_the_gaussian_profile_is_centred_integrated_and_of_unit_peak():
     assert variance == pytest.approx(1.5**2 + 1 / 12, abs=0.01)  # integration over a pixel adds 1/12
     tilted = gaussian_profile((41, 41), 20, 20, 4, 1.5, np.pi / 2)
     assert tilted[26, 20] > 0.3 > 0.01 > tilted[20, 26]
+
+
+def test_squeezed_crops_have_few_levels_and_keep_visible_targets():
+    plain = TrainingCrops([sample(0)], [], PLAIN, seed=3)
+    squeezed = TrainingCrops([sample(0)], [], replace(PLAIN, squeeze_probability=1.0), seed=3)
+    for k in range(10):
+        before, after = plain[k], squeezed[k]
+        assert len(before["image"].unique()) > 27 >= len(after["image"].unique())
+        assert torch.equal(before["mask"], after["mask"])  # a target of 110 gray levels of contrast never merges

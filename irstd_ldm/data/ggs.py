@@ -1,0 +1,135 @@
+"""The Gaussian Group Squeezer: non-uniform quantisation of gray levels into a random number of groups.
+
+Source: *Gaussian-agnostic representation learning* (arXiv 2507.18260); the quantiser is random_quantize's, with the
+number of groups drawn from a Gaussian. It changes gray levels only, so that masks stay aligned.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..evaluation.components import label_components
+from .clutter import ring_window
+
+MEAN_GROUPS, STD_GROUPS = 17.0, 4.0
+MIN_GROUPS, MAX_GROUPS = 7, 27
+MIN_KEPT_CONTRAST = 0.25  # share of a target's contrast below which it counts as merged into its background
+MAX_DRAWS = 8  # of the quantiser, until no target merges
+
+
+class Squeezed(NamedTuple):
+    """A squeezed image and what became of its mask."""
+
+    image: torch.Tensor  # (C, H, W), on the scale of the input
+    mask: torch.Tensor  # (H, W) bool, without the targets that merged into their background in every draw
+    num_groups: int
+
+
+def draw_num_groups(generator: torch.Generator, generation: bool = False) -> int:
+    """The number of groups: round(N(17, 4)) clipped to [7, 27], odd in training, even (8 to 26) in generation.
+
+    In training an even draw is raised by 1; in generation an odd one is lowered by 1, and 7 becomes 8, so that a
+    generator never sees the number of groups that it was trained on.
+    """
+    draw = round(MEAN_GROUPS + STD_GROUPS * torch.randn((), generator=generator, dtype=torch.float64).item())
+    clipped = min(max(draw, MIN_GROUPS), MAX_GROUPS)
+    if generation:
+        return max(clipped - clipped % 2, MIN_GROUPS + 1)
+    return clipped + 1 - clipped % 2
+
+
+def squeeze(
+    image: torch.Tensor, num_groups: int, generator: torch.Generator, per_channel: bool = False
+) -> torch.Tensor:
+    """Replace every gray level by its group's: random boundaries, a random level inside each group.
+
+    The image's range is cut at `num_groups` - 1 uniform random places; each group's level is uniform inside it. Levels
+    keep their order (some become equal) and at most `num_groups` of them remain.
+
+    Args:
+        image: (C, H, W), floating point, any scale.
+        num_groups: 1 or more.
+        generator: of the boundaries and levels, on the CPU.
+        per_channel: whether each channel has a quantiser of its own, as released: a gray image of three equal channels
+            becomes pseudo-coloured. Otherwise the channels share one.
+
+    Returns:
+        (C, H, W), of the input's type.
+
+    Raises:
+        ValueError: `image` has another shape or element type, or `num_groups` is less than 1.
+    """
+    if image.ndim != 3 or not image.is_floating_point():
+        raise ValueError(f"`image` must be (C, H, W) floating point, got {tuple(image.shape)} {image.dtype}")
+    if num_groups < 1:
+        raise ValueError(f"`num_groups` must be at least 1, got {num_groups}")
+    if per_channel:
+        return torch.cat([squeeze(channel[None], num_groups, generator) for channel in image])
+    low, high = image.min(), image.max()
+    places = torch.rand(num_groups - 1, generator=generator).sort().values.to(image)
+    boundaries = low + (high - low) * places  # (num_groups - 1,)
+    edges = torch.cat([low[None], boundaries, high[None]])
+    position = torch.rand(num_groups, generator=generator).to(image)
+    levels = edges[:-1] + (edges[1:] - edges[:-1]) * position  # (num_groups,)
+    return levels[torch.bucketize(image, boundaries, right=True)]
+
+
+def kept_contrasts(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> list[float]:
+    """What share of its contrast each target keeps, in the order of `label_components`.
+
+    A target's contrast is its mean less that of the ring of 10 px around its box without target pixels; where it has
+    none before, or no ring, it keeps all of it.
+
+    Args:
+        before, after: (C, H, W).
+        mask: (H, W) bool.
+    """
+    labels, components = label_components(mask.numpy())
+    first, second = before.mean(dim=0).numpy(), after.mean(dim=0).numpy()  # (H, W)
+    shares = []
+    for component in components:
+        window = ring_window(component.left, component.top, component.width, component.height)
+        target, ring = labels[window] == component.label, labels[window] == 0
+        if not ring.any():
+            shares.append(1.0)
+            continue
+        contrast, kept = (gray[window][target].mean() - gray[window][ring].mean() for gray in (first, second))
+        shares.append(float(kept / contrast) if contrast else 1.0)
+    return shares
+
+
+def squeeze_with_targets(
+    image: torch.Tensor,
+    mask: torch.Tensor,
+    generator: torch.Generator,
+    generation: bool = False,
+    per_channel: bool = False,
+) -> Squeezed:
+    """Squeeze a labelled image so that no label stands where its target is gone.
+
+    A dim target can fall into one group with its background. The quantiser is then drawn again, up to 8 times; of the
+    draw that keeps most targets, those that keep less than a quarter of their contrast leave the mask.
+
+    Args:
+        image: (C, H, W), floating point.
+        mask: (H, W) bool.
+        generator: of everything random, on the CPU.
+        generation: the parity of the number of groups, see `draw_num_groups`.
+        per_channel: see `squeeze`.
+
+    Raises:
+        ValueError: as `squeeze`.
+    """
+    num_groups = draw_num_groups(generator, generation)
+    draws = []
+    for _ in range(MAX_DRAWS):
+        candidate = squeeze(image, num_groups, generator, per_channel)
+        shares = kept_contrasts(image, candidate, mask)
+        merged = [label for label, share in enumerate(shares, start=1) if share < MIN_KEPT_CONTRAST]
+        draws.append((merged, candidate))
+        if not merged:
+            break
+    merged, best = min(draws, key=lambda draw: len(draw[0]))
+    labels, _ = label_components(mask.numpy())
+    return Squeezed(best, mask & ~torch.from_numpy(np.isin(labels, merged)), num_groups)
