@@ -1,0 +1,96 @@
+"""Planted targets: their SCR, place, width and noise on real-like frames."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from irstd_ldm.data.clutter import signal_to_clutter_ratio
+from irstd_ldm.data.planting import TargetModel, noise_sigma, plant_targets
+from irstd_ldm.evaluation.components import label_components
+
+
+def frame(dtype=np.uint8, sigma: float = 3.0, seed: int = 0, shape=(160, 200)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    scene = ndimage.gaussian_filter(rng.standard_normal(shape), 12)
+    levels = 80 + 20 * scene / scene.std() + sigma * rng.standard_normal(shape)
+    return (levels * (1 if dtype == np.uint8 else 40)).clip(0).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_targets_have_the_scr_and_the_mask_that_are_stated(dtype):
+    image = frame(dtype)
+    planted = plant_targets(image, TargetModel(num_targets=(2, 2), scr_range=(5, 9)), np.random.default_rng(1))
+    assert planted.image.dtype == dtype and planted.image.shape == image.shape
+    labels, components = label_components(planted.mask)
+    assert len(components) == len(planted.targets) == 2
+    for target in planted.targets:
+        label = labels[round(target.y), round(target.x)]
+        measured = signal_to_clutter_ratio(planted.image, labels == label, planted.mask)
+        assert 5 * 0.95 <= measured <= 9 * 1.05
+        assert measured == pytest.approx(target.scr, rel=1e-6)
+        assert components[label - 1].area_px == target.area_px
+        assert (components[label - 1].x, components[label - 1].y) == pytest.approx((target.x, target.y), abs=0.5)
+
+
+def test_only_the_surroundings_of_targets_change():
+    image = frame()
+    planted = plant_targets(image, TargetModel(num_targets=(1, 1)), np.random.default_rng(3))
+    (target,) = planted.targets
+    rows, columns = np.nonzero(planted.image != image)
+    assert len(rows) and np.hypot(rows - target.y, columns - target.x).max() < 8 * target.sigma_px + 2
+
+
+def test_places_are_sub_pixel_and_scr_follows_the_range():
+    targets = []
+    model = TargetModel(num_targets=(1, 1), scr_range=(3, 12))
+    for seed in range(60):
+        targets += plant_targets(frame(seed=seed % 5), model, np.random.default_rng(seed)).targets
+    assert len(targets) > 55
+    fractions = np.array([target.x % 1 for target in targets])
+    assert np.histogram(fractions, 4, (0, 1))[0].min() > 5
+    logs = np.log([target.scr for target in targets])
+    assert abs(logs.mean() - np.log([3, 12]).mean()) < 0.2 and logs.std() == pytest.approx(
+        np.log(4) / 12**0.5, rel=0.3
+    )
+
+
+def test_noise_of_a_frame_is_measured():
+    assert noise_sigma(frame(np.float32, sigma=3.0)) == pytest.approx(3.0 * 40, rel=0.1)
+    assert noise_sigma(np.full((64, 64), 7, np.uint8)) == 0
+
+
+def test_bright_targets_are_noisier_than_dim_ones():
+    """Photon noise: the residual around the noiseless profile grows with the frame's noise."""
+    smooth, noisy = (frame(np.float32, sigma, seed=2) for sigma in (0.0, 6.0))
+    model = TargetModel(num_targets=(1, 1), scr_range=(8, 8), sigma_range_px=(1.9, 1.9))
+    ratios = []
+    for image in (smooth, noisy):
+        planted = plant_targets(image, model, np.random.default_rng(4))
+        added = planted.image[planted.mask] - image[planted.mask]
+        signal = ndimage.gaussian_filter(np.where(planted.mask, planted.image - image, 0), 1.0)[planted.mask]
+        ratios.append(np.corrcoef(added, signal)[0, 1])
+    assert ratios[0] > ratios[1]
+
+
+def test_frames_without_room_for_the_scr_stay_empty():
+    saturated = np.full((80, 80), 255, np.uint8)
+    saturated[::2] = 235
+    planted = plant_targets(saturated, TargetModel(scr_range=(10, 12)), np.random.default_rng(0))
+    assert planted.targets == [] and not planted.mask.any()
+    assert np.array_equal(planted.image, saturated)
+
+
+def test_same_seed_same_frame():
+    first, second = (plant_targets(frame(), TargetModel(), np.random.default_rng(6)) for _ in range(2))
+    assert np.array_equal(first.image, second.image) and first.targets == second.targets
+
+
+@pytest.mark.parametrize("field", ["num_targets", "scr_range", "sigma_range_px"])
+def test_wrong_ranges(field):
+    with pytest.raises(ValueError, match=f"`{field}` must be"):
+        TargetModel(**{field: (3, 2)})
+
+
+def test_small_frames_are_refused():
+    with pytest.raises(ValueError, match="`frame` must be at least 64"):
+        plant_targets(np.zeros((63, 80), np.uint8), TargetModel(), np.random.default_rng(0))
