@@ -21,8 +21,7 @@ from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.data.folder import IRSTDFolder, Sample
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores
-from irstd_ldm.pipelines.detection_pipeline import pad_image
-from irstd_ldm.pipelines.tiling import tile_windows
+from irstd_ldm.pipelines.tiling import pad_image, tile_windows
 
 Exchange = Callable[[int, int, torch.Tensor], torch.Tensor]
 

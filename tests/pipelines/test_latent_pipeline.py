@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from irstd_ldm.data.images import normalize_image, percentile_range
-from irstd_ldm.pipelines.detection_pipeline import pad_image
 from irstd_ldm.pipelines.output import IRSTDPipelineOutput, Target
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+from irstd_ldm.pipelines.tiling import pad_image
 
 
 def frame(height: int = 70, width: int = 50, seed: int = 0, dtype: type = np.uint8) -> np.ndarray:
