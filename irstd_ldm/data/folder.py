@@ -162,6 +162,15 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     return files
 
 
+def test_stems(root: str | PathLike[str]) -> set[str]:
+    """The stems of every test list under ROOT: test.txt or test_NAME.txt, in ROOT or a folder of it.
+
+    An image on any of them must not enter the training of anything that is scored on it.
+    """
+    lists = [path for pattern in ("test.txt", "test_*.txt") for path in Path(root).glob(f"**/{pattern}")]
+    return {stem for path in lists for stem in read_stem_list(path)}
+
+
 def _find_list(root: Path, name: str, split: str) -> Path:
     named = root / "img_idx" / f"{split}_{name}.txt"
     if not named.is_file():

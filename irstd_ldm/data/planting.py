@@ -1,4 +1,4 @@
-"""Physically modelled targets on real frames: a point spread, a sub-pixel place, a chosen SCR and the sensor's noise."""
+"""Modelled targets on real frames: a point spread, a sub-pixel place, a chosen SCR and the sensor's noise."""
 
 from dataclasses import dataclass
 

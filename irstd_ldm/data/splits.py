@@ -32,20 +32,31 @@ def validation_split(folder: IRSTDFolder, fraction: float, seed: int) -> tuple[l
     Raises:
         ValueError: `fraction` outside (0, 1), or one that leaves a side empty.
     """
+    return split_by_scene(folder.stems, [sample.image for sample in folder], fraction, seed)
+
+
+def split_by_scene(
+    stems: list[str], images: list[np.ndarray], fraction: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """As `validation_split`, of N stems and their images (H, W), as `to_gray` returns them.
+
+    Raises:
+        ValueError: `fraction` outside (0, 1), or one that leaves a side empty.
+    """
     if not 0 < fraction < 1:
         raise ValueError(f"`fraction` must be between 0 and 1, got {fraction}")
-    wanted = round(fraction * len(folder))
-    groups = scene_groups(folder.stems, [sample.image for sample in folder])  # (N,)
+    wanted = round(fraction * len(stems))
+    groups = scene_groups(stems, images)  # (N,)
     num_groups = int(groups.max()) + 1
     chosen: set[int] = set()
     for group in np.random.default_rng(seed).permutation(num_groups):
         members = np.flatnonzero(groups == group).tolist()
         if len(chosen) + len(members) <= wanted:
             chosen.update(members)
-    if not 0 < len(chosen) < len(folder):
-        raise ValueError(f"`fraction` {fraction} of {len(folder)} images in {num_groups} scenes leaves a side empty")
-    train = [stem for index, stem in enumerate(folder.stems) if index not in chosen]
-    return train, [stem for index, stem in enumerate(folder.stems) if index in chosen]
+    if not 0 < len(chosen) < len(stems):
+        raise ValueError(f"`fraction` {fraction} of {len(stems)} images in {num_groups} scenes leaves a side empty")
+    train = [stem for index, stem in enumerate(stems) if index not in chosen]
+    return train, [stem for index, stem in enumerate(stems) if index in chosen]
 
 
 def scene_groups(stems: list[str], images: list[np.ndarray]) -> np.ndarray:
