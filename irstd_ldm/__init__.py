@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from .models.mask_vae import MaskAutoencoderKL
     from .models.pixel_unet import IRSTDUNet2DModel
     from .models.unet import IRSTDUNet2DConditionModel
-    from .pipelines.output import IRSTDPipelineOutput, Target
+    from .pipelines.output import IRSTDPipelineOutput
     from .pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
     from .pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+    from .pipelines.target import Target
 
 __version__ = "0.1.0"
 
@@ -60,7 +61,7 @@ _LAZY = {
     "IRSTDUNet2DConditionModel": ".models.unet",
     "IRSTDUNet2DModel": ".models.pixel_unet",
     "MaskAutoencoderKL": ".models.mask_vae",
-    "Target": ".pipelines.output",
+    "Target": ".pipelines.target",
 }
 
 

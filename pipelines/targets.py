@@ -5,7 +5,7 @@ import numpy as np
 from ..data.clutter import ring_window, signal_to_clutter_ratio
 from ..evaluation.components import label_components
 from ..evaluation.confidence import ConfidenceCalibration
-from .output import Target
+from .target import Target
 
 
 def extract_targets(

@@ -13,7 +13,7 @@ from .. import __version__
 from ..data.images import to_gray
 from ..data.synthetic import synthetic_scene
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
-from ..pipelines.output import Target
+from ..pipelines.target import Target
 from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, CommandError
 from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
 from .model import load_pipeline, model_name, predict, resolve_device, resolve_threshold, settings

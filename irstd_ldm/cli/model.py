@@ -13,9 +13,9 @@ import transformers
 from .. import bundled_checkpoint
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from ..pipelines.hub import explain
-from ..pipelines.output import Target
 from ..pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+from ..pipelines.target import Target
 from . import EXIT_USAGE, CommandError
 
 BUNDLED = "bundled"

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ..pipelines.output import Target
+from ..pipelines.target import Target
 from . import EXIT_USAGE, CommandError
 from .inputs import Failure, InputFile
 

@@ -1,18 +1,23 @@
 """Gray images from files, PIL images, arrays and tensors, and their normalisation to about [-1, 1]."""
 
 import struct
+import sys
 import zlib
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
-import torch
 from PIL import Image
 
-ImageInput = str | PathLike[str] | Image.Image | np.ndarray | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
+COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
 _DECODING_ERRORS = (SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -45,7 +50,8 @@ def to_gray(image: ImageInput) -> np.ndarray:
         return _gray_from_pil(image)
     if isinstance(image, np.ndarray):
         return _gray_from_array(image, channel_axis=-1)
-    if isinstance(image, torch.Tensor):
+    loaded_torch = sys.modules.get("torch")  # a tensor comes from a caller that has imported it
+    if loaded_torch is not None and isinstance(image, loaded_torch.Tensor):
         tensor = image.detach().cpu()
         return _gray_from_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), channel_axis=0)
     raise TypeError(f"`image` must be a path, a PIL image, an array or a tensor, got {type(image).__name__}")
@@ -68,24 +74,60 @@ def normalize_image(gray: np.ndarray, input_range: tuple[float, float] | None = 
     Raises:
         ValueError: `input_range` is not two finite numbers with lo < hi.
     """
+    return scale_gray(gray, gray_range(gray, input_range))
+
+
+def gray_range(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> tuple[float, float] | None:
+    """The raw values that map to -1 and 1, as `normalize_image` states; equal for a constant frame, None = uint8's.
+
+    Args:
+        gray, input_range: as in `normalize_image`.
+
+    Raises:
+        ValueError: as in `normalize_image`.
+    """
     if input_range is not None:
-        lo, hi = _check_input_range(input_range)
-    elif gray.dtype == np.uint8:
+        return _check_input_range(input_range)
+    return None if gray.dtype == np.uint8 else percentile_range(gray)
+
+
+def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
+    """A frame, or a part of one, on the networks' scale by the `gray_range` of the frame.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+        value_range: (lo, hi), the values that map to -1 and 1; equal: all is 0; None: x / 127.5 - 1.
+
+    Returns:
+        (H, W) float32, about [-1, 1].
+    """
+    if value_range is None:
         return gray.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    else:
-        lo, hi = percentile_range(gray)
-        if lo == hi:
-            return np.zeros(gray.shape, np.float32)
+    lo, hi = value_range
+    if lo == hi:
+        return np.zeros(gray.shape, np.float32)
     scaled = (gray.astype(np.float64) - lo) * (2 / (hi - lo)) - 1
     return soft_compress(scaled).astype(np.float32)
 
 
 def percentile_range(gray: np.ndarray) -> tuple[float, float]:
     """The 0.1 and 99.9 percentiles of (H, W), or its minimum and maximum where they coincide (equal if constant)."""
-    lo, hi = np.percentile(gray, (LOW_PERCENTILE, HIGH_PERCENTILE))
+    percentiles = _percentiles_of_uint16 if gray.dtype == np.uint16 else np.percentile
+    lo, hi = percentiles(gray, (LOW_PERCENTILE, HIGH_PERCENTILE))
     if lo == hi:
         lo, hi = gray.min(), gray.max()
     return float(lo), float(hi)
+
+
+def _percentiles_of_uint16(gray: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
+    """What `np.percentile` gives, by counting values instead of sorting a copy of the frame."""
+    counts = np.zeros(2**16, np.int64)
+    for part in np.array_split(gray.reshape(-1), -(-gray.size // COUNTED_PX)):
+        counts += np.bincount(part, minlength=2**16)
+    rank = (gray.size - 1) * (np.array(percentiles) / 100)
+    at_most = np.cumsum(counts)  # (65536,), pixels of at most each value
+    low, high = np.searchsorted(at_most, np.floor(rank), "right"), np.searchsorted(at_most, np.ceil(rank), "right")
+    return low + (high - low) * (rank % 1)
 
 
 def soft_compress(values: np.ndarray) -> np.ndarray:

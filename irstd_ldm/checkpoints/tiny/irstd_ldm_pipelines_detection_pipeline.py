@@ -7,22 +7,14 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from . irstd_ldm_data_images import ImageInput, normalize_image, to_gray
+from . irstd_ldm_data_images import ImageInput, to_gray
 from . irstd_ldm_evaluation_confidence import ConfidenceCalibration, calibration_from_dict
 from . irstd_ldm_pipelines_fusion import FUSIONS
 from . irstd_ldm_pipelines_irstd_pipeline_base import IRSTDPipelineBase
 from . irstd_ldm_pipelines_output import IRSTDPipelineOutput
 from . irstd_ldm_pipelines_targets import extract_targets
-from . irstd_ldm_pipelines_tiling import blend_weight, tile_windows
-
-PAD_MULTIPLE = 32
-MIN_PADDED_SIZE = 128
-
-
-def pad_image(image: np.ndarray) -> np.ndarray:
-    """Continue (H, W) by reflection at the bottom and right to (PH, PW), multiples of 32 and at least 128."""
-    padding = [(0, max(-(-n // PAD_MULTIPLE) * PAD_MULTIPLE, MIN_PADDED_SIZE) - n) for n in image.shape]
-    return np.pad(image, padding, mode="reflect")
+from . irstd_ldm_pipelines_tiled_prediction import predict_in_tiles
+from . irstd_ldm_pipelines_tiling import MIN_PADDED_SIZE
 
 
 def image_seed(base: int, place: int) -> int:
@@ -192,58 +184,45 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             ensemble_fusion,
         )
 
-        # 1. Read and normalise the images.
+        # 1. Read the images.
         images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
         if not images:
             raise ValueError("`image` must hold at least one image, got an empty list")
         grays = [to_gray(one) for one in images]  # N of (H, W)
-        normalized = [normalize_image(gray, input_range) for gray in grays]  # N of (H, W), about [-1, 1]
 
         # 2. One seed per image, whatever the batch.
         generator = generator or torch.Generator().manual_seed(0)
         base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         seeds = [image_seed(base, place) for place in range(len(images))]
 
-        # 3. Cut into tiles, padded; tiles of one padded size run together.
-        windows = [tile_windows(gray.shape, tile_size or max(gray.shape), tile_overlap) for gray in grays]
-        tiles = [(place, window) for place, of_image in enumerate(windows) for window in of_image]
-        padded = [pad_image(normalized[place][window]) for place, window in tiles]
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for index, tile in enumerate(padded):
-            by_size.setdefault(tile.shape, []).append(index)
+        # 3. Members' probabilities of each tile, blended and fused.
+        def predict(tiles: np.ndarray, places: list[int]) -> np.ndarray:
+            of_tiles = [seeds[place] for place in places]
+            return self.predict_probability(
+                tiles, of_tiles, num_inference_steps, ensemble_size, callback_on_step_end
+            )  # (B, E, PH, PW)
 
-        # 4. Members' probabilities of each tile, blended.
-        total = [np.zeros((ensemble_size, *gray.shape), np.float32) for gray in grays]  # N of (E, H, W)
-        weight = [np.zeros(gray.shape, np.float32) for gray in grays]  # N of (H, W)
-        for indices in by_size.values():
-            for start in range(0, len(indices), batch_size):
-                chunk = indices[start : start + batch_size]
-                probability = self.predict_probability(
-                    np.stack([padded[index] for index in chunk]),
-                    [seeds[tiles[index][0]] for index in chunk],
-                    num_inference_steps,
-                    ensemble_size,
-                    callback_on_step_end,
-                )  # (B, E, PH, PW)
-                for index, members in zip(chunk, probability, strict=True):
-                    place, window = tiles[index]
-                    height, width = (axis.stop - axis.start for axis in window)
-                    blend = blend_weight(height, width, tile_overlap if len(windows[place]) > 1 else 0)
-                    total[place][:, window[0], window[1]] += members[:, :height, :width] * blend
-                    weight[place][window] += blend
-        members = [t / w for t, w in zip(total, weight, strict=True)]  # N of (E, H, W)
+        fused = predict_in_tiles(
+            grays,
+            predict,
+            ensemble_size=ensemble_size,
+            ensemble_fusion=ensemble_fusion,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            input_range=input_range,
+            batch_size=batch_size,
+        )
+        probabilities = [f.probability[None] for f in fused]  # N of (1, H, W)
+        uncertainties = [f.uncertainty[None] for f in fused if f.uncertainty is not None] or None
 
-        # 5. Fuse, threshold, find the targets.
-        fuse = FUSIONS[ensemble_fusion]
-        probabilities = [fuse(m).astype(np.float32)[None] for m in members]  # N of (1, H, W)
+        # 4. Threshold, find the targets.
         masks = [p > threshold for p in probabilities]
-        uncertainties = [m.std(axis=0, dtype=np.float32)[None] for m in members] if ensemble_size > 1 else None
         calibration = self.confidence_calibration()
         targets = [
             extract_targets(p[0], m[0], g, calibration) for p, m, g in zip(probabilities, masks, grays, strict=True)
         ]
 
-        # 6. Stack images of one size, convert, offload.
+        # 5. Stack images of one size, convert, offload.
         outputs = [_collect(maps, output_type) for maps in (probabilities, masks, uncertainties)]
         self.maybe_free_model_hooks()
         if not return_dict:
@@ -268,5 +247,5 @@ def _collect(maps: list[np.ndarray] | None, output_type: str):
         return None
     if len({m.shape for m in maps}) > 1:
         return [torch.from_numpy(m) for m in maps] if output_type == "pt" else maps
-    stacked = np.stack(maps)
+    stacked = maps[0][None] if len(maps) == 1 else np.stack(maps)  # a single one is not copied
     return torch.from_numpy(stacked) if output_type == "pt" else stacked

@@ -54,3 +54,39 @@ FUSIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "median": lambda members: np.median(members, axis=0),
     "staple": lambda members: staple(members > 0.5),
 }
+
+
+class MemberFusion:
+    """The members of one image, added strip by strip, as a probability and an uncertainty.
+
+    Args:
+        shape: (H, W) of the image.
+        ensemble_size: E.
+        ensemble_fusion: One of `FUSIONS`.
+
+    Attributes:
+        probability: (H, W) float32 in [0, 1].
+        uncertainty: (H, W) float32, standard deviation over the members; None for one member.
+    """
+
+    def __init__(self, shape: tuple[int, ...], ensemble_size: int, ensemble_fusion: str):
+        self.probability = np.empty(shape, np.float32)
+        self.uncertainty = np.empty(shape, np.float32) if ensemble_size > 1 else None
+        self._fuse = FUSIONS[ensemble_fusion]
+        # STAPLE weighs a member by all of its pixels.
+        self._decisions = np.empty((ensemble_size, *shape), bool) if ensemble_fusion == "staple" else None
+
+    def add(self, rows: slice, members: np.ndarray) -> None:
+        """Adds the members (E, rows, W) of some rows."""
+        if self._decisions is None:
+            self.probability[rows] = self._fuse(members)
+        else:
+            self._decisions[:, rows] = members > 0.5
+        if self.uncertainty is not None:
+            self.uncertainty[rows] = members.std(axis=0, dtype=np.float32)
+
+    def finish(self) -> None:
+        """Fuses what needs all rows, when all are added."""
+        if self._decisions is not None:
+            self.probability[:] = staple(self._decisions)
+            self._decisions = None

@@ -5,7 +5,7 @@ import numpy as np
 from . irstd_ldm_data_clutter import ring_window, signal_to_clutter_ratio
 from . irstd_ldm_evaluation_components import label_components
 from . irstd_ldm_evaluation_confidence import ConfidenceCalibration
-from . irstd_ldm_pipelines_output import Target
+from . irstd_ldm_pipelines_target import Target
 
 
 def extract_targets(
