@@ -12,4 +12,7 @@ def displayable(gray: np.ndarray) -> np.ndarray:
     lo, hi = percentile_range(gray)
     if lo == hi:
         return np.zeros(gray.shape, np.uint8)
-    return np.rint(np.clip((gray.astype(np.float64) - lo) / (hi - lo), 0, 1) * 255).astype(np.uint8)
+    shown = np.empty(gray.shape, np.uint8)  # (H, W)
+    for row, values in zip(shown, gray, strict=True):  # a whole frame in float64 takes eight bytes a pixel, twice
+        row[:] = np.rint(np.clip((values.astype(np.float64) - lo) / (hi - lo), 0, 1) * 255)
+    return shown

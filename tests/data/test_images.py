@@ -3,7 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
-from irstd_ldm.data.images import ImageReadError, normalize_image, soft_compress, to_gray
+from irstd_ldm.data.images import ImageReadError, invert_polarity, normalize_image, percentile_range, soft_compress, to_gray
+    ImageReadError,
+    gray_range,
+    normalize_image,
+    percentile_range,
+    scale_gray,
+    soft_compress,
+    to_gray,
+)
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 20, 30]]], np.uint8)  # (1, 4, 3)
 GRAY = [[76, 150, 29, 18]]  # 0.299 R + 0.587 G + 0.114 B, rounded
@@ -183,3 +191,38 @@ def test_soft_compression_is_odd_monotone_and_of_continuous_slope():
     np.testing.assert_allclose(compressed, -compressed[::-1], atol=1e-9)
     slope = np.diff(soft_compress(np.array([1 - 1e-4, 1, 1 + 1e-4]))) / 1e-4
     np.testing.assert_allclose(slope, 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", (1, 2, 999, 1001, 3 * 2**20 + 5))
+def test_percentiles_of_uint16_are_those_of_numpy(size):
+    gray = np.random.default_rng(size).integers(0, 2**16, (1, size), np.uint16, endpoint=False)
+    lo, hi = np.percentile(gray, (0.1, 99.9))
+    assert percentile_range(gray) == (pytest.approx(lo, rel=1e-12), pytest.approx(hi, rel=1e-12))
+
+
+def test_a_part_is_scaled_by_the_range_of_its_frame():
+    gray = np.random.default_rng(0).integers(0, 2**14, (40, 50), np.uint16)
+    part = scale_gray(gray[10:20, 5:9], gray_range(gray))
+    np.testing.assert_array_equal(part, normalize_image(gray)[10:20, 5:9])
+    assert gray_range(gray.astype(np.uint8)) is None
+    assert gray_range(gray, (3, 7)) == (3, 7)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("input_range", [None, (20, 180)])
+def test_an_inverted_polarity_changes_the_sign_of_what_the_networks_see(dtype, input_range):
+    gray = np.random.default_rng(0).gamma(2, 40, (30, 40)).clip(0, 255).astype(dtype)
+    inverted = invert_polarity(gray, input_range)
+    assert inverted.dtype == (np.float32 if input_range else dtype)
+    normalized = normalize_image(gray, input_range)
+    np.testing.assert_allclose(normalize_image(inverted, input_range), -normalized, atol=1e-5)
+    assert normalized.std() > 0.1
+
+
+def test_an_inverted_polarity_by_hand():
+    assert invert_polarity(np.array([[0, 55, 255]], np.uint8)).tolist() == [[255, 200, 0]]
+    assert invert_polarity(np.array([[8000, 8001, 65535]], np.uint16)).tolist() == [[65535, 65534, 8000]]
+    assert invert_polarity(np.array([[0, 100, 65535]], np.uint16), (100, 200)).tolist() == [[300, 200, -65235]]
+    assert invert_polarity(np.full((1, 2), 65535, np.uint16)).tolist() == [[65535, 65535]]
+    with pytest.raises(ValueError, match="`input_range`"):
+        invert_polarity(np.zeros((1, 1), np.uint16), (2, 1))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from irstd_ldm.evaluation import components
 from irstd_ldm.evaluation.components import Component, label_components
 
 
@@ -66,3 +67,10 @@ def test_empty_mask_has_no_component():
 def test_refuses(mask, error, message):
     with pytest.raises(error, match=message):
         label_components(mask)
+
+
+def test_a_mask_of_several_strips_is_measured_as_one(monkeypatch):
+    mask = np.random.default_rng(0).random((60, 40)) > 0.6
+    _, expected = label_components(mask)
+    monkeypatch.setattr(components, "STRIP_PX", 100)  # 3 rows
+    assert label_components(mask)[1] == expected

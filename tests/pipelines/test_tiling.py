@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from irstd_ldm.pipelines.tiling import blend_weight, tile_starts, tile_windows
+from irstd_ldm.pipelines.tiling import TileBlender, blend_weight, tile_starts, tile_windows
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,32 @@ def test_the_overlap_goes_linearly_from_one_tile_to_the_next():
     weight = blend_weight(8, 8, 4)[4]
     second, first = weight[:4], weight[4:]
     np.testing.assert_allclose(second / (first + second), [0.2, 0.4, 0.6, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "overlap"), (((100, 60), 32), ((129, 400), 0), ((500, 300), 32), ((400, 200), 100)))
+def test_strips_of_the_blender_make_the_image(shape, overlap):
+    """Tiles cut from two members blend back into them; strips come from top to bottom, each row once."""
+    members = np.random.default_rng(0).random((2, *shape)).astype(np.float32)
+    windows, strips, ends = tile_windows(shape, 128, overlap), [], [0]
+
+    def finish(rows, strip):
+        assert rows.start == ends[-1] and strip.shape == (2, rows.stop - rows.start, shape[1])
+        assert strip.shape[1] <= 128
+        strips.append(strip.copy())
+        ends.append(rows.stop)
+
+    blender = TileBlender(shape, windows, overlap, 2, finish)
+    for window in windows:
+        blender.add(window, members[:, *window])
+    np.testing.assert_allclose(np.concatenate(strips, axis=1), members, rtol=1e-5)
+
+
+def test_tiles_that_differ_are_weighed_in_the_overlap():
+    """Three tiles of constant 0, 1, 0 in a row, ramps of 4: between the first two 1/5, 2/5, 3/5, 4/5."""
+    windows, strips = tile_windows((8, 16), 8, 4), []
+    blender = TileBlender((8, 16), windows, 4, 1, lambda rows, strip: strips.append(strip.copy()))
+    for value, window in zip((0, 1, 0), windows, strict=True):
+        blender.add(window, np.full((1, 8, 8), value, np.float32))
+    (strip,) = strips
+    expected = [0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.6, 0.4, 0.2, 0, 0, 0, 0]
+    np.testing.assert_allclose(strip, np.broadcast_to(expected, (1, 8, 16)), atol=1e-6)

@@ -1,0 +1,81 @@
+"""Tiles of real weights: no seam, targets on a border once, memory that does not grow with the number of tiles."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.pipelines.tiled_prediction import predict_in_tiles
+from irstd_ldm.pipelines.tiling import tile_starts
+
+TILE, OVERLAP = 256, 32
+
+
+@pytest.fixture(scope="module")
+def bundled_pipeline() -> IRSTDLatentPipeline:
+    return IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
+
+
+def border_jumps(pipeline: IRSTDLatentPipeline, seed: int, overlap: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Jumps of the probability across the tiles' borders and elsewhere, (lines, pixels along them), for both axes."""
+    image = synthetic_scene(512, 640, num_targets=6, seed=seed).image
+    probability = pipeline(image, tile_size=TILE, tile_overlap=overlap).probability[0, 0]
+    both = []
+    for axis in (0, 1):
+        jumps = np.moveaxis(np.abs(np.diff(probability, axis=axis)), axis, 0)
+        starts = tile_starts(probability.shape[axis], TILE, overlap)
+        borders = sorted({*(start - 1 for start in starts[1:]), *(start + TILE - 1 for start in starts[:-1])})
+        both.append((jumps[borders], np.delete(jumps, borders, axis=0)))
+    return both
+
+
+def test_no_jump_across_tile_borders(bundled_pipeline):
+    """In a scene without structure on a border, no jump there exceeds the 99.9th percentile of the jumps elsewhere."""
+    for across, elsewhere in border_jumps(bundled_pipeline, seed=2, overlap=OVERLAP):
+        assert across.max() <= np.percentile(elsewhere, 99.9)
+
+
+@pytest.mark.parametrize(("overlap", "seam"), ((OVERLAP, False), (0, True)))
+def test_structure_on_a_border_has_no_seam(bundled_pipeline, overlap, seam):
+    """A response lies on the lower border of the first tiles; a seam is a line whose jumps are high on average."""
+    lines = border_jumps(bundled_pipeline, seed=0, overlap=overlap)
+    seams = [across.mean(axis=1).max() > np.percentile(elsewhere.mean(axis=1), 99.9) for across, elsewhere in lines]
+    assert any(seams) == seam
+
+
+@pytest.mark.parametrize("x", (223, 224, 240, 255, 256))  # the second tile begins at 224, the first ends at 255
+def test_a_target_on_a_tile_border_appears_once(bundled_pipeline, x):
+    rows, columns = np.mgrid[:256, :480]
+    rng = np.random.default_rng(0)
+    image = 60 + 3 * rng.standard_normal((256, 480)) + 120 * np.exp(-((rows - 128) ** 2 + (columns - x) ** 2) / 4.5)
+    output = bundled_pipeline(image.round().astype(np.uint8), tile_size=TILE, tile_overlap=OVERLAP)
+    (target,) = output.targets[0]
+    assert abs(target.x - x) < 0.5 and abs(target.y - 128) < 0.5
+
+
+def extra_bytes(rows: int, ensemble_size: int = 1) -> int:
+    """Most memory beyond image and results, for an image of so many rows of three tiles of 128 pixels."""
+    gray = np.random.default_rng(0).integers(0, 2**14, (128 * rows, 384), np.uint16)
+    tracemalloc.start()
+    (fused,) = predict_in_tiles(
+        [gray],
+        lambda tiles, places: np.full((len(tiles), ensemble_size, *tiles.shape[1:]), 0.5, np.float32),
+        ensemble_size=ensemble_size,
+        ensemble_fusion="mean",
+        tile_size=128,
+        tile_overlap=0,
+        input_range=(0, 2**14),
+        batch_size=2,
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (fused.probability == 0.5).all()
+    return peak - sum(result.nbytes for result in (fused.probability, fused.uncertainty) if result is not None)
+
+
+@pytest.mark.parametrize("ensemble_size", (1, 3))
+def test_memory_is_that_of_the_results_and_a_row_of_tiles(ensemble_size):
+    few, many = extra_bytes(4, ensemble_size), extra_bytes(32, ensemble_size)
+    assert many < 1.2 * few  # the images differ by a factor of 8
