@@ -110,6 +110,28 @@ def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.
     return soft_compress(scaled).astype(np.float32)
 
 
+def invert_polarity(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> np.ndarray:
+    """The image with hot and cold exchanged, so that what `normalize_image` makes of it changes its sign.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+        input_range: (lo, hi) that `normalize_image` is going to be given, None where it finds its own.
+
+    Returns:
+        (H, W): 255 - x for uint8 and minimum + maximum - x for other types, of the type of `gray`; with `input_range`
+        lo + hi - x, float32.
+
+    Raises:
+        ValueError: as in `normalize_image`.
+    """
+    if input_range is not None:
+        lo, hi = _check_input_range(input_range)
+        return (lo + hi - gray.astype(np.float64)).astype(np.float32)
+    if gray.dtype == np.uint8:
+        return 255 - gray
+    return gray.max() - gray + gray.min()
+
+
 def percentile_range(gray: np.ndarray) -> tuple[float, float]:
     """The 0.1 and 99.9 percentiles of (H, W), or its minimum and maximum where they coincide (equal if constant)."""
     percentiles = _percentiles_of_uint16 if gray.dtype == np.uint16 else np.percentile

@@ -3,9 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
-from irstd_ldm.data.images import ImageReadError, invert_polarity, normalize_image, percentile_range, soft_compress, to_gray
+from irstd_ldm.data.images import (
     ImageReadError,
     gray_range,
+    invert_polarity,
     normalize_image,
     percentile_range,
     scale_gray,
