@@ -1,0 +1,114 @@
+"""Gray frames of a video file, decoded one by one by PyAV (FFmpeg)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .frames import MAX_PIXELS, Frame, check_size
+from .images import ImageReadError, to_gray
+
+GRAY_FORMATS = ("gray", "gray10le", "gray12le", "gray16le", "gray16be")
+
+
+class VideoFrames:
+    """Frames of MP4, AVI, MKV and whatever else FFmpeg reads.
+
+    Gray formats keep their values, as uint8 or uint16 (10 and 12 bits too). Of colours of 8 bits the luma is taken, as
+    uint8 in full range; RGB becomes gray as in `to_gray`; deeper colours become uint16 in full range. A rotation that
+    the file asks of its player is ignored: positions are those of the stored pixels.
+
+    Args:
+        path: the file.
+        max_pixels: refuse larger frames, before they are decoded.
+
+    Attributes:
+        path: the file.
+        num_frames: as its header says; None where it does not (MKV).
+        frames_per_second: the average; None where the file does not tell.
+
+    Raises:
+        ImageReadError: not a video, without a video stream, or with larger frames.
+        ImportError: PyAV is not installed.
+        OSError: a path that is missing, a folder, or not readable.
+    """
+
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS):
+        self.path = path
+        with path.open("rb"):  # the file system's errors, by their own names
+            pass
+        with self._open() as container:
+            stream = container.streams.video[0]
+            self.width, self.height = stream.codec_context.width, stream.codec_context.height
+            check_size(path, self.width, self.height, max_pixels)
+            self.num_frames: int | None = stream.frames or None
+            self.frames_per_second = float(stream.average_rate) if stream.average_rate else None
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        """The frames from `start` on; those before it are decoded and dropped, so that the index is exact.
+
+        Raises:
+            ImageReadError: a damaged frame, or a file that ends before its header says.
+        """
+        import av
+
+        with self._open() as container:
+            stream = container.streams.video[0]
+            index = num_packets = 0
+            try:
+                for packet in container.demux(stream):
+                    num_packets += packet.size > 0
+                    for decoded in packet.decode():
+                        if index >= start:
+                            yield Frame(index, self._gray(decoded, index), decoded.time)
+                        index += 1
+            except av.FFmpegError as error:
+                raise self._error(f"frame {index} cannot be decoded: {error.strerror}") from error
+            # Edit lists hide frames, never packets.
+            if num_packets < stream.frames:
+                raise self._error(f"truncated: {index} frames were read, its header says {stream.frames}")
+            if not index:
+                raise self._error("without frames")
+            self._check_duration(container, index, decoded.time)
+
+    def _check_duration(self, container: Any, num_read: int, last_time: float | None) -> None:
+        """Tells a truncated file whose header knows its duration alone (MKV); other streams may be longer."""
+        if container.duration is None or len(container.streams) > 1 or not self.frames_per_second or last_time is None:
+            return
+        missing_s = container.duration / 1e6 - last_time  # of a complete file: the last frame's own duration
+        if missing_s * self.frames_per_second > 2.5:
+            raise self._error(
+                f"truncated: {num_read} frames were read, to {last_time:.2f} s of {container.duration / 1e6:.2f} s"
+            )
+
+    def _open(self) -> Any:
+        try:
+            import av
+        except ImportError as error:
+            raise ImportError("video needs PyAV: pip install irstd-ldm[video]") from error
+        try:
+            container = av.open(str(self.path))
+        except av.FFmpegError as error:
+            raise self._error("not a video or truncated") from error
+        if not container.streams.video:
+            container.close()
+            raise self._error("no video stream")
+        return container
+
+    def _gray(self, decoded: Any, index: int) -> np.ndarray:
+        if decoded.is_corrupt:
+            raise self._error(f"frame {index} is damaged")
+        if (decoded.width, decoded.height) != (self.width, self.height):
+            raise self._error(
+                f"frame {index} has {decoded.width}x{decoded.height} pixels, the first one {self.width}x{self.height}"
+            )
+        depth = max(component.bits for component in decoded.format.components)
+        if decoded.format.name in GRAY_FORMATS:
+            return to_gray(decoded.to_ndarray())
+        if depth > 8:
+            return to_gray(decoded.to_ndarray(format="gray16le"))
+        return to_gray(decoded.to_ndarray(format="rgb24" if decoded.format.is_rgb else "gray"))
+
+    def _error(self, reason: str) -> ImageReadError:
+        return ImageReadError(f"cannot read video '{self.path}': {reason}")

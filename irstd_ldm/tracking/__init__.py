@@ -1,0 +1,1 @@
+"""Tracks of targets through the frames of a sequence; arrays in, no models, no files."""
