@@ -61,6 +61,7 @@ setup(
     python_requires=">=3.11",
     packages=[
         "irstd_ldm",
+        "irstd_ldm.app",
         "irstd_ldm.cli",
         "irstd_ldm.data",
         "irstd_ldm.evaluation",
@@ -73,6 +74,7 @@ setup(
     package_dir={"irstd_ldm.pipelines": "pipelines", "irstd_ldm.training": "training"},
     package_data={
         "irstd_ldm": ["py.typed", *(f"checkpoints/**/*.{suffix}" for suffix in CHECKPOINT_SUFFIXES)],
+        "irstd_ldm.app": ["viewer.*"],
         "irstd_ldm.training": ["recipes/*.yaml"],
     },
     install_requires=[

@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_card(commands)
     _add_push(commands)
     _add_pull(commands)
+    _add_app(commands)
     return parser
 
 
@@ -244,6 +245,24 @@ def _add_pull(commands) -> None:
     parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME")
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit; default: main")
+
+
+def _add_app(commands) -> None:
+    parser = commands.add_parser(
+        "app",
+        help="a page in the browser: images or short videos in, targets out",
+        description="Serves the page until Ctrl-C. Needs gradio: pip install irstd-ldm[demo]. Uploads are kept in a "
+        "temporary folder of this process and deleted within the hour. There is no login: whoever reaches the address "
+        "can use the page.",
+        epilog=EXIT_HELP,
+    )
+    _add_model(parser)
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+    parser.add_argument("--host", default="127.0.0.1", metavar="A", help="default: 127.0.0.1, this machine alone")
+    parser.add_argument("--port", type=_positive_int, default=7860, metavar="N", help="default: 7860")
+    parser.add_argument(
+        "--max-file-mb", type=_positive_int, default=64, metavar="MB", help="largest upload, 10^6 bytes; default: 64"
+    )
 
 
 def _add_model(parser: argparse._ActionsContainer) -> None:

@@ -1,0 +1,141 @@
+"""The page: its parts and what happens when they are used."""
+
+from importlib.resources import files
+from typing import Any
+
+import gradio as gr
+
+from ..data.display import displayable
+from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from .detection import POLARITIES
+from .handlers import BY_THRESHOLD, Handlers, table_headers
+from .reading import EXAMPLES, Limits, example_scene
+
+MAX_STEPS, MAX_ENSEMBLE = 20, 16
+STATE_LIFETIME_S = 3600
+FILES_LIFETIME_S = 3600
+TITLE = "irstd-ldm: infrared small targets"
+HEADING = """\
+# Infrared small targets
+Positions of small, dim targets with a confidence. Files stay on the machine that serves this page and are deleted
+within the hour.
+"""
+DROP = "Image (8, 16 bit, float) or short video"
+
+
+def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | None = None) -> gr.Blocks:
+    """The page around a pipeline.
+
+    Args:
+        pipeline: the detector.
+        model: what the page and its JSON call it.
+        limits: of one input.
+    """
+    limits = limits or Limits()
+    config = pipeline.config
+    budgets = list((config.calibration or {}).get("thresholds", {}))
+    handlers = Handlers(pipeline, model, limits)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FILES_LIFETIME_S)) as page:
+        gr.Markdown(HEADING)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                file = gr.File(label=DROP, height=140, elem_id="file")
+                scenes = gr.Gallery(
+                    [(displayable(example_scene(name).image), name) for name in EXAMPLES],
+                    label="Or a synthetic scene with three targets",
+                    columns=4,
+                    height=150,
+                    object_fit="cover",
+                    format="png",
+                    allow_preview=False,
+                    buttons=[],
+                    interactive=False,
+                    elem_id="scenes",
+                )
+                budget = gr.Radio(
+                    [(BY_THRESHOLD, BY_THRESHOLD), *((f"Fa ≤ {name}", name) for name in budgets)],
+                    value=BY_THRESHOLD,
+                    label="Decide by",
+                    info="Fa: calibrated budget of false-alarm pixels per million" if budgets else None,
+                    visible=bool(budgets),
+                    elem_id="budget",
+                )
+                threshold = gr.Slider(
+                    0,
+                    1,
+                    value=config.default_threshold,
+                    step=0.01,
+                    label="Threshold",
+                    info="A pixel of a higher probability belongs to a target",
+                    elem_id="threshold",
+                )
+                with gr.Group():
+                    steps = gr.Slider(
+                        pipeline.min_inference_steps,
+                        MAX_STEPS,
+                        value=config.default_num_inference_steps,
+                        step=1,
+                        label="Denoising steps",
+                        elem_id="steps",
+                    )
+                    ensemble = gr.Slider(
+                        1,
+                        MAX_ENSEMBLE,
+                        value=config.default_ensemble_size,
+                        step=1,
+                        label="Ensemble size",
+                        info="From 2 on the page shows the uncertainty",
+                        elem_id="ensemble",
+                    )
+                    polarity = gr.Radio(list(POLARITIES), value=POLARITIES[0], label="Polarity", elem_id="polarity")
+                again = gr.Button("Detect again", variant="primary", interactive=False, elem_id="again")
+            with gr.Column(scale=5, min_width=480):
+                viewer = gr.HTML(
+                    {},
+                    html_template=_text("viewer.html"),
+                    css_template=_text("viewer.css"),
+                    js_on_load=_text("viewer.js"),
+                    apply_default_css=False,
+                    layers=None,
+                    elem_id="viewer",
+                )
+                frame = gr.Slider(0, 1, value=0, step=1, label="Frame", visible=False, elem_id="frame")
+                summary = gr.Markdown(elem_id="summary")
+                table = gr.Dataframe(
+                    headers=table_headers(is_sequence=False),
+                    datatype="number",
+                    label="Targets",
+                    interactive=False,
+                    max_height=320,
+                    buttons=["copy"],
+                    elem_id="table",
+                )
+                with gr.Row():
+                    json_file = gr.DownloadButton("JSON", size="sm", interactive=False, elem_id="json")
+                    mask_file = gr.DownloadButton("Mask PNG", size="sm", interactive=False, elem_id="mask")
+                gr.Markdown(f"Model: {model}. A click on a row shows its target; a click on a header sorts.")
+        detection = gr.State(None, time_to_live=STATE_LIFETIME_S)
+        settings = [steps, ensemble, polarity]
+        results = [viewer, summary, table, json_file, mask_file]
+        decision = [detection, frame, budget, threshold]
+        run: dict[str, Any] = {"concurrency_id": "detector", "concurrency_limit": 1, "show_progress_on": viewer}
+        private: dict[str, Any] = {"api_visibility": "private"}
+        quick: dict[str, Any] = {**private, "show_progress": "hidden", "trigger_mode": "always_last"}
+        detected = [detection, frame, again]
+        for event in (
+            file.upload(handlers.detect_file, [file, *settings], detected, **run, **private),
+            scenes.select(handlers.detect_scene, settings, [*detected, file, scenes], **run, **private),
+            again.click(handlers.detect_again, [detection, *settings], detected, **run, **private),
+        ):
+            event.success(handlers.show_all, decision, results, **private, show_progress="hidden")
+        file.clear(handlers.clear, None, [*detected, *results], **private)
+        budget.change(handlers.choose_budget, budget, threshold, **quick)
+        for changed in (budget.change, threshold.change):
+            changed(handlers.show_targets, decision, results, **quick)
+        frame.change(handlers.show_all, decision, results, **quick)
+        table.select(handlers.focus, decision, [frame, viewer], **quick)
+    return page.queue(max_size=32, default_concurrency_limit=4, api_open=False)
+
+
+def _text(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")

@@ -1,0 +1,90 @@
+"""Serving the page: on this machine alone unless told otherwise, and without the network."""
+
+import os
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+LOOPBACK = "127.0.0.1"
+PORT = 7860
+MAX_FILE_MB = 64
+MAX_SESSIONS = 32  # whose results are kept in memory
+SYSTEM_FONTS = ("system-ui", "sans-serif")
+SYSTEM_MONO_FONTS = ("ui-monospace", "monospace")
+CSS = """
+footer { display: none !important; }
+.gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
+"""
+# The browser loads from this server alone; gradio's and the viewer's scripts are inline and built from text.
+CONTENT_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'"
+)
+
+
+class LocalOnly:
+    """Refuses to fetch foreign addresses for a client, which gradio's file route offers, and says so to browsers."""
+
+    def __init__(self, app: "ASGIApp"):
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if any(f"/{route}=http" in scope["path"] for route in ("file", "proxy")):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"no foreign addresses"})
+            return
+
+        async def send_with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [(b"content-security-policy", CONTENT_POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+                message = {**message, "headers": [*message["headers"], *headers]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+def private_folder() -> TemporaryDirectory:
+    """A folder of this process alone for what gradio stores, removed with the returned object; no telemetry either.
+
+    To be called before gradio is imported, which reads these variables once.
+    """
+    folder = TemporaryDirectory(prefix="irstd-ldm-app-", ignore_cleanup_errors=True)
+    os.environ |= {
+        "GRADIO_TEMP_DIR": folder.name,
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    return folder
+
+
+def launch_options(max_file_mb: int = MAX_FILE_MB) -> dict[str, Any]:
+    """What every server of the page passes to `launch`, wherever it is bound.
+
+    Args:
+        max_file_mb: largest upload, in 10^6 bytes.
+    """
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    return {
+        "theme": gr.themes.Default(font=SYSTEM_FONTS, font_mono=SYSTEM_MONO_FONTS),
+        "css": CSS,
+        "max_file_size": max_file_mb * 10**6,
+        "allowed_paths": [],
+        "state_session_capacity": MAX_SESSIONS,
+        "app_kwargs": {"middleware": [Middleware(LocalOnly)]},
+        "footer_links": [],
+        "share": False,
+        "ssr_mode": False,
+        "enable_monitoring": False,
+        "run_history": False,
+        "mcp_server": False,
+        "pwa": False,
+        "quiet": True,
+        "show_error": True,
+    }

@@ -1,0 +1,35 @@
+"""`irstd-ldm app`: the page on which a detector can be tried."""
+
+import argparse
+import threading
+from typing import NoReturn
+
+from ..app.server import LOOPBACK, launch_options, private_folder
+from . import EXIT_USAGE, CommandError
+from .model import load_pipeline, model_name, resolve_device
+
+
+def run(args: argparse.Namespace) -> NoReturn:
+    """Serves the page until it is interrupted."""
+    with private_folder():
+        try:
+            from ..app.page import build_page
+        except ImportError as error:
+            raise CommandError(f"the page needs gradio: pip install irstd-ldm[demo] ({error})", EXIT_USAGE) from error
+        page = build_page(load_pipeline(args, resolve_device(args.device)), model_name(args))
+        try:
+            page.launch(
+                server_name=args.host,
+                server_port=args.port,
+                prevent_thread_lock=True,
+                **launch_options(args.max_file_mb),
+            )
+        except OSError as error:
+            raise CommandError(f"--host {args.host} --port {args.port}: cannot serve there: {error}") from error
+        try:
+            reach = "this machine alone" if args.host == LOOPBACK else "everyone who can reach this address"
+            print(f"http://{args.host}:{args.port} ({reach}); Ctrl-C ends it", flush=True)
+            while True:
+                threading.Event().wait()
+        finally:
+            page.close(verbose=False)

@@ -1,0 +1,227 @@
+"""The page in a real browser: files in, targets, pictures and downloads out."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from irstd_ldm.data.images import to_gray
+from irstd_ldm.data.synthetic import synthetic_scene
+
+SCENE = synthetic_scene(192, 224, kind="sea", num_targets=3, scr=8.0, seed=1, bit_depth=16)
+
+
+@pytest.fixture(scope="module")
+def scene_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "harbour.png"
+    Image.fromarray(SCENE.image).save(path)
+    return path
+
+
+def upload(page, path) -> None:
+    page.locator("#file input[type=file]").set_input_files(path)
+
+
+def table_rows(page) -> list[list[float]]:
+    """The numbers of the table's visible rows, in the order shown."""
+    rows = page.locator("#table [data-row]").evaluate_all(
+        "cells => cells.map(cell => [cell.dataset.row, cell.dataset.col, cell.innerText])"
+    )
+    table: dict[int, dict[int, float]] = {}
+    for row, column, text in rows:
+        table.setdefault(int(row), {})[int(column)] = float(text)
+    return [[cells[column] for column in sorted(cells)] for _, cells in sorted(table.items())]
+
+
+def wait_for_targets(page, number: int | None = None) -> None:
+    page.locator("#summary strong").wait_for()
+    if number is not None:
+        page.wait_for_function(
+            "number => document.querySelectorAll('#viewer .mark').length == number"
+            " && document.querySelector('#summary').innerText.startsWith(`${number} target`)",
+            arg=number,
+        )
+
+
+def download(page, button: str) -> tuple[str, bytes]:
+    with page.expect_download() as started:
+        page.locator(button).click()
+    return started.value.suggested_filename, started.value.path().read_bytes()
+
+
+def near(target, x: float, y: float) -> bool:
+    return math.hypot(target.x - x, target.y - y) < 1.5
+
+
+def test_an_uploaded_frame_gives_its_planted_targets(open_page, scene_file):
+    page = open_page()
+    upload(page, scene_file)
+    wait_for_targets(page, 3)
+    rows = table_rows(page)
+    assert len(rows) == 3
+    for planted in SCENE.targets:
+        assert any(near(planted, row[1], row[2]) for row in rows)
+
+    name, content = download(page, "#json")
+    record = json.loads(content)
+    assert name == "harbour.json"
+    assert record["model"] == "bundled" and record["settings"]["threshold"] == 0.5
+    (image,) = record["images"]
+    assert (image["file"], image["width"], image["height"]) == ("harbour.png", 224, 192)
+    assert sorted(round(target["x"], 2) for target in image["targets"]) == sorted(row[1] for row in rows)
+
+    name, content = download(page, "#mask")
+    mask = np.asarray(Image.open(io.BytesIO(content)))
+    assert name == "harbour-mask.png"
+    assert mask.shape == (192, 224) and set(np.unique(mask)) == {0, 255}
+    assert np.count_nonzero(mask) == sum(target["area_px"] for target in image["targets"])
+    for planted in SCENE.targets:
+        assert mask[round(planted.y), round(planted.x)] == 255
+
+
+def test_the_page_gives_what_the_pipeline_gives(open_page, scene_file):
+    from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+
+    page = open_page()
+    upload(page, scene_file)
+    wait_for_targets(page, 3)
+    record = json.loads(download(page, "#json")[1])
+    pipeline = IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
+    (expected,) = pipeline(scene_file).targets
+    for ours, theirs in zip(record["images"][0]["targets"], expected, strict=True):
+        assert ours["x"] == pytest.approx(theirs.x, abs=1e-3)
+        assert ours["area_px"] == theirs.area_px
+        assert ours["confidence"] == pytest.approx(theirs.confidence, abs=1e-3)
+
+
+def test_threshold_and_budget_decide_without_another_run(open_page, scene_file):
+    page = open_page()
+    upload(page, scene_file)
+    wait_for_targets(page, 3)
+    number = page.locator("#threshold input[type=number]")
+    number.fill("1")
+    number.press("Enter")
+    wait_for_targets(page, 0)
+    assert "threshold 1 " in page.locator("#summary").inner_text()
+    assert json.loads(download(page, "#json")[1])["images"][0]["targets"] == []
+    page.locator("#budget label", has_text="100").click()
+    page.wait_for_function("document.querySelector('#summary').innerText.includes('threshold 0.0198403')")
+    settings = json.loads(download(page, "#json")[1])["settings"]
+    assert settings["max_fa_per_million_px"] == 100
+    assert page.locator("#threshold input[type=number]").is_disabled()
+
+
+def test_an_ensemble_shows_its_uncertainty_and_the_table_sorts_and_focuses(open_page, scene_file):
+    page = open_page()
+    assert page.locator("#again").is_disabled()
+    upload(page, scene_file)
+    wait_for_targets(page, 3)
+    uncertainty = page.locator("#viewer button[data-layer=uncertainty]")
+    assert uncertainty.is_disabled()
+    number = page.locator("#ensemble input[type=number]")
+    number.fill("3")
+    number.press("Enter")
+    page.locator("#again").click()
+    page.wait_for_function("document.querySelector('#summary').innerText.includes('ensemble of 3')")
+    page.wait_for_function("!document.querySelector('#viewer button[data-layer=uncertainty]').disabled")
+    uncertainty.click()
+    assert "standard deviation" in page.locator("#viewer .caption").inner_text()
+
+    page.locator("#table th", has_text="x").first.click()
+    page.wait_for_timeout(500)
+    columns = [row[1] for row in table_rows(page)]
+    assert columns in (sorted(columns), sorted(columns, reverse=True)) and len(columns) == 3
+    row = table_rows(page)[-1]
+    page.locator("#table [data-row='2'][data-col='1']").click()
+    focused = page.locator("#viewer .mark.focus")
+    focused.wait_for()
+    assert focused.inner_text().startswith(f"{int(row[0])}:")
+    assert float(page.locator("#viewer .scale").inner_text().rstrip("×")) >= 8
+    port, mark = (page.locator(name).bounding_box() for name in ("#viewer .port", "#viewer .mark.focus"))
+    for start, length in (("x", "width"), ("y", "height")):
+        assert mark[start] + mark[length] / 2 == pytest.approx(port[start] + port[length] / 2, abs=20)
+
+
+def test_zoom_keeps_pixels_crisp_and_marks_in_place(open_page, scene_file):
+    page = open_page()
+    upload(page, scene_file)
+    wait_for_targets(page, 3)
+    image = page.locator("#viewer img")
+    assert image.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
+    before = image.bounding_box()
+    for _ in range(3):
+        page.locator("#viewer button[data-zoom=in]").click()
+    after = image.bounding_box()
+    assert after["width"] == pytest.approx(before["width"] * 1.4**3, rel=1e-3)
+    scale = after["width"] / 224
+    mark = page.locator("#viewer .mark").first.bounding_box()
+    centres = [(after["x"] + (t.x + 0.5) * scale, after["y"] + (t.y + 0.5) * scale) for t in SCENE.targets]
+    middle = mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2
+    assert min(math.dist(middle, centre) for centre in centres) < 2 * scale
+    page.locator("#viewer button[data-zoom=fit]").click()
+    assert image.bounding_box() == before
+
+
+def test_black_hot_frames_are_mirrored(open_page, tmp_path):
+    path = tmp_path / "black_hot.tif"
+    Image.fromarray((65535 - SCENE.image.astype(np.int64)).astype(np.uint16)).save(path)
+    page = open_page()
+    page.locator("#polarity label", has_text="black-hot").click()
+    upload(page, path)
+    wait_for_targets(page, 3)
+    rows = table_rows(page)
+    assert all(any(near(planted, row[1], row[2]) for row in rows) for planted in SCENE.targets)
+
+
+def test_an_example_scene_is_detected(open_page):
+    page = open_page()
+    page.locator("#scenes button").nth(0).click()
+    wait_for_targets(page, 3)
+    assert json.loads(download(page, "#json")[1])["images"][0]["file"] == "synthetic-sky.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("broken.png", b"\x89PNG\r\n\x1a\nnothing", "cannot read image 'broken.png'"),
+        ("empty.png", b"", "empty.png"),
+        ("letter.txt", b"Dear engineer", "cannot read image 'letter.txt'"),
+        ("stack.npy", b"\x93NUMPY\x01\x00", "stack.npy"),
+        ("clip.mp4", b"no video at all", "clip.mp4"),
+    ],
+)
+def test_a_bad_file_is_one_line(open_page, tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_bytes(content)
+    page = open_page()
+    upload(page, path)
+    toast = page.locator(".toast-body.error")
+    toast.wait_for()
+    text = toast.inner_text()
+    assert said in text and "Traceback" not in text and "/tmp" not in text
+    assert page.locator("#again").is_disabled()
+
+
+def test_a_file_beyond_the_limit_is_refused(open_page, tmp_path):
+    path = tmp_path / "large.bin"
+    path.write_bytes(bytes(3_000_000))
+    page = open_page()
+    upload(page, path)
+    toast = page.locator(".toast-body.error")
+    toast.wait_for()
+    assert "maximum allowed size" in toast.inner_text()
+
+
+def test_a_real_frame(open_page, nuaa_root):
+    path = nuaa_root / "images" / "Misc_1.png"
+    page = open_page()
+    upload(page, path)
+    wait_for_targets(page)
+    height, width = to_gray(path).shape
+    assert f"{width} x {height} px" in page.locator("#summary").inner_text()
+    mask = np.asarray(Image.open(nuaa_root / "masks" / "Misc_1.png").convert("L")) >= 128
+    rows = table_rows(page)
+    assert rows and any(mask[round(row[2]), round(row[1])] for row in rows)
