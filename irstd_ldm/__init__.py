@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from .models.image_encoder import IRSTDImageEncoder
     from .models.mask_vae import MaskAutoencoderKL
     from .models.pixel_unet import IRSTDUNet2DModel
+    from .models.restoration import IRSTDRestorationModel
     from .models.unet import IRSTDUNet2DConditionModel
     from .pipelines.output import IRSTDPipelineOutput
+    from .pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline
     from .pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
     from .pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
     from .pipelines.target import Target
@@ -39,10 +41,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConditionalEncoder",
+    "GaussianAgnosticPipeline",
     "IRSTDDiffPipeline",
     "IRSTDImageEncoder",
     "IRSTDLatentPipeline",
     "IRSTDPipelineOutput",
+    "IRSTDRestorationModel",
     "IRSTDUNet2DConditionModel",
     "IRSTDUNet2DModel",
     "MaskAutoencoderKL",
@@ -54,10 +58,12 @@ __all__ = [
 # Public name -> module that defines it; imported on first use (PEP 562), so that `irstd-ldm --help` loads no torch.
 _LAZY = {
     "ConditionalEncoder": ".models.conditional_encoder",
+    "GaussianAgnosticPipeline": ".pipelines.pipeline_gaussian_agnostic",
     "IRSTDDiffPipeline": ".pipelines.pipeline_irstd_diff",
     "IRSTDImageEncoder": ".models.image_encoder",
     "IRSTDLatentPipeline": ".pipelines.pipeline_irstd_latent",
     "IRSTDPipelineOutput": ".pipelines.output",
+    "IRSTDRestorationModel": ".models.restoration",
     "IRSTDUNet2DConditionModel": ".models.unet",
     "IRSTDUNet2DModel": ".models.pixel_unet",
     "MaskAutoencoderKL": ".models.mask_vae",

@@ -12,14 +12,10 @@ from ..evaluation.confidence import ConfidenceCalibration, calibration_from_dict
 from .fusion import FUSIONS
 from .irstd_pipeline_base import IRSTDPipelineBase
 from .output import IRSTDPipelineOutput
+from .seeds import image_seed
 from .targets import extract_targets
 from .tiled_prediction import predict_in_tiles
 from .tiling import MIN_PADDED_SIZE
-
-
-def image_seed(base: int, place: int) -> int:
-    """Seed of the image at a place in a call, 63 bits."""
-    return int(np.random.SeedSequence((base, place)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class IRSTDDetectionPipeline(IRSTDPipelineBase):

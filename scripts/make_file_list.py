@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from irstd_ldm.data.folder import files_by_stem, read_stem_list, test_stems, write_stem_list
+from irstd_ldm.data.folder import files_by_stem, read_stem_list, held_out_stems, write_stem_list
 from irstd_ldm.data.images import to_gray
 from irstd_ldm.data.splits import split_by_scene
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the order; default: 0")
     parser.add_argument("--exclude", type=Path, nargs="+", default=[], metavar="FILE", help="lists of stems to leave")
     arguments = parser.parse_args(argv)
-    excluded = test_stems(arguments.root).union(*map(read_stem_list, arguments.exclude))
+    excluded = held_out_stems(arguments.root).union(*map(read_stem_list, arguments.exclude))
     files = files_by_stem(arguments.root / "images")
     stems = [stem for stem in files if stem not in excluded]
     if len(stems) < 2:

@@ -52,7 +52,13 @@ class Validation:
 
 
 class Task(Protocol):
-    """What a trainer brings to the loop."""
+    """What a trainer brings to the loop.
+
+    Attributes:
+        headline: Name of the scalar, of a batch and of a validation, that the progress bar shows beside the loss.
+    """
+
+    headline: str
 
     @property
     def model(self) -> nn.Module:
@@ -335,7 +341,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
         progress.update()
         if done % 20 == 0:
             values = {name: scalar.item() for name, scalar in scalars.items()} | {"loss": loss.item()}
-            shown |= {name: f"{values[name]:.3f}" for name in ("loss", "iou")}
+            shown |= {name: f"{values[name]:.3f}" for name in ("loss", task.headline)}
             values["learning_rate"] = lr_scheduler.get_last_lr()[0]
             accelerator.log(values, step=done)
         last = done == settings.max_train_steps
@@ -347,7 +353,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
                         _push(task, settings, record, done)
                     except OSError as error:  # the next upload brings all of it
                         logger.warning("step %d was not uploaded: %s", done, error)
-            shown["val_iou"] = f"{validation.scores['iou']:.3f}"
+            shown[f"val_{task.headline}"] = f"{validation.scores[task.headline]:.3f}"
         progress.set_postfix(shown, refresh=False)
         if done % settings.checkpointing_steps == 0 or last:
             _save_checkpoint(accelerator, output_dir, done, settings.checkpoints_total_limit)

@@ -69,6 +69,7 @@ class TrainSettings:
         """Repository on the Hub that `push_to_hub` uploads to, with the login of `hf auth login`."""
         return self.hub_model_id or Path(self.output_dir).name
 
+
 @dataclass(kw_only=True)
 class DetectorSettings(TrainSettings):
     """What the trainers of detectors need beside: the shares of the four kinds of crops, which sum to 1, and more."""

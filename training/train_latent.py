@@ -152,9 +152,7 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         encoder_arguments["frequency_attention"] = (False,) * len(encoder_arguments["block_out_channels"])
     return IRSTDLatentPipeline(
         vae=vae,
-        unet=IRSTDUNet2DConditionModel(
-            **configuration["unet"], use_fae=settings.use_fae, use_liw=settings.use_liw
-        ),
+        unet=IRSTDUNet2DConditionModel(**configuration["unet"], use_fae=settings.use_fae, use_liw=settings.use_liw),
         image_encoder=IRSTDImageEncoder(**encoder_arguments),
         scheduler=make_scheduler(),
     )
@@ -162,6 +160,8 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
 
 class LatentTask:
     """Posterior prediction, KLDA and the decoded mask."""
+
+    headline = "iou"
 
     def __init__(self, settings: LatentSettings, data: TrainingData):
         self.settings, self.data = settings, data

@@ -50,12 +50,12 @@ class MaskVAEStep(nn.Module):
 class MaskVAETask:
     """Mask reconstruction: BCE, Dice and KL."""
 
+    headline = "iou"
+
     def __init__(self, settings: MaskVAESettings, data: TrainingData):
         self.settings, self.data = settings, data
         torch.manual_seed(settings.seed)
-        self.vae = MaskAutoencoderKL(
-            **CONFIGURATIONS[settings.model]["vae"], klda_min_logvar=settings.klda_min_logvar
-        )
+        self.vae = MaskAutoencoderKL(**CONFIGURATIONS[settings.model]["vae"], klda_min_logvar=settings.klda_min_logvar)
         if settings.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         self.model = MaskVAEStep(self.vae)

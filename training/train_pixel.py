@@ -184,6 +184,8 @@ def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
 class PixelTask:
     """Denoising and the encoder's own masks."""
 
+    headline = "iou"
+
     def __init__(self, settings: PixelSettings, data: TrainingData):
         self.settings, self.data = settings, data
         self.pipeline = make_pipeline(settings)

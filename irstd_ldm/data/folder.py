@@ -162,7 +162,7 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     return files
 
 
-def test_stems(root: str | PathLike[str]) -> set[str]:
+def held_out_stems(root: str | PathLike[str]) -> set[str]:
     """The stems of every test list under ROOT: test.txt or test_NAME.txt, in ROOT or a folder of it.
 
     An image on any of them must not enter the training of anything that is scored on it.

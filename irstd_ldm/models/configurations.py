@@ -128,3 +128,72 @@ PIXEL_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
+
+_DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
+_UP = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
+
+# The Gaussian-agnostic engine's networks: stage 1, the image VAE and the base denoiser; the control branch of stage 2
+# follows from the denoiser.
+GENERATOR_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    # The published size: Stable Diffusion 2.1's VAE (83.7 M) and denoiser (865.9 M). Stage 1 in SwinIR's published
+    # shape has 16.3 M parameters with Swin2SR's attention (15.8 M there).
+    "gaussian_agnostic": {
+        "restoration": {
+            "downscale": 8,
+            "embed_dim": 180,
+            "depths": (6,) * 8,
+            "num_heads": (6,) * 8,
+            "window_size": 8,
+            "mlp_ratio": 2.0,
+        },
+        "vae": {
+            "in_channels": 3,
+            "out_channels": 3,
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "block_out_channels": (128, 256, 512, 512),
+            "layers_per_block": 2,
+            "latent_channels": 4,
+            "sample_size": 512,
+        },
+        "unet": {
+            "sample_size": 64,
+            "block_out_channels": (320, 640, 1280, 1280),
+            "attention_head_dim": (5, 10, 20, 20),
+            "cross_attention_dim": 1024,
+            "use_linear_projection": True,
+        },
+    },
+    "gaussian_agnostic_small": {
+        "restoration": {
+            "downscale": 4,
+            "embed_dim": 48,
+            "depths": (4, 4),
+            "num_heads": (4, 4),
+            "window_size": 8,
+            "mlp_ratio": 2.0,
+        },
+        "vae": {
+            "in_channels": 1,
+            "out_channels": 1,
+            "down_block_types": ("DownEncoderBlock2D",) * 3,
+            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "block_out_channels": (32, 64, 64),
+            "layers_per_block": 1,
+            "latent_channels": 4,
+            "norm_num_groups": 16,
+            "mid_block_add_attention": False,
+            "sample_size": 128,
+        },
+        "unet": {
+            "sample_size": 32,
+            "block_out_channels": (32, 64, 96),
+            "layers_per_block": 1,
+            "down_block_types": _DOWN,
+            "up_block_types": _UP,
+            "attention_head_dim": 4,
+            "cross_attention_dim": 32,
+            "norm_num_groups": 16,
+        },
+    },
+}

@@ -3,15 +3,30 @@ from pathlib import Path
 import pytest
 
 from irstd_ldm.training.settings import parse_settings
+from irstd_ldm.training.train_controlnet import ControlNetSettings
+from irstd_ldm.training.train_image_unet import ImageUNetSettings
+from irstd_ldm.training.train_image_vae import ImageVAESettings
 from irstd_ldm.training.train_latent import LatentSettings
 from irstd_ldm.training.train_mask_vae import MaskVAESettings
 from irstd_ldm.training.train_pixel import PixelSettings
+from irstd_ldm.training.train_restoration import RestorationSettings
 
-SETTINGS = {"train_mask_vae": MaskVAESettings, "train_latent": LatentSettings, "train_pixel": PixelSettings}
+SETTINGS = {
+    "train_controlnet": ControlNetSettings,
+    "train_image_unet": ImageUNetSettings,
+    "train_image_vae": ImageVAESettings,
+    "train_latent": LatentSettings,
+    "train_mask_vae": MaskVAESettings,
+    "train_pixel": PixelSettings,
+    "train_restoration": RestorationSettings,
+}
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "training" / "recipes").glob("*.yaml"))
 
 
 def trainer_of(recipe: Path) -> str:
+    for prefix in ("generator_", "gaussian_agnostic_"):
+        if recipe.stem.startswith(prefix):
+            return f"train_{recipe.stem.removeprefix(prefix)}"
     if recipe.stem.startswith("irstd_diff"):
         return "train_pixel"
     return "train_mask_vae" if recipe.stem.endswith("mask_vae") else "train_latent"
@@ -21,6 +36,8 @@ def test_the_recipes_are_there():
     names = {recipe.stem for recipe in RECIPES}
     assert {"tiny_mask_vae", "tiny_latent", "finetune", "lgldnet_mask_vae", "lgldnet_latent"} <= names
     assert {"irstd_diff", "irstd_diff_small"} <= names
+    assert {"gaussian_agnostic_restoration", "gaussian_agnostic_controlnet"} <= names
+    assert {f"generator_{part}" for part in ("restoration", "image_vae", "image_unet", "controlnet")} <= names
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 EIGHT_CONNECTIVITY = np.ones((3, 3), dtype=bool)
+STRIP_PX = 2**20  # a foreground pixel takes some 50 bytes while it is counted
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,14 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, list[Component]]:
         raise ValueError(f"`mask` must have shape (H, W), got {mask.shape}")
     labels = np.zeros(mask.shape, dtype=np.int32)  # (H, W)
     count = ndimage.label(mask, structure=EIGHT_CONNECTIVITY, output=labels)
-    rows, columns = np.nonzero(labels)  # (area of all,)
-    index = labels[rows, columns]
-    area_px = np.bincount(index, minlength=count + 1)
-    sum_x = np.bincount(index, weights=columns, minlength=count + 1)
-    sum_y = np.bincount(index, weights=rows, minlength=count + 1)
+    area_px, sum_x, sum_y = np.zeros(count + 1, np.int64), np.zeros(count + 1), np.zeros(count + 1)
+    strip = -(-STRIP_PX // max(labels.shape[1], 1))
+    for top in range(0, len(labels), strip):
+        rows, columns = np.nonzero(labels[top : top + strip])  # (area of all in the strip,)
+        index = labels[top + rows, columns]
+        area_px += np.bincount(index, minlength=count + 1)
+        sum_x += np.bincount(index, weights=columns, minlength=count + 1)
+        sum_y += np.bincount(index, weights=top + rows, minlength=count + 1)
     components = []
     for label, (row_slice, column_slice) in enumerate(ndimage.find_objects(labels), start=1):
         components.append(

@@ -12,14 +12,10 @@ from . irstd_ldm_evaluation_confidence import ConfidenceCalibration, calibration
 from . irstd_ldm_pipelines_fusion import FUSIONS
 from . irstd_ldm_pipelines_irstd_pipeline_base import IRSTDPipelineBase
 from . irstd_ldm_pipelines_output import IRSTDPipelineOutput
+from . irstd_ldm_pipelines_seeds import image_seed
 from . irstd_ldm_pipelines_targets import extract_targets
 from . irstd_ldm_pipelines_tiled_prediction import predict_in_tiles
 from . irstd_ldm_pipelines_tiling import MIN_PADDED_SIZE
-
-
-def image_seed(base: int, place: int) -> int:
-    """Seed of the image at a place in a call, 63 bits."""
-    return int(np.random.SeedSequence((base, place)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class IRSTDDetectionPipeline(IRSTDPipelineBase):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # never executed: names the files that diffusers has to fetch
     from .irstd_ldm_pipelines_output import *
     from .irstd_ldm_pipelines_pipeline_irstd_latent import *
     from .irstd_ldm_pipelines_remote_code import *
+    from .irstd_ldm_pipelines_seeds import *
     from .irstd_ldm_pipelines_target import *
     from .irstd_ldm_pipelines_targets import *
     from .irstd_ldm_pipelines_tiled_prediction import *

@@ -1,0 +1,363 @@
+"""The Gaussian-agnostic data engine: realistic variants of labelled infrared images, by squeezing and two stages."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from scipy import ndimage
+
+from ..data.ggs import draw_num_groups, squeeze
+from ..data.images import ImageInput, to_gray
+from ..models.prompt_embedding import PromptEmbedding
+from ..models.restoration import IRSTDRestorationModel
+from .color_fix import COLOR_FIXES
+from .gray_vae import decode_gray, encode_gray
+from .irstd_pipeline_base import FORMAT_VERSION, IRSTDPipelineBase
+from .seeds import image_seed
+from .tiling import blend_weight, pad_image, tile_windows
+
+TILE_MULTIPLE = 32  # pixels; every network halves at most five times
+FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
+
+
+@dataclass
+class GaussianAgnosticPipelineOutput(BaseOutput):
+    """Synthetic images, those of an image in a row.
+
+    Attributes:
+        images: N * num_images_per_prompt arrays (H, W) float32 in [0, 1].
+        masks: As many masks (H, W) bool, equal to the input's; None where no mask was given.
+        num_groups: The number of groups that each image was squeezed into.
+    """
+
+    images: list[np.ndarray]
+    masks: list[np.ndarray] | None
+    num_groups: list[int]
+
+
+class GaussianAgnosticPipeline(IRSTDPipelineBase):
+    """Makes realistic images with the scene and the targets of a given one.
+
+    The image's gray levels are squeezed into few groups, stage 1 rebuilds it coarsely, and stage 2, latent diffusion
+    under the control of stage 1's latent, makes it realistic (arXiv 2507.18260).
+
+    Example:
+        ```py
+        >>> from irstd_ldm import GaussianAgnosticPipeline
+
+        >>> pipe = GaussianAgnosticPipeline.from_pretrained("runs/gaussian_agnostic")
+        >>> output = pipe("frame.png", mask=mask, num_images_per_prompt=4)
+        ```
+
+    Args:
+        restoration: Stage 1.
+        vae: VAE of infrared images, of one channel or three.
+        unet: Base denoiser of the VAE's latents, frozen when `controlnet` is trained.
+        controlnet: Control branch; its hint is stage 1's latent.
+        prompt_embedding: What the denoiser cross-attends to.
+        scheduler: Any scheduler of noise prediction.
+        format_version: Version of the checkpoint layout.
+        default_num_inference_steps: Denoising steps where a call names none.
+        default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
+        default_tile_overlap: Overlap of neighbouring tiles in pixels.
+    """
+
+    model_cpu_offload_seq = "restoration->vae->controlnet->unet"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        restoration: IRSTDRestorationModel,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        controlnet: ControlNetModel,
+        prompt_embedding: PromptEmbedding,
+        scheduler: DDPMScheduler,
+        format_version: int = FORMAT_VERSION,
+        default_num_inference_steps: int = 50,
+        default_tile_size: int = 512,
+        default_tile_overlap: int = 64,
+    ):
+        super().__init__()
+        self.register_modules(
+            restoration=restoration,
+            vae=vae,
+            unet=unet,
+            controlnet=controlnet,
+            prompt_embedding=prompt_embedding,
+            scheduler=scheduler,
+        )
+        self.register_to_config(
+            format_version=format_version,
+            default_num_inference_steps=default_num_inference_steps,
+            default_tile_size=default_tile_size,
+            default_tile_overlap=default_tile_overlap,
+        )
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels per latent element and side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def check_inputs(
+        self,
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray] | None,
+        num_images_per_prompt: int,
+        num_inference_steps: int,
+        strength: float,
+        color_fix: str | None,
+        tile_size: int,
+        tile_overlap: int,
+    ) -> None:
+        if not images:
+            raise ValueError("`image` must hold at least one image, got an empty list")
+        if masks is not None and len(masks) != len(images):
+            raise ValueError(f"`mask` must hold one mask per image, got {len(masks)} for {len(images)}")
+        for image, mask in zip(images, masks or (), strict=False):
+            if mask.dtype != np.bool_ or mask.shape != image.shape:
+                raise ValueError(
+                    f"`mask` must be bool and of its image's shape {image.shape}, got {mask.dtype} {mask.shape}"
+                )
+        for name, value in (
+            ("num_images_per_prompt", num_images_per_prompt),
+            ("num_inference_steps", num_inference_steps),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}")
+        if not 0 < strength <= 1:
+            raise ValueError(f"`strength` must lie in (0, 1], got {strength!r}")
+        if color_fix is not None and color_fix not in COLOR_FIXES:
+            raise ValueError(f"`color_fix` must be one of {', '.join(COLOR_FIXES)} or None, got {color_fix!r}")
+        for name, value in (("tile_size", tile_size), ("tile_overlap", tile_overlap)):
+            if not isinstance(value, int) or value < 0 or value % TILE_MULTIPLE:
+                raise ValueError(f"`{name}` must be a multiple of {TILE_MULTIPLE} px, got {value!r}")
+        if tile_size and tile_overlap >= tile_size:
+            raise ValueError(f"`tile_overlap` must be less than `tile_size` ({tile_size}), got {tile_overlap!r}")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        mask: np.ndarray | Sequence[np.ndarray] | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int | None = None,
+        strength: float = 1.0,
+        color_fix: str | None = "wavelet",
+        paste_targets: bool = True,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict | None] | None = None,
+    ) -> GaussianAgnosticPipelineOutput | tuple:
+        """Make synthetic images.
+
+        Args:
+            image: A path, a PIL image, an array or a tensor as for [`IRSTDLatentPipeline`], or a list of these.
+            mask: (H, W) bool, the image's targets, or a list of these; None = unlabelled.
+            num_images_per_prompt: Synthetic images per image, each squeezed anew.
+            num_inference_steps: Denoising steps; None = the checkpoint's default.
+            strength: Share of the steps that are run: 1 starts from noise, less from stage 1's latent with noise.
+            color_fix: ``wavelet`` puts stage 1's low frequencies under the generated high ones, ``adain`` takes its mean
+                and deviation; None = neither.
+            paste_targets: Whether the input's own target pixels replace the generated ones, with a feathered edge.
+            tile_size: Larger images run in overlapping tiles of this side, a multiple of 32 px; 0 = never; None = the
+                checkpoint's default. The tiles' noise predictions are blended in every step.
+            tile_overlap: Overlap of neighbouring tiles, a multiple of 32 px; None = the checkpoint's default.
+            generator: Source of the randomness; None = seed 0. Every synthetic image draws from its own generator.
+            return_dict: Whether to return a [`GaussianAgnosticPipelineOutput`] instead of a tuple.
+            callback_on_step_end: Called as ``callback(pipe, step, timestep, {"latents": latents})``; may return a dict
+                with new `latents`.
+
+        Returns:
+            [`GaussianAgnosticPipelineOutput`], or the tuple (images, masks, num_groups). Of an 8-bit image 0 and 255
+            map to 0 and 1, of other types the frame's minimum and maximum.
+
+        Raises:
+            TypeError: An image of an unknown kind.
+            ValueError: An argument out of range, or a mask that does not fit its image.
+        """
+        # 0. Resolve defaults and check.
+        num_inference_steps = num_inference_steps or self.config.default_num_inference_steps
+        tile_size = self.config.default_tile_size if tile_size is None else tile_size
+        tile_overlap = self.config.default_tile_overlap if tile_overlap is None else tile_overlap
+        grays = [to_gray(one) for one in (image if isinstance(image, list | tuple) else [image])]
+        masks = None if mask is None else list(mask) if isinstance(mask, list | tuple) else [mask]
+        self.check_inputs(
+            grays, masks, num_images_per_prompt, num_inference_steps, strength, color_fix, tile_size, tile_overlap
+        )
+
+        # 1. Each image by itself, its synthetic images together.
+        generator = generator or torch.Generator().manual_seed(0)
+        base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        images: list[np.ndarray] = []
+        groups: list[int] = []
+        for place, gray in enumerate(grays):
+            pixels = unit_range(gray)  # (H, W) float32 in [0, 1]
+            seeds = [image_seed(base, place * num_images_per_prompt + copy) for copy in range(num_images_per_prompt)]
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            squeezed, num_groups = self.squeeze(pixels, generators)
+            restored = self.restore(squeezed, tile_size, tile_overlap)
+            generated = self.refine(
+                restored, generators, num_inference_steps, strength, tile_size, tile_overlap, callback_on_step_end
+            )
+            if color_fix is not None:
+                generated = COLOR_FIXES[color_fix](generated, restored)
+            made = generated[:, 0, : gray.shape[0], : gray.shape[1]].clamp(0, 1).float().cpu().numpy()
+            if paste_targets and masks is not None:
+                made = [paste(one, pixels, masks[place]) for one in made]
+            images += list(made)
+            groups += num_groups
+
+        # 2. Collect.
+        repeated = None if masks is None else [one for one in masks for _ in range(num_images_per_prompt)]
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return images, repeated, groups
+        return GaussianAgnosticPipelineOutput(images=images, masks=repeated, num_groups=groups)
+
+    def squeeze(self, pixels: np.ndarray, generators: list[torch.Generator]) -> tuple[torch.Tensor, list[int]]:
+        """Squeezed copies (B, 1, PH, PW) of an image (H, W) in [0, 1], one per generator, and their numbers of groups.
+
+        The numbers are even: stage 1 was trained on odd ones.
+        """
+        padded = torch.from_numpy(pad_image(pixels))[None]  # (1, PH, PW)
+        num_groups = [draw_num_groups(one, generation=True) for one in generators]
+        copies = [squeeze(padded, n, one) for n, one in zip(num_groups, generators, strict=True)]
+        return torch.stack(copies).to(self._execution_device, self.unet.dtype), num_groups
+
+    def restore(self, squeezed: torch.Tensor, tile_size: int, tile_overlap: int) -> torch.Tensor:
+        """Stage 1: (B, 1, PH, PW) in [0, 1] to the same."""
+        restored = _tiled(lambda x: self.restoration(x).sample, squeezed, tile_size, tile_overlap, 1, 1)
+        return restored.clamp(0, 1)
+
+    def refine(
+        self,
+        restored: torch.Tensor,
+        generators: list[torch.Generator],
+        num_inference_steps: int,
+        strength: float,
+        tile_size: int,
+        tile_overlap: int,
+        callback_on_step_end: Callable[..., dict | None] | None = None,
+    ) -> torch.Tensor:
+        """Stage 2: stage 1's images (B, 1, PH, PW) in [0, 1] to realistic ones, about [0, 1]."""
+        scale, factor = self.latent_scale, self.vae.config.scaling_factor
+
+        def encode(tile: torch.Tensor) -> torch.Tensor:
+            return encode_gray(self.vae, tile * 2 - 1).mode() * factor
+
+        # Model invocation: self.vae.encode, of the hint.
+        hint = _tiled(encode, restored, tile_size, tile_overlap, 1, scale)  # (B, C, h, w)
+
+        # Model invocation: self.controlnet and self.unet, once per step and tile.
+        self.scheduler.set_timesteps(num_inference_steps, device=hint.device)
+        latents, timesteps = self.prepare_latents(hint, generators, strength)
+        step_arguments: dict[str, Any] = {}
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            step_arguments["generator"] = generators
+        for step, timestep in enumerate(timesteps):
+            model_input = self.scheduler.scale_model_input(latents, timestep)
+            pair = torch.cat([model_input, hint], dim=1)  # (B, 2C, h, w)
+            noise = _tiled(
+                lambda both, timestep=timestep: self.predict_noise(*both.chunk(2, dim=1), timestep),
+                pair,
+                tile_size // scale,
+                tile_overlap // scale,
+                1,
+                1,
+            )
+            latents = self.scheduler.step(noise, timestep, latents, **step_arguments).prev_sample
+            if callback_on_step_end is not None:
+                replaced = callback_on_step_end(self, step, timestep, {"latents": latents}) or {}
+                latents = replaced.get("latents", latents)
+
+        # Model invocation: self.vae.decode.
+        decoded = _tiled(
+            lambda x: decode_gray(self.vae, x / factor), latents, tile_size // scale, tile_overlap // scale, scale, 1
+        )
+        return (decoded + 1) / 2
+
+    def prepare_latents(
+        self, hint: torch.Tensor, generators: list[torch.Generator], strength: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the denoising starts, (B, C, h, w), and the timesteps that are left from there."""
+        noise = torch.cat([randn_tensor((1, *hint.shape[1:]), generator=one) for one in generators]).to(hint)
+        timesteps = self.scheduler.timesteps
+        if strength == 1:
+            return noise * self.scheduler.init_noise_sigma, timesteps
+        skipped = min(int(round(len(timesteps) * (1 - strength))), len(timesteps) - 1)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(skipped)
+        return self.scheduler.add_noise(hint, noise, timesteps[skipped : skipped + 1]), timesteps[skipped:]
+
+    def predict_noise(self, latents: torch.Tensor, hint: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """The denoiser's answer (B, C, h, w) under the control of `hint` (B, C, h, w)."""
+        embedding = self.prompt_embedding(len(latents)).to(latents)
+        down, middle = self.controlnet(latents, timestep, embedding, controlnet_cond=hint, return_dict=False)
+        return self.unet(
+            latents,
+            timestep,
+            embedding,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
+
+
+def unit_range(gray: np.ndarray) -> np.ndarray:
+    """(H, W) float32 in [0, 1]: uint8 / 255, other types from the frame's minimum to its maximum (constant = 0)."""
+    if gray.dtype == np.uint8:
+        return gray / np.float32(255)
+    low, high = float(gray.min()), float(gray.max())
+    return ((gray - low) / max(high - low, np.finfo(np.float32).tiny)).astype(np.float32)
+
+
+def paste(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`generated` with the original's target pixels, which fade out over 3 px around the mask; (H, W) each."""
+    if not mask.any():
+        return generated
+    share = np.clip(1 - ndimage.distance_transform_edt(~mask) / (FEATHER_PX + 1), 0, 1).astype(np.float32)
+    return generated * (1 - share) + original * share
+
+
+def _tiled(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    tile_size: int,
+    tile_overlap: int,
+    up: int,
+    down: int,
+) -> torch.Tensor:
+    """`function` of (B, C, H, W), which gives (B, C', H*up/down, W*up/down), on overlapping tiles, blended.
+
+    Sizes are in elements of `x`. Up to `tile_size` on both sides, or for a `tile_size` of 0, there is one tile.
+    """
+    height, width = x.shape[2:]
+    if not tile_size or max(height, width) <= tile_size:
+        return function(x)
+    total: torch.Tensor | None = None
+    weight = np.zeros((height * up // down, width * up // down), np.float32)
+    for window, target in _windows(height, width, tile_size, tile_overlap, up, down):
+        part = function(x[:, :, window[0], window[1]])  # (B, C', tile height, tile width)
+        if total is None:
+            total = part.new_zeros(*part.shape[:2], *weight.shape)
+        blend = blend_weight(*part.shape[2:], tile_overlap * up // down)
+        total[:, :, target[0], target[1]] += part * torch.from_numpy(blend).to(part)
+        weight[target] += blend
+    assert total is not None
+    return total / torch.from_numpy(weight).to(total)
+
+
+def _windows(
+    height: int, width: int, tile_size: int, tile_overlap: int, up: int, down: int
+) -> Iterator[tuple[tuple[slice, slice], tuple[Any, ...]]]:
+    """Windows of the tiles in the input and in the output."""
+    for window in tile_windows((height, width), tile_size, tile_overlap):
+        yield window, tuple(slice(axis.start * up // down, axis.stop * up // down) for axis in window)

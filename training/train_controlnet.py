@@ -1,0 +1,169 @@
+"""Train stage 2 of the Gaussian-agnostic engine: the control branch over a frozen latent diffusion model.
+
+    accelerate launch training/train_controlnet.py --config training/recipes/generator_controlnet.yaml \
+        --train_data_dir DATA --restoration runs/restoration --pretrained_model_name_or_path runs/image_unet \
+        --output_dir runs/gaussian_agnostic
+
+`--pretrained_model_name_or_path` is what train_image_unet.py wrote or any Stable-Diffusion-like folder or Hub id.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import ControlNetModel
+from torch import nn
+
+from irstd_ldm.models.restoration import IRSTDRestorationModel
+from irstd_ldm.pipelines.gray_vae import encode_gray
+from irstd_ldm.pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline
+from irstd_ldm.training.generator import (
+    GeneratorSettings,
+    pictures,
+    read_generator_data,
+    squeezed_batch,
+    validation_batch,
+)
+from irstd_ldm.training.generator_base import load_base
+from irstd_ldm.training.loop import Validation, train
+from irstd_ldm.training.settings import parse_settings
+from irstd_ldm.training.train_image_unet import VALIDATION_TIMESTEPS, latent_shape
+from irstd_ldm.training.training_data import TrainingData, side_by_side, write_split
+
+SAMPLES, SAMPLING_STEPS = 6, 20  # of the picture at a validation
+
+
+@dataclass(kw_only=True)
+class ControlNetSettings(GeneratorSettings):
+    """Settings of the control branch's trainer."""
+
+    restoration: str  # folder that train_restoration wrote
+    num_inference_steps: int = 50  # denoising steps, the checkpoint's default
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pretrained_model_name_or_path is None:
+            raise ValueError("`pretrained_model_name_or_path` must name the base that the control branch steers")
+
+
+class ControlledDiffusion(nn.Module):
+    """One training step's forward pass; everything but the control branch is frozen."""
+
+    def __init__(self, pipeline: GaussianAgnosticPipeline):
+        super().__init__()
+        self.restoration = pipeline.restoration.requires_grad_(False)
+        self.vae = pipeline.vae.requires_grad_(False)
+        self.unet = pipeline.unet.requires_grad_(False)
+        self.prompt_embedding = pipeline.prompt_embedding
+        self.controlnet = pipeline.controlnet
+        self.scheduler = pipeline.scheduler
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        squeezed: torch.Tensor,
+        timesteps: torch.Tensor,
+        noise: torch.Tensor,
+        sample_noise: torch.Tensor,
+    ) -> torch.Tensor:
+        """The controlled denoiser's noise (B, C, h, w) for images and squeezed copies (B, 1, H, W) in [0, 1]."""
+        factor = self.vae.config.scaling_factor
+        with torch.no_grad():
+            posterior = encode_gray(self.vae, image * 2 - 1)
+            latents = (posterior.mean + posterior.std * sample_noise) * factor
+            restored = self.restoration(squeezed).sample.clamp(0, 1)
+            hint = encode_gray(self.vae, restored * 2 - 1).mode() * factor
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        prompt = self.prompt_embedding(len(image))
+        down, middle = self.controlnet(noisy, timesteps, prompt, controlnet_cond=hint, return_dict=False)
+        return self.unet(
+            noisy,
+            timesteps,
+            prompt,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
+
+
+def make_pipeline(settings: ControlNetSettings) -> GaussianAgnosticPipeline:
+    """The pipeline around a trained base and stage 1, its control branch a copy of the denoiser's encoder.
+
+    The hint is a latent: one convolution embeds it, and zero convolutions make the untrained branch silent.
+    """
+    assert settings.pretrained_model_name_or_path is not None
+    base = load_base(settings.pretrained_model_name_or_path)
+    torch.manual_seed(settings.seed)
+    controlnet = ControlNetModel.from_unet(
+        base.unet,
+        conditioning_channels=base.vae.config.latent_channels,
+        conditioning_embedding_out_channels=(base.unet.config.block_out_channels[0],),
+    )
+    return GaussianAgnosticPipeline(
+        restoration=IRSTDRestorationModel.from_pretrained(settings.restoration, subfolder="restoration"),
+        vae=base.vae,
+        unet=base.unet,
+        controlnet=controlnet,
+        prompt_embedding=base.prompt_embedding,
+        scheduler=base.scheduler,
+        default_num_inference_steps=settings.num_inference_steps,
+    )
+
+
+class ControlNetTask:
+    """Squared error of the predicted noise under control, uniform timesteps."""
+
+    headline = "mse"
+
+    def __init__(self, settings: ControlNetSettings, data: TrainingData):
+        self.settings, self.data = settings, data
+        self.pipeline = make_pipeline(settings)
+        self.pipeline.set_progress_bar_config(disable=True)
+        if settings.gradient_checkpointing:
+            self.pipeline.controlnet.enable_gradient_checkpointing()
+        self.model = ControlledDiffusion(self.pipeline)
+
+    def loss(self, model, batch, step, generator):
+        image = ((batch["image"] + 1) / 2).clamp(0, 1)
+        squeezed = squeezed_batch(image, generator)
+        shape = latent_shape(self.pipeline.vae, image)
+        last = self.pipeline.scheduler.config.num_train_timesteps
+        timesteps = torch.randint(last, (len(image),), generator=generator).to(image.device)
+        noise, sample_noise = (torch.randn(shape, generator=generator).to(image) for _ in range(2))
+        loss = (model(image, squeezed, timesteps, noise, sample_noise) - noise).square().mean()
+        return loss, {"mse": loss.detach()}
+
+    @torch.no_grad()
+    def validate(self) -> Validation:
+        """The squared error at fixed timesteps and noise, and image, squeezed, restored and generated examples."""
+        self.model.eval()
+        image = validation_batch(self.data.val_samples).to(self.pipeline.device)
+        generator = torch.Generator().manual_seed(0)
+        squeezed = squeezed_batch(image, generator, generation=True)
+        errors = []
+        for timestep in VALIDATION_TIMESTEPS:
+            noise = torch.randn(latent_shape(self.pipeline.vae, image), generator=generator).to(image)
+            timesteps = torch.full((len(image),), timestep, device=image.device)
+            predicted = self.model(image, squeezed, timesteps, noise, torch.zeros_like(noise))
+            errors.append((predicted - noise).square().mean())
+        restored = self.pipeline.restore(squeezed[:SAMPLES], 0, 0)
+        generators = [torch.Generator().manual_seed(k) for k in range(len(restored))]
+        generated = self.pipeline.refine(restored, generators, SAMPLING_STEPS, 1.0, 0, 0)
+        rows = pictures(image[:SAMPLES], squeezed[:SAMPLES], restored, generated)
+        return Validation({"mse": float(torch.stack(errors).mean())}, side_by_side(rows))
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.model.eval()
+        write_split(self.data, folder)
+        self.pipeline.save_pretrained(folder)
+
+
+def main(argv: list[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = parse_settings(ControlNetSettings, argv)
+    data = read_generator_data(settings)
+    train(settings, ControlNetTask(settings, data), data.crops)
+
+
+if __name__ == "__main__":
+    main()
