@@ -102,6 +102,7 @@ def _add_detect(commands) -> None:
     _add_model(parser)
     _add_threshold(parser)
     _add_sampling(parser)
+    _add_sequence(parser)
 
 
 def _add_evaluate(commands) -> None:
@@ -304,6 +305,15 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of every image's noise; default: 0")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+
+
+def _add_sequence(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("inputs of several frames")
+    group.add_argument("--tracks", action="store_true", help="follow targets from frame to frame: DIR/NAME/tracks.csv")
+    group.add_argument(
+        "--annotated-video", action="store_true", help="the frames with targets and tracks: DIR/NAME/annotated.mp4"
+    )
+    group.add_argument("--resume", action="store_true", help="go on after the last frame in DIR/NAME/detections.jsonl")
 
 
 def _positive_int(text: str) -> int:

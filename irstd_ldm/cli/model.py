@@ -90,7 +90,11 @@ def resolve_device(name: str | None) -> torch.device:
 
 
 def predict(
-    pipeline: IRSTDDetectionPipeline, image: np.ndarray, args: argparse.Namespace, threshold: float | None = None
+    pipeline: IRSTDDetectionPipeline,
+    image: np.ndarray,
+    args: argparse.Namespace,
+    threshold: float | None = None,
+    input_range: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[Target]]:
     """One image, in a call of its own.
 
@@ -100,6 +104,7 @@ def predict(
     Args:
         image: (H, W), as `to_gray` returns it.
         threshold: of the mask and the targets; None = the checkpoint's own.
+        input_range: raw values that map to -1 and 1; None = the image's own, see `gray_range`.
 
     Returns:
         Probability (H, W) float32, mask (H, W) bool, and the targets.
@@ -109,6 +114,7 @@ def predict(
         num_inference_steps=args.num_inference_steps,
         ensemble_size=args.ensemble_size,
         threshold=threshold,
+        input_range=input_range,
         batch_size=args.batch_size,
         generator=torch.Generator().manual_seed(args.seed),
         return_dict=False,

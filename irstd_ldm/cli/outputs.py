@@ -118,8 +118,8 @@ class DetectionWriter:
             for path in (self.json_path, self.csv_path):
                 self._tables.append((part_path(path).open("wb", 0), path))
             (self._json, _), (self._csv, _) = self._tables
-            _append(self._json, json.dumps({**finite(header), "naming": NAMING}, indent=2)[:-2] + ',\n  "images": [')
-            _append(self._csv, _csv_line(CSV_FIELDS))
+            append(self._json, json.dumps({**finite(header), "naming": NAMING}, indent=2)[:-2] + ',\n  "images": [')
+            append(self._csv, csv_line(CSV_FIELDS))
         except BaseException:
             self._discard()
             raise
@@ -147,8 +147,8 @@ class DetectionWriter:
         }
         json_end, csv_end = self._json.tell(), self._csv.tell()
         try:
-            _append(self._json, (",\n    " if self.num_images else "\n    ") + json.dumps(record))
-            _append(self._csv, "".join(_csv_line((item.path, item.name, *row.values())) for row in rows))
+            append(self._json, (",\n    " if self.num_images else "\n    ") + json.dumps(record))
+            append(self._csv, "".join(csv_line((item.path, item.name, *row.values())) for row in rows))
         except BaseException:  # an interruption too must not leave half a record
             for file, end in ((self._json, json_end), (self._csv, csv_end)):
                 file.seek(end)
@@ -166,7 +166,7 @@ class DetectionWriter:
         failed = json.dumps([dataclasses.asdict(failure) for failure in failures])
         end = "\n  ]" if self.num_images else "]"
         try:
-            _append(self._json, f'{end},\n  "failed": {failed},\n  "complete": {json.dumps(complete)}\n}}\n')
+            append(self._json, f'{end},\n  "failed": {failed},\n  "complete": {json.dumps(complete)}\n}}\n')
             for file, path in self._tables:
                 file.close()
                 os.replace(part_path(path), path)
@@ -181,13 +181,15 @@ class DetectionWriter:
             part_path(path).unlink(missing_ok=True)
 
 
-def _append(file: io.FileIO, text: str) -> None:
+def append(file: io.FileIO, text: str) -> None:
+    """Writes all of a text to an unbuffered file."""
     data = memoryview(text.encode(errors="surrogateescape"))
     while data:
         data = data[file.write(data) :]
 
 
-def _csv_line(values: Sequence[Any]) -> str:
+def csv_line(values: Sequence[Any]) -> str:
+    """One row with its line feed."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(values)
     return line.getvalue()

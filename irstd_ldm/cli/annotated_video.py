@@ -1,0 +1,126 @@
+"""A sequence as a video for the eye, with its targets and tracks drawn on it."""
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data.display import displayable
+from ..pipelines.target import Target
+from ..tracking.tracker import Track
+from . import CommandError
+from .outputs import part_path
+from .overlay import draw_overlay
+
+DEFAULT_RATE = 25  # frames per second, of a sequence without a rate
+TAIL_FRAMES = 30
+TRACK_COLOUR, MISSED_COLOUR, OUTLINE_COLOUR = (64, 220, 255), (160, 160, 160), (0, 0, 0)
+# MP4 in fragments of at most this many frames: what a kill leaves can be played up to its last fragment.
+FRAGMENT_FRAMES = 25
+CODECS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": "3"}}
+
+
+class AnnotatedVideo:
+    """Writes an MP4 frame by frame: boxes and confidences, and of tracks their ids and where they came from.
+
+    The encoder is H.264 where this PyAV has it, else MPEG-4. Frames are shown at a constant rate. The file has a
+    temporary name until `close`.
+
+    Args:
+        path: the file, NAME.mp4.
+        frames_per_second: None = 25.
+
+    Raises:
+        CommandError: PyAV is not installed.
+    """
+
+    def __init__(self, path: Path, frames_per_second: float | None):
+        try:
+            import av
+        except ImportError as error:
+            raise CommandError("--annotated-video needs PyAV: pip install irstd-ldm[video]") from error
+        self._av, self._path = av, path
+        self._rate = Fraction(frames_per_second or DEFAULT_RATE).limit_denominator(1001)
+        self._container: Any = None
+        self._stream: Any = None
+        self._tails: dict[int, deque[tuple[float, float]]] = {}
+
+    def add(
+        self,
+        gray: np.ndarray,
+        targets: Sequence[Target],
+        tracks: Sequence[Track],
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
+        """Appends a frame.
+
+        Args:
+            gray: (H, W), as `to_gray` returns it, of one size in all frames.
+            targets, tracks: of this frame.
+            value_range: black and white, None as in `displayable`.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        shown = displayable(gray, value_range)
+        picture = draw_overlay(shown, targets)
+        self._follow(tracks)
+        draw_tracks(picture, picture.width // gray.shape[1], tracks, self._tails)
+        even = picture.crop((0, 0, picture.width + picture.width % 2, picture.height + picture.height % 2))  # 4:2:0
+        if self._container is None:
+            self._open(*even.size)
+        frame = self._av.VideoFrame.from_ndarray(np.asarray(even), format="rgb24")
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Ends the file and gives it its name."""
+        if self._container is not None:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            os.replace(part_path(self._path), self._path)
+
+    def _follow(self, tracks: Sequence[Track]) -> None:
+        """Keeps the last positions of the tracks that live."""
+        self._tails = {
+            track.id: self._tails.get(track.id, deque[tuple[float, float]](maxlen=TAIL_FRAMES)) for track in tracks
+        }
+        for track in tracks:
+            self._tails[track.id].append((track.x, track.y))
+
+    def _open(self, width: int, height: int) -> None:
+        codec = next(name for name in CODECS if name in self._av.codecs_available)
+        self._container = self._av.open(
+            str(part_path(self._path)),
+            "w",
+            format="mp4",
+            options={"movflags": "frag_keyframe+empty_moov+default_base_moof"},
+        )
+        self._stream = self._container.add_stream(
+            codec, rate=self._rate, width=width, height=height, options={**CODECS[codec], "g": str(FRAGMENT_FRAMES)}
+        )
+        self._stream.pix_fmt = "yuv420p"
+
+
+def draw_tracks(
+    picture: Image.Image, scale: int, tracks: Sequence[Track], tails: dict[int, deque[tuple[float, float]]]
+) -> None:
+    """Draws tails and ids on a picture that is `scale` times the frame; gray where this frame missed the target."""
+    draw = ImageDraw.Draw(picture)
+    long_side = max(picture.size)
+    font = ImageFont.load_default(size=max(14, long_side // 50))
+    line_px = max(2, long_side // 500)
+    for track in tracks:
+        colour = MISSED_COLOUR if track.target is None else TRACK_COLOUR
+        points = [((x + 0.5) * scale, (y + 0.5) * scale) for x, y in tails[track.id]]
+        if len(points) > 1:
+            draw.line(points, fill=colour, width=line_px)
+        x, y = points[-1]
+        if track.target is None:
+            draw.circle((x, y), 2 * line_px, outline=colour, width=line_px)
+        below = y + max(long_side // 60, 4 * line_px)
+        draw.text((x, below), f"#{track.id}", font=font, fill=colour, stroke_width=2, stroke_fill=OUTLINE_COLOUR)
