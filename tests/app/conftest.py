@@ -84,7 +84,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator:
+def chromium() -> Iterator:
     api = pytest.importorskip("playwright.sync_api")
     if shutil.which(CHROMIUM) is None:
         pytest.skip(f"the browser is absent: {CHROMIUM} (Debian's package chromium)")
@@ -95,12 +95,12 @@ def browser() -> Iterator:
 
 
 @pytest.fixture
-def open_page(server: Server, browser) -> Iterator[Callable]:
+def open_page(server: Server, chromium) -> Iterator[Callable]:
     """Opens the page in a session of its own; requests to other servers and errors of its scripts fail the test."""
     contexts, foreign, complaints = [], [], []
 
     def open_page():
-        context = browser.new_context(viewport={"width": 1400, "height": 1100}, accept_downloads=True)
+        context = chromium.new_context(viewport={"width": 1400, "height": 1100}, accept_downloads=True)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(120_000)

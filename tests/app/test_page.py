@@ -225,3 +225,59 @@ def test_a_real_frame(open_page, nuaa_root):
     mask = np.asarray(Image.open(nuaa_root / "masks" / "Misc_1.png").convert("L")) >= 128
     rows = table_rows(page)
     assert rows and any(mask[round(row[2]), round(row[1])] for row in rows)
+
+
+def frames(number: int) -> list[np.ndarray]:
+    """Frames of one scene whose target moves by 6 px a frame."""
+    background = synthetic_scene(128, 160, kind="sky", num_targets=0, seed=3).image.astype(np.float64)
+    rows, columns = np.indices(background.shape)
+    moved = []
+    for index in range(number):
+        spot = 120 * np.exp(-0.5 * ((rows - 64) ** 2 + (columns - 40 - 6 * index) ** 2) / 1.2**2)
+        moved.append(np.clip(background + spot, 0, 255).astype(np.uint8))
+    return moved
+
+
+def write_video(path, images) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width = images[0].shape
+        stream.pix_fmt = "gray"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "stack.npy"])
+def test_frames_of_a_video_or_a_stack(open_page, tmp_path, name):
+    path, images = tmp_path / name, frames(3)
+    if name == "stack.npy":
+        np.save(path, np.stack(images))
+    else:
+        write_video(path, images)
+    page = open_page()
+    upload(page, path)
+    wait_for_targets(page)
+    assert "3 frames" in page.locator("#summary").inner_text()
+    rows = table_rows(page)  # frame, #, x, y, ...
+    for index in range(3):
+        assert any(row[0] == index and math.hypot(row[2] - 40 - 6 * index, row[3] - 64) < 1.5 for row in rows)
+    last = next(place for place, row in enumerate(rows) if row[0] == 2)
+    page.locator(f"#table [data-row='{last}'][data-col='2']").click()
+    page.locator("#viewer .mark.focus").wait_for()
+    assert page.locator("#frame input[type=number]").input_value() == "2"
+    record = json.loads(download(page, "#json")[1])
+    assert [image["frame"] for image in record["images"]] == [0, 1, 2]
+    assert name == "stack.npy" or record["images"][1]["time_s"] == pytest.approx(1 / 25)
+
+
+def test_a_long_stack_is_cut_and_says_so(tmp_path):
+    from irstd_ldm.app.reading import Limits, read_input
+
+    np.save(tmp_path / "long.npy", np.zeros((9, 64, 64), np.uint8))
+    read = read_input(tmp_path / "long.npy", Limits(max_frames=4))
+    assert len(read.frames) == 4 and read.left_out.startswith("the first 4 frames")
+    read = read_input(tmp_path / "long.npy", Limits(max_pixels=3 * 64 * 64))
+    assert len(read.frames) == 3 and read.left_out.startswith("the first 3 frames")
+    assert read_input(tmp_path / "long.npy", Limits()).left_out == ""

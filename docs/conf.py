@@ -1,0 +1,47 @@
+"""Sphinx: `make docs`, or `sphinx-build -W docs docs/_build`. Needs irstd-ldm[docs] and no network."""
+
+import re
+
+import irstd_ldm
+
+project = "irstd-ldm"
+copyright = "the irstd-ldm authors, Apache-2.0"
+version = release = irstd_ldm.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"irstd-ldm {version}"
+html_copy_source = False
+html_show_sourcelink = False
+myst_heading_anchors = 3
+suppress_warnings = ["myst.xref_missing"]  # links to files of the repository, beside docs/
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[`([\w.]+)`\]")
+CODE = re.compile(r"(?<![`\w:])`([^`\n]+)`(?!`)")
+
+
+def docstring_as_rst(app, what, name, obj, options, lines: list[str]) -> None:
+    """Our docstrings are Markdown, as diffusers' are: fenced examples, `code` and [`links`]."""
+    text = "\n".join(lines)
+    text = FENCE.sub(lambda found: f"{found[1]}.. code-block:: python\n\n{_indented(found[3])}", text)
+    text = LINK.sub(r":py:obj:`\1`\\ ", text)
+    text = CODE.sub(r"``\1``\\ ", text)
+    lines[:] = text.split("\n")
+
+
+def _indented(code: str) -> str:
+    return "".join(f"    {line}" if line.strip() else line for line in code.splitlines(keepends=True))
+
+
+def setup(app) -> None:
+    app.connect("autodoc-process-docstring", docstring_as_rst, priority=100)
