@@ -1,0 +1,101 @@
+"""Time and memory of one large 16-bit image after another, each in a process of its own; the table of the docs.
+
+    python scripts/large_images.py --megapixels 1 4 16 64
+
+An image is a 14-bit synthetic scene, repeated and mirrored to its size, in a PNG file. Time is that of
+`irstd-ldm detect`'s work on it: reading, detecting, mask, overlay, tables. Memory is the largest resident set less that of
+the process with the model loaded.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from irstd_ldm.cli.main import build_parser
+from irstd_ldm.data.synthetic import synthetic_scene
+
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megapixels", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N", help="of 2^20 px")
+    parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="default: the bundled checkpoint")
+    parser.add_argument("--measure", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.model)))
+        return
+    print("| image | megapixels | tiles | targets | s | ms per tile | MiB above idle |\n|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for megapixels in args.megapixels:
+            side = round((megapixels * MIB) ** 0.5)
+            path = Path(folder) / f"{side}.png"
+            Image.fromarray(large_scene(side)).save(path, compress_level=1)
+            command = [
+                sys.executable,
+                __file__,
+                "--measure",
+                str(path),
+                *(["--model", args.model] if args.model else []),
+            ]
+            found = json.loads(
+                subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+            )
+            print(
+                f"| {side}x{side} | {side * side / MIB:.0f} | {found['tiles']} | {found['targets']} | "
+                f"{found['seconds']:.1f} | {1000 * found['seconds'] / found['tiles']:.0f} | {found['mib']:.0f} |",
+                flush=True,
+            )
+
+
+def large_scene(side: int) -> np.ndarray:
+    """(side, side) uint16."""
+    scene = synthetic_scene(512, 512, num_targets=1, scr=8.0, seed=1, bit_depth=14).image
+    both = np.concatenate([scene, scene[:, ::-1]], axis=1)
+    block = np.concatenate([both, both[::-1]])  # (1024, 1024), seamless
+    repeats = -(-side // len(block))
+    return np.tile(block, (repeats, repeats))[:side, :side]
+
+
+def measure(path: Path, model: str | None) -> dict[str, float]:
+    """Runs `detect` on one file in this process, the model loaded before."""
+    from irstd_ldm.cli import detect
+    from irstd_ldm.cli.model import load_pipeline, resolve_device
+    from irstd_ldm.pipelines.tiling import tile_windows
+
+    args = build_parser().parse_args(
+        ["detect", str(path), "--output", str(path.with_suffix("")), *(["--model", model] if model else [])]
+    )
+    pipeline = load_pipeline(args, resolve_device(None))
+    pipeline(np.zeros((256, 256), np.uint8))  # what the first call allocates
+    tiles = tile_windows(
+        Image.open(path).size[::-1], pipeline.config.default_tile_size, pipeline.config.default_tile_overlap
+    )
+    idle, start = peak_kib(), time.perf_counter()
+    detect.load_pipeline = lambda *_: pipeline
+    detect.run(args)
+    seconds = time.perf_counter() - start
+    targets = json.loads((args.output / "detections.json").read_text())["images"][0]["targets"]
+    return {
+        "seconds": seconds,
+        "mib": (peak_kib() - idle) / 1024,
+        "tiles": len(tiles),
+        "targets": len(targets),
+    }
+
+
+def peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    main()

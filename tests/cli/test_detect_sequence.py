@@ -1,0 +1,280 @@
+"""Sequences: a line per frame as it comes, tracks, resuming, what stays after an interruption, the annotated video."""
+
+import argparse
+import csv
+import json
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from irstd_ldm.cli import CommandError
+from irstd_ldm.cli.detect_sequence import detect_sequence
+from irstd_ldm.cli.model import predict
+from irstd_ldm.cli.outputs import finite
+from irstd_ldm.cli.sequence_files import FrameRecord
+from irstd_ldm.data.frames import Frame, open_frames
+from irstd_ldm.data.images import ImageReadError
+from irstd_ldm.data.sequence_range import SAMPLED_FRAMES, sequence_range
+from irstd_ldm.tracking.tracker import Tracker
+
+HEADER = {"version": "0", "model": "tiny", "settings": {"seed": 0}}
+
+
+def arguments(**changed) -> argparse.Namespace:
+    values = {
+        "num_inference_steps": None,
+        "ensemble_size": None,
+        "batch_size": 1,
+        "seed": 0,
+        "input_range": None,
+        "polarity": "white-hot",
+        "tracks": False,
+        "annotated_video": False,
+        "resume": False,
+    }
+    return argparse.Namespace(**values | changed)
+
+
+def moving_target(num_frames: int = 8, dtype: type = np.uint8, bright: int = 200) -> np.ndarray:
+    """A square of 3 px that moves by 2 px a frame over noise, (N, 48, 64)."""
+    frames = np.random.default_rng(0).integers(20, 40, (num_frames, 48, 64)).astype(dtype)
+    for time, image in enumerate(frames):
+        left = 5 + 2 * time % 50
+        image[20:23, left : left + 3] = bright
+    return frames
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A source that fails after some frames, as Ctrl-C and broken files do."""
+
+    whole: object
+    after: int
+    error: BaseException
+
+    def __getattr__(self, name):
+        return getattr(self.whole, name)
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        for frame in self.whole.frames(start):
+            if frame.index == self.after:
+                raise self.error
+            yield frame
+
+
+@pytest.fixture
+def stack(tmp_path):
+    path = tmp_path / "stack.npy"
+    np.save(path, moving_target())
+    return open_frames(path)
+
+
+@pytest.fixture
+def threshold(tiny_pipeline) -> float:
+    """Some two of a hundred pixels of the random networks are foreground."""
+    return float(np.quantile(tiny_pipeline(moving_target()[0]).probability, 0.98))
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "detections.jsonl").read_text().splitlines()]
+
+
+def test_a_frame_gives_what_it_gives_as_a_single_image(tiny_pipeline, stack, threshold, tmp_path):
+    result = detect_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    lines = lines_of(tmp_path / "one")
+    assert [line["frame"] for line in lines] == list(range(8)) and "tracks" not in lines[0]
+    for line, image in zip(lines, moving_target(), strict=True):
+        targets = predict(tiny_pipeline, image, arguments(), threshold)[2]
+        assert targets and line["targets"] == [finite(asdict(target)) for target in targets]
+    num_targets = sum(len(line["targets"]) for line in lines)
+    assert (result.num_frames, result.num_targets, result.num_tracks) == (8, num_targets, 0)
+    summary = json.loads((tmp_path / "one" / "sequence.json").read_text())
+    assert summary["complete"] and summary["error"] is None and summary["num_frames"] == 8
+    with (tmp_path / "one" / "detections.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == num_targets and "track" not in rows[0]
+    assert float(rows[0]["x"]) == lines[0]["targets"][0]["x"]
+
+
+def test_tracks_are_those_of_the_tracker(tiny_pipeline, stack, threshold, tmp_path):
+    detect_sequence(stack, "one", tiny_pipeline, arguments(tracks=True), threshold, tmp_path, HEADER)
+    tracker, expected = Tracker(), []
+    for line in lines_of(tmp_path / "one"):
+        expected.append(tracker.update(np.array([(t["x"], t["y"]) for t in line["targets"]]).reshape(-1, 2)))
+        assert line["tracks"] == [asdict(track) for track in expected[-1]]
+    assert any(expected)
+    with (tmp_path / "one" / "tracks.csv").open() as file:
+        assert [int(row["id"]) for row in csv.DictReader(file)] == [t.id for tracks in expected for t in tracks]
+    with (tmp_path / "one" / "detections.csv").open() as file:
+        followed = [(int(row["frame"]), int(row["track"])) for row in csv.DictReader(file) if row["track"]]
+    seen = [(frame, t) for frame, tracks in enumerate(expected) for t in tracks if t.target is not None]
+    assert followed == [(frame, t.id) for frame, t in sorted(seen, key=lambda pair: (pair[0], pair[1].target))]
+
+
+@pytest.mark.parametrize("after", (0, 1, 5))
+@pytest.mark.parametrize("video", (False, True))
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny_pipeline, stack, threshold, tmp_path, after, video):
+    if video:
+        pytest.importorskip("av")
+    asked = arguments(tracks=True, annotated_video=video)
+    detect_sequence(stack, "whole", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    with pytest.raises(KeyboardInterrupt):
+        stopped = Interrupted(stack, after, KeyboardInterrupt())
+        detect_sequence(stopped, "parts", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    assert len(lines_of(parts)) == after
+    assert json.loads((parts / "sequence.json").read_text())["complete"] is False
+    with (parts / "detections.jsonl").open("a") as file:
+        file.write('{"frame": 5, "targ')  # what a kill leaves
+    calls, run = [], tiny_pipeline.predict_probability
+    tiny_pipeline.predict_probability = lambda *given: calls.append(1) or run(*given)
+    again = argparse.Namespace(**vars(asked) | {"resume": True})
+    result = detect_sequence(stack, "parts", tiny_pipeline, again, threshold, tmp_path, HEADER)
+    assert len(calls) == 8 - after and result.num_frames == 8
+    for path in whole.iterdir():
+        assert (parts / path.name).read_bytes() == path.read_bytes(), path.name
+    assert {path.name for path in parts.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_without_resume_it_begins_anew(tiny_pipeline, stack, threshold, tmp_path):
+    for _ in range(2):
+        detect_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    assert len(lines_of(tmp_path / "one")) == 8
+
+
+def test_a_run_with_other_settings_is_not_resumed(tiny_pipeline, stack, threshold, tmp_path):
+    detect_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    before = (tmp_path / "one" / "detections.jsonl").read_bytes()
+    with pytest.raises(CommandError, match="--resume: .* was made with settings .*0.*, now it is .*1"):
+        changed = {**HEADER, "settings": {"seed": 1}}
+        detect_sequence(stack, "one", tiny_pipeline, arguments(resume=True), threshold, tmp_path, changed)
+    assert (tmp_path / "one" / "detections.jsonl").read_bytes() == before
+    (tmp_path / "one" / "sequence.json").write_text("[]")
+    with pytest.raises(CommandError, match="is not what `detect` writes"):
+        detect_sequence(stack, "one", tiny_pipeline, arguments(resume=True), threshold, tmp_path, HEADER)
+
+
+def test_frames_before_a_broken_one_are_kept(tiny_pipeline, stack, threshold, tmp_path):
+    broken = Interrupted(stack, 3, ImageReadError("cannot read video 'stack.npy': frame 3 is damaged"))
+    with pytest.raises(ImageReadError, match="frame 3"):
+        detect_sequence(broken, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    assert len(lines_of(tmp_path / "one")) == 3
+    summary = json.loads((tmp_path / "one" / "sequence.json").read_text())
+    assert not summary["complete"] and "frame 3 is damaged" in summary["error"]
+
+
+def test_a_full_disk_leaves_whole_lines(tiny_pipeline, stack, threshold, tmp_path, monkeypatch):
+    from irstd_ldm.cli import sequence_files
+
+    append, written = sequence_files.append, []
+
+    def filling(file, text):
+        written.append(text)
+        if len(written) == 6:
+            append(file, text[:9])
+            raise OSError(28, "No space left on device")
+        append(file, text)
+
+    monkeypatch.setattr(sequence_files, "append", filling)
+    with pytest.raises(OSError, match="No space left"):
+        detect_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    lines = (tmp_path / "one" / "detections.jsonl").read_text()
+    assert lines == "" or lines.endswith("\n")
+    assert len(lines_of(tmp_path / "one")) < 8
+
+
+def test_black_hot_frames_are_mirrored(tiny_pipeline, stack, threshold, tmp_path):
+    detect_sequence(stack, "white", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    np.save(tmp_path / "mirrored.npy", 255 - moving_target())
+    mirrored, black = open_frames(tmp_path / "mirrored.npy"), arguments(polarity="black-hot")
+    detect_sequence(mirrored, "black", tiny_pipeline, black, threshold, tmp_path, HEADER)
+    white, black = (lines_of(tmp_path / name) for name in ("white", "black"))
+    assert [[t["x"] for t in line["targets"]] for line in white] == [
+        [t["x"] for t in line["targets"]] for line in black
+    ]
+
+
+def test_one_range_for_all_frames_of_16_bits(tiny_pipeline, threshold, tmp_path):
+    """Frame 3 alone holds a hot spot: taken by itself it is another image, in the sequence's range it is not."""
+    frames = moving_target(dtype=np.uint16, bright=60) + 8000
+    frames[3, 40:44, 40:60] = 12000
+    np.save(tmp_path / "stack.npy", frames)
+    source = open_frames(tmp_path / "stack.npy")
+    expected = tuple(np.percentile(frames, (0.1, 99.9)))
+    assert sequence_range(source) == pytest.approx(expected)
+    detect_sequence(source, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    header = json.loads((tmp_path / "one" / "sequence.json").read_text())["header"]
+    assert header["input_range"] == "sequence" and header["value_range"] == pytest.approx(expected)
+    for name, asked, used in (("two", "frame", None), ("three", (7900, 8100), (7900, 8100)), ("one", None, expected)):
+        changed = arguments(input_range=asked)
+        detect_sequence(source, name, tiny_pipeline, changed, threshold, tmp_path, HEADER)
+        targets = predict(tiny_pipeline, frames[0], changed, threshold, used)[2]
+        assert lines_of(tmp_path / name)[0]["targets"] == [finite(asdict(target)) for target in targets]
+
+
+def test_the_range_of_bytes_is_fixed_and_long_sequences_are_sampled(tmp_path):
+    np.save(tmp_path / "bytes.npy", moving_target())
+    assert sequence_range(open_frames(tmp_path / "bytes.npy")) is None
+    np.save(tmp_path / "constant.npy", np.full((3, 4, 5), 7, np.uint16))
+    assert sequence_range(open_frames(tmp_path / "constant.npy")) is None
+    ramp = np.repeat(np.arange(100, dtype=np.uint16), 20).reshape(100, 4, 5)
+    np.save(tmp_path / "ramp.npy", ramp)
+    assert sequence_range(open_frames(tmp_path / "ramp.npy")) == (0, 99)
+    assert len(np.unique(np.linspace(0, 99, SAMPLED_FRAMES).round())) == 32
+
+
+def test_the_range_of_a_video_is_sampled_in_one_pass(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25, width=16, height=16)
+        stream.pix_fmt = "gray16le"
+        for value in range(200):
+            image = np.full((16, 16), value, np.uint16)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray16le")))
+        container.mux(stream.encode())
+    lo, hi = sequence_range(open_frames(tmp_path / "clip.mkv"))
+    assert lo == 0 and 190 <= hi <= 199
+
+
+def test_the_annotated_video_shows_the_targets(tiny_pipeline, threshold, tmp_path):
+    av = pytest.importorskip("av")
+    np.save(tmp_path / "odd.npy", moving_target()[:, :47, :63])
+    source, asked = open_frames(tmp_path / "odd.npy"), arguments(tracks=True, annotated_video=True)
+    detect_sequence(source, "one", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    with av.open(str(tmp_path / "one" / "annotated.mp4")) as container:
+        shown = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    assert len(shown) == 8 and all(side % 2 == 0 for side in shown[0].shape[:2])
+    assert max(shown[0].shape) >= 640
+    for image, line in zip(shown, lines_of(tmp_path / "one"), strict=True):
+        red = (image[..., 0] > image[..., 1] + 80) & (image[..., 0] > image[..., 2] + 80)
+        assert red.any() and line["targets"]
+    assert not list((tmp_path / "one").glob(".*"))
+
+
+def peak_bytes(pipeline, threshold: float, folder: Path, num_frames: int) -> int:
+    path = folder / f"frames{num_frames}.npy"
+    np.save(path, moving_target(num_frames))
+    tracemalloc.start()
+    asked = arguments(tracks=True, annotated_video=True)
+    detect_sequence(open_frames(path), path.stem, pipeline, asked, threshold, folder, HEADER)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_frames(tiny_pipeline, threshold, tmp_path):
+    pytest.importorskip("av")
+    short, long = (peak_bytes(tiny_pipeline, threshold, tmp_path, num_frames) for num_frames in (20, 200))
+    assert long < 1.1 * short  # 200 frames are 614 KB alone
+
+
+def test_a_record_survives_its_line(tiny_pipeline, threshold):
+    targets = predict(tiny_pipeline, moving_target()[0], arguments(), threshold)[2]
+    record = FrameRecord(3, 0.12, [replace(targets[0], scr=float("nan")), *targets[1:]], None)
+    again = FrameRecord.from_json(record.to_json())
+    assert np.isnan(again.targets[0].scr)
+    assert again.to_json() == record.to_json() and again.targets[1:] == record.targets[1:]
