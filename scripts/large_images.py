@@ -3,13 +3,12 @@
     python scripts/large_images.py --megapixels 1 4 16 64
 
 An image is a 14-bit synthetic scene, repeated and mirrored to its size, in a PNG file. Time is that of
-`irstd-ldm detect`'s work on it: reading, detecting, mask, overlay, tables. Memory is the largest resident set less that of
-the process with the model loaded.
+`irstd-ldm detect`'s work on it: reading, detecting, mask, overlay, tables. Memory is the largest resident set less
+that of the process with the model loaded (Linux).
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -40,16 +39,10 @@ def main() -> None:
             side = round((megapixels * MIB) ** 0.5)
             path = Path(folder) / f"{side}.png"
             Image.fromarray(large_scene(side)).save(path, compress_level=1)
-            command = [
-                sys.executable,
-                __file__,
-                "--measure",
-                str(path),
-                *(["--model", args.model] if args.model else []),
-            ]
-            found = json.loads(
-                subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-            )
+            command = [sys.executable, __file__, "--measure", str(path)]
+            command += ["--model", args.model] if args.model else []
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found = json.loads(done.stdout.splitlines()[-1])
             print(
                 f"| {side}x{side} | {side * side / MIB:.0f} | {found['tiles']} | {found['targets']} | "
                 f"{found['seconds']:.1f} | {1000 * found['seconds'] / found['tiles']:.0f} | {found['mib']:.0f} |",
@@ -59,7 +52,7 @@ def main() -> None:
 
 def large_scene(side: int) -> np.ndarray:
     """(side, side) uint16."""
-    scene = synthetic_scene(512, 512, num_targets=1, scr=8.0, seed=1, bit_depth=14).image
+    scene = synthetic_scene(512, 512, num_targets=1, scr=8.0, seed=1, bit_depth=16).image
     both = np.concatenate([scene, scene[:, ::-1]], axis=1)
     block = np.concatenate([both, both[::-1]])  # (1024, 1024), seamless
     repeats = -(-side // len(block))
@@ -80,21 +73,23 @@ def measure(path: Path, model: str | None) -> dict[str, float]:
     tiles = tile_windows(
         Image.open(path).size[::-1], pipeline.config.default_tile_size, pipeline.config.default_tile_overlap
     )
-    idle, start = peak_kib(), time.perf_counter()
+    idle, start = resident_kib("VmRSS"), time.perf_counter()
     detect.load_pipeline = lambda *_: pipeline
     detect.run(args)
     seconds = time.perf_counter() - start
     targets = json.loads((args.output / "detections.json").read_text())["images"][0]["targets"]
     return {
         "seconds": seconds,
-        "mib": (peak_kib() - idle) / 1024,
+        "mib": (resident_kib("VmHWM") - idle) / 1024,
         "tiles": len(tiles),
         "targets": len(targets),
     }
 
 
-def peak_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def resident_kib(field: str) -> int:
+    """VmRSS, the resident set of now, or VmHWM, its largest so far."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
 
 
 if __name__ == "__main__":

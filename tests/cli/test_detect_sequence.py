@@ -115,8 +115,7 @@ def test_tracks_are_those_of_the_tracker(tiny_pipeline, stack, threshold, tmp_pa
     assert followed == [(frame, t.id) for frame, t in sorted(seen, key=lambda pair: (pair[0], pair[1].target))]
 
 
-@pytest.mark.parametrize("after", (0, 1, 5))
-@pytest.mark.parametrize("video", (False, True))
+@pytest.mark.parametrize(("after", "video"), ((1, False), (5, True)))
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny_pipeline, stack, threshold, tmp_path, after, video):
     if video:
         pytest.importorskip("av")
@@ -259,15 +258,13 @@ def peak_bytes(pipeline, threshold: float, folder: Path, num_frames: int) -> int
     path = folder / f"frames{num_frames}.npy"
     np.save(path, moving_target(num_frames))
     tracemalloc.start()
-    asked = arguments(tracks=True, annotated_video=True)
-    detect_sequence(open_frames(path), path.stem, pipeline, asked, threshold, folder, HEADER)
+    detect_sequence(open_frames(path), path.stem, pipeline, arguments(tracks=True), threshold, folder, HEADER)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
 
 
 def test_memory_does_not_grow_with_the_frames(tiny_pipeline, threshold, tmp_path):
-    pytest.importorskip("av")
     short, long = (peak_bytes(tiny_pipeline, threshold, tmp_path, num_frames) for num_frames in (20, 200))
     assert long < 1.1 * short  # 200 frames are 614 KB alone
 
