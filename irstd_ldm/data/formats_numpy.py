@@ -35,9 +35,9 @@ class NumpyFrames:
                 f"cannot read image '{self.path}': no .npy file, truncated, empty, or of pickled objects"
             ) from error
         stack = array[None] if array.ndim == 2 else array
-        if stack.ndim != 3 or stack.shape[2] in (3, 4):
+        if stack.ndim != 3 or stack.shape[2] in (3, 4) or not stack.size:
             raise ImageReadError(
-                f"cannot read image '{self.path}': the shape must be (H, W) or (N, H, W), without colours, "
+                f"cannot read image '{self.path}': the shape must be (H, W) or (N, H, W), not empty, without colours, "
                 f"got {array.shape}"
             )
         return stack

@@ -1,14 +1,14 @@
 """Gray images from files, PIL images, arrays and tensors, and their normalisation to about [-1, 1]."""
 
-import struct
 import sys
-import zlib
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
 from PIL import Image
+
+from .pillow_files import ImageReadError, open_image, stored_pixels
 
 if TYPE_CHECKING:
     import torch
@@ -19,19 +19,14 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L"
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
-_DECODING_ERRORS = (SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
-class ImageReadError(ValueError):
-    """A file that exists and cannot be read as a gray image; the message names the file in one line."""
-
 
 def to_gray(image: ImageInput) -> np.ndarray:
     """One gray image of any accepted input.
 
     Args:
-        image: a path, a PIL image of any mode (alpha is ignored), an array (H, W), (H, W, 1) or (H, W, 3), or a tensor
-            (H, W), (1, H, W) or (3, H, W). Arrays and tensors are uint8, uint16, int16, int32 or floating point.
+        image: a path (PNG, BMP, JPEG, TIFF of one page, and others that Pillow reads), a PIL image of any mode (alpha
+            is ignored), an array (H, W), (H, W, 1) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W). Arrays
+            and tensors are uint8, uint16, int16, int32 or floating point.
 
     Returns:
         (H, W) array: uint8, uint16, int32 (also for int16) or float32 (any floating type). Values are not rescaled;
@@ -165,21 +160,12 @@ def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:
 
 
 def _read_gray(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except OSError as error:
-        if error.errno is not None:  # the file system's errors keep their type; Pillow's own have no number
-            raise
-        raise ImageReadError(f"cannot read image '{path}': not an image or truncated") from error
-    except Image.DecompressionBombError as error:
-        raise ImageReadError(f"cannot read image '{path}': {error}") from error
-    except _DECODING_ERRORS as error:
-        raise ImageReadError(f"cannot read image '{path}': not an image or truncated") from error
-    try:
-        return _gray_from_pil(image)
-    except ValueError as error:
-        raise ImageReadError(f"cannot read image '{path}': {error}") from error
+    with open_image(path) as image:
+        pixels = stored_pixels(image)
+        try:
+            return _gray_from_pil(pixels)
+        except ValueError as error:
+            raise ImageReadError(f"cannot read image '{path}': {error}") from error
 
 
 def _gray_from_pil(image: Image.Image) -> np.ndarray:

@@ -51,7 +51,7 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, list[Component]]:
     labels = np.zeros(mask.shape, dtype=np.int32)  # (H, W)
     count = ndimage.label(mask, structure=EIGHT_CONNECTIVITY, output=labels)
     area_px, sum_x, sum_y = np.zeros(count + 1, np.int64), np.zeros(count + 1), np.zeros(count + 1)
-    strip = -(-STRIP_PX // max(labels.shape[1], 1))
+    strip = -(-STRIP_PX // max(labels[:1].size, 1))
     for top in range(0, len(labels), strip):
         rows, columns = np.nonzero(labels[top : top + strip])  # (area of all in the strip,)
         index = labels[top + rows, columns]

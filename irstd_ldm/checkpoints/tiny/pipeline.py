@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # never executed: names the files that diffusers has to fetch
     from .image_encoder.irstd_ldm_models_wavelet import *
     from .irstd_ldm_data_clutter import *
     from .irstd_ldm_data_images import *
+    from .irstd_ldm_data_pillow_files import *
     from .irstd_ldm_evaluation_components import *
     from .irstd_ldm_evaluation_confidence import *
     from .irstd_ldm_models_blocks import *
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # never executed: names the files that diffusers has to fetch
     from .irstd_ldm_models_unet import *
     from .irstd_ldm_models_wavelet import *
     from .irstd_ldm_pipelines_checkpoint_files import *
+    from .irstd_ldm_pipelines_detection_call import *
     from .irstd_ldm_pipelines_detection_pipeline import *
     from .irstd_ldm_pipelines_fusion import *
     from .irstd_ldm_pipelines_hub import *

@@ -1,0 +1,384 @@
+"""Files of every format -> the frames that were written."""
+
+import json
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from irstd_ldm.data.frames import FRAME_SUFFIXES, RawFormat, is_sequence, open_frames
+from irstd_ldm.data.images import ImageReadError, to_gray
+from irstd_ldm.data.pillow_files import UNDO_ORIENTATION
+
+RNG = np.random.default_rng(0)
+GRAY8 = RNG.integers(0, 256, (20, 30), np.uint8)
+GRAY16 = RNG.integers(0, 65536, (20, 30), np.uint16)
+STACK16 = RNG.integers(0, 65536, (3, 20, 30), np.uint16)
+
+
+def read(path: Path, start: int = 0, **keywords) -> list[np.ndarray]:
+    source = open_frames(path, **keywords)
+    frames = list(source.frames(start))
+    assert source.path == path
+    assert [frame.index for frame in frames] == list(range(start, source.num_frames))
+    assert is_sequence(source) == (source.num_frames > 1)
+    return [frame.image for frame in frames]
+
+
+def assert_frames(path: Path, expected: np.ndarray, dtype: type | None = None, **keywords) -> None:
+    """The file holds the frames `expected` (N, H, W), also from a later start on."""
+    frames = read(path, **keywords)
+    assert {frame.dtype for frame in frames} == {np.dtype(dtype or expected.dtype)}
+    np.testing.assert_array_equal(np.stack(frames), expected)
+    last = len(expected) - 1
+    np.testing.assert_array_equal(read(path, start=last, **keywords)[0], expected[last])
+    assert list(open_frames(path, **keywords).frames(start=last + 1)) == []
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.pgm", "a.tif", "a.PNG"])
+def test_8_bit_stills(tmp_path, name):
+    Image.fromarray(GRAY8).save(tmp_path / name)
+    assert_frames(tmp_path / name, GRAY8[None])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_16_bit_stills(tmp_path, name):
+    Image.fromarray(GRAY16).save(tmp_path / name)
+    assert_frames(tmp_path / name, GRAY16[None])
+
+
+def test_jpeg_palette_and_colours_are_read_as_before(tmp_path):
+    Image.fromarray(GRAY8).save(tmp_path / "a.jpg")
+    colours = Image.fromarray(RNG.integers(0, 256, (20, 30, 3), np.uint8))
+    colours.quantize(16).save(tmp_path / "palette.png")
+    colours.convert("RGBA").save(tmp_path / "rgba.png")
+    colours.convert("CMYK").save(tmp_path / "cmyk.tif")
+    for name in ("a.jpg", "palette.png", "rgba.png", "cmyk.tif"):
+        np.testing.assert_array_equal(read(tmp_path / name), [to_gray(tmp_path / name)])
+
+
+@pytest.mark.parametrize(
+    ("head", "values", "expected", "dtype"),
+    [
+        (b"P5 3 1 255\n", b"\x00\x07\xff", [0, 7, 255], np.uint8),
+        (b"P5\n# of a camera\n3 1\n16383\n", struct.pack(">3H", 0, 300, 16383), [0, 300, 16383], np.uint16),
+        (b"P5 3 1 15\n", b"\x00\x05\x0f", [0, 85, 255], np.uint8),
+        (b"P2\n3 1\n16383\n", b"0 300\n# the last\n16383\n", [0, 300, 16383], np.uint16),
+        (b"P2 3 1 255 ", b"0 7 255", [0, 7, 255], np.uint8),
+    ],
+)
+def test_a_pgm_keeps_its_values(tmp_path, head, values, expected, dtype):
+    (tmp_path / "a.pgm").write_bytes(head + values)
+    assert_frames(tmp_path / "a.pgm", np.array([[expected]]), dtype)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"P6 1 1 255\n123", "no PGM file"),
+        (b"P5 1 1 65536\n12", "no PGM file"),
+        (b"P5 2 2 255\n123", "truncated"),
+        (b"P5 1 1 255\n1P5 1 1 255\n1", "one image per file"),
+        (b"P2 2 1 255\n1", "1 values for its pixels"),
+        (b"P2 2 1 255\n1 x", "no number"),
+        (b"P2 1 1 65535\n70000", "no number below 65536"),
+        (b"P5 0 4 255\n", "no pixel"),
+    ],
+)
+def test_a_broken_pgm_is_refused_with_the_reason(tmp_path, content, reason):
+    (tmp_path / "a.pgm").write_bytes(content)
+    with pytest.raises(ImageReadError, match=rf"cannot read image '.*a\.pgm'.*{reason}"):
+        read(tmp_path / "a.pgm")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "read_as"),
+    [
+        ("uint8", np.uint8),
+        (">u2", np.uint16),
+        ("int16", np.int32),
+        ("int32", np.int32),
+        ("float16", np.float32),
+        ("float32", np.float32),
+        ("float64", np.float32),
+    ],
+)
+def test_numpy_files_are_one_frame_or_a_stack(tmp_path, dtype, read_as):
+    stack = RNG.integers(0, 100, (3, 20, 30)).astype(dtype)
+    np.save(tmp_path / "stack.npy", stack)
+    np.save(tmp_path / "one.npy", stack[0])
+    np.save(tmp_path / "by_columns.npy", np.asfortranarray(stack))
+    assert_frames(tmp_path / "stack.npy", stack, read_as)
+    assert_frames(tmp_path / "one.npy", stack[:1], read_as)
+    assert_frames(tmp_path / "by_columns.npy", stack, read_as)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint32", "int64", "uint64", "bool", "complex64", "S2", "V4"])
+def test_numpy_files_of_other_types_are_refused_when_opened(tmp_path, dtype):
+    np.save(tmp_path / "a.npy", np.zeros((4, 5), dtype))
+    with pytest.raises(ImageReadError, match=r"a\.npy.*must be uint8, uint16, int16, int32 or floating point"):
+        open_frames(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 4, 5), (20, 30, 3), (20, 30, 4), (), (0, 4, 5)])
+def test_numpy_files_of_other_shapes_are_refused(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(ImageReadError, match=r"cannot read image '.*a\.npy'"):
+        open_frames(tmp_path / "a.npy")
+
+
+class Trap:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('a pickle was run')",))
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[Trap()]], object))
+    with pytest.raises(ImageReadError, match="pickled objects"):
+        open_frames(tmp_path / "a.npy")
+    with pytest.raises(SystemExit, match="a pickle was run"):
+        np.load(tmp_path / "a.npy", allow_pickle=True)
+
+
+def test_a_truncated_numpy_file_is_refused(tmp_path):
+    np.save(tmp_path / "whole.npy", STACK16)
+    (tmp_path / "a.npy").write_bytes((tmp_path / "whole.npy").read_bytes()[:-1])
+    with pytest.raises(ImageReadError, match="truncated"):
+        open_frames(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("text", ["uint8", "uint16le", "uint16be", "int16le", "int32be", "float32le"])
+def test_raw_frames(tmp_path, text):
+    raw = RawFormat.parse(f"30x20:{text}")
+    stack = RNG.integers(0, 100, (3, 20, 30)).astype(raw.dtype)
+    stack.tofile(tmp_path / "a.raw")
+    dtypes = {"uint8": np.uint8, "uint16": np.uint16, "int16": np.int32, "int32": np.int32, "float32": np.float32}
+    assert_frames(tmp_path / "a.raw", stack, dtypes[text.removesuffix("le").removesuffix("be")], raw=raw)
+
+
+def test_the_byte_order_of_raw_frames_by_hand(tmp_path):
+    (tmp_path / "a.raw").write_bytes(b"\x01\x02")
+    assert read(tmp_path / "a.raw", raw=RawFormat.parse("1x1:uint16le"))[0].tolist() == [[0x0201]]
+    assert read(tmp_path / "a.raw", raw=RawFormat.parse("1x1:uint16be"))[0].tolist() == [[0x0102]]
+
+
+@pytest.mark.parametrize("text", ["640x512", "640x512:uint16", "640x512:bool", "0x5:uint8", "axb:uint8", "", "5x5:u1"])
+def test_a_wrong_raw_format_is_refused_by_name(text):
+    with pytest.raises(ValueError, match="`raw` must be WIDTHxHEIGHT:TYPE"):
+        RawFormat.parse(text)
+
+
+@pytest.mark.parametrize("size", [0, 599, 601, 1201])
+def test_a_raw_file_is_a_whole_number_of_frames(tmp_path, size):
+    (tmp_path / "a.raw").write_bytes(bytes(size))
+    with pytest.raises(ImageReadError, match=rf"{size} bytes are no whole number of frames of 30x20 uint8, 600 bytes"):
+        open_frames(tmp_path / "a.raw", raw=RawFormat.parse("30x20:uint8"))
+
+
+def test_only_files_of_no_known_suffix_are_raw(tmp_path):
+    Image.fromarray(GRAY8).save(tmp_path / "a.png")
+    assert_frames(tmp_path / "a.png", GRAY8[None], raw=RawFormat.parse("1x1:uint8"))
+    assert ".raw" not in FRAME_SUFFIXES
+
+
+def test_multi_page_lzw_tiff_by_pillow_alone(tmp_path):
+    pages = [Image.fromarray(page) for page in STACK16]
+    pages[0].save(tmp_path / "a.tif", compression="tiff_lzw", save_all=True, append_images=pages[1:])
+    assert_frames(tmp_path / "a.tif", STACK16)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize(
+    ("dtype", "read_as"),
+    [
+        (np.uint8, np.uint8),
+        (np.uint16, np.uint16),
+        (np.int16, np.int32),
+        (np.int32, np.int32),
+        (np.float16, np.float32),
+        (np.float32, np.float32),
+        (np.float64, np.float32),
+    ],
+)
+def test_tiff_stacks_of_every_type(tmp_path, dtype, read_as, byteorder, bigtiff):
+    tifffile = pytest.importorskip("tifffile")
+    stack = RNG.integers(0, 100, (3, 20, 30)).astype(dtype)
+    keywords = {"photometric": "minisblack", "byteorder": byteorder, "bigtiff": bigtiff}
+    tifffile.imwrite(tmp_path / "a.tif", stack, **keywords)
+    assert_frames(tmp_path / "a.tif", stack, read_as)
+
+
+def test_a_thermal_tiff_in_kelvin(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    kelvin = (285 + RNG.normal(0, 0.05, (20, 30))).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", kelvin)
+    assert_frames(tmp_path / "a.tif", kelvin[None])
+
+
+def test_16_bit_colours_of_a_tiff_keep_their_bits(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    colours = RNG.integers(0, 65536, (20, 30, 3), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
+    planes = np.moveaxis(colours, -1, 0)
+    tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
+    alpha = np.concatenate([colours, colours[..., :1]], axis=-1)
+    tifffile.imwrite(tmp_path / "alpha.tif", alpha, photometric="rgb", extrasamples=["unassalpha"])
+    for name in ("a.tif", "planes.tif", "alpha.tif"):
+        np.testing.assert_array_equal(read(tmp_path / name), [to_gray(colours)])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint32, np.int64, np.complex64])
+def test_tiff_files_of_other_types_are_refused(tmp_path, dtype):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5), dtype), photometric="minisblack")
+    with pytest.raises(ImageReadError, match="must be uint8, uint16, int16, int32 or floating point"):
+        read(tmp_path / "a.tif")
+
+
+def test_overviews_and_masks_of_a_tiff_are_no_frames(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(STACK16[0])
+        tiff.write(STACK16[0][::2, ::2], subfiletype=1)
+        tiff.write(STACK16[1])
+        tiff.write(STACK16[0] > 9, subfiletype=4)
+    assert_frames(tmp_path / "a.tif", STACK16[:2])
+
+
+def test_pages_of_two_sizes_are_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    for page in (GRAY16, GRAY16[:10]):
+        tifffile.imwrite(tmp_path / "a.tif", page, append=True)
+    with pytest.raises(ImageReadError, match="page 1 is 30x10, the first is 30x20"):
+        open_frames(tmp_path / "a.tif")
+
+
+def test_a_tiff_cut_anywhere_is_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "float16.tif", STACK16.astype(np.float16), photometric="minisblack")
+    pages = [Image.fromarray(page) for page in STACK16]
+    pages[0].save(tmp_path / "lzw.tif", compression="tiff_lzw", save_all=True, append_images=pages[1:])
+    for name in ("float16.tif", "lzw.tif"):
+        whole = (tmp_path / name).read_bytes()
+        for size in range(0, len(whole) - 1, len(whole) // 40):
+            (tmp_path / "cut.tif").write_bytes(whole[:size])
+            with pytest.raises(ImageReadError, match=r"cut\.tif"):
+                read(tmp_path / "cut.tif")
+
+
+def test_a_tiff_whose_pages_go_round_is_refused(tmp_path):
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in ((256, 3), (257, 2)))
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<IH", 8, 2) + tags + struct.pack("<I", 8))
+    with pytest.raises(ImageReadError, match="broken"):
+        open_frames(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_ignored(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    image = Image.fromarray(GRAY16)
+    image.save(tmp_path / "a.png", exif=exif)
+    image.save(tmp_path / "plain.tif", tiffinfo={274: orientation})
+    image.save(tmp_path / "lzw.tif", tiffinfo={274: orientation}, compression="tiff_lzw")
+    for name in ("a.png", "plain.tif", "lzw.tif"):
+        assert_frames(tmp_path / name, GRAY16[None])
+        np.testing.assert_array_equal(to_gray(tmp_path / name), GRAY16)
+    smooth = Image.fromarray(np.add.outer(np.arange(20), np.arange(30)).astype(np.uint8))
+    smooth.save(tmp_path / "a.jpg", exif=exif)
+    smooth.save(tmp_path / "without.jpg")
+    np.testing.assert_array_equal(read(tmp_path / "a.jpg"), read(tmp_path / "without.jpg"))
+    assert len(UNDO_ORIENTATION) == 7
+
+
+def write_giants(folder: Path, width: int, height: int) -> list[str]:
+    """Small files of every format that claim frames of this size."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT")
+    (folder / "a.bmp").write_bytes(
+        b"BM" + struct.pack("<IIIIiiHHIIiiII", 0, 0, 1078, 40, width, height, 1, 8, *[0] * 6)
+    )
+    (folder / "a.pgm").write_bytes(b"P5 %d %d 255\n" % (width, height))
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in ((256, width), (257, height)))
+    (folder / "a.tif").write_bytes(b"II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4))
+    with (folder / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (height, width)})
+        file.truncate(file.tell() + width * height)  # holes: no space on the disk
+    with (folder / "a.raw").open("wb") as file:
+        file.truncate(width * height)
+    return ["a.png", "a.bmp", "a.pgm", "a.tif", "a.npy", "a.raw"]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_giant_frames_are_refused_before_they_are_decoded(tmp_path):
+    raw = RawFormat.parse("12000x12000:uint8")
+    tracemalloc.start()
+    for name in write_giants(tmp_path, 12_000, 12_000):
+        with pytest.raises(ImageReadError, match=rf"{name}'.*12000x12000 is more than the limit of 100 megapixels"):
+            open_frames(tmp_path / name, raw=raw)
+    assert tracemalloc.get_traced_memory()[1] < 20e6  # bytes; a frame has 144e6
+    tracemalloc.stop()
+
+
+def test_the_limit_lets_an_8k_panorama_through_and_can_be_set(tmp_path):
+    for name in write_giants(tmp_path, 8192, 8192)[2:]:
+        assert open_frames(tmp_path / name, raw=RawFormat.parse("8192x8192:uint8")).num_frames == 1
+    Image.fromarray(GRAY8).save(tmp_path / "small.png")
+    assert read(tmp_path / "small.png", max_pixels=600)[0].shape == (20, 30)
+    with pytest.raises(ImageReadError, match="30x20 is more than the limit of 0.000599 megapixels"):
+        open_frames(tmp_path / "small.png", max_pixels=599)
+
+
+def test_an_animation_is_no_still_image(tmp_path):
+    frames = [Image.fromarray(GRAY8 + i) for i in range(2)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageReadError, match="an animation"):
+        open_frames(tmp_path / "a.gif")
+
+
+def test_a_postscript_file_starts_no_other_program(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    for open_file in (open_frames, to_gray):
+        with pytest.raises(ImageReadError, match="not an image"):
+            open_file(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".pgm", ".raw"])
+def test_missing_files_and_folders_keep_the_error_of_the_file_system(tmp_path, suffix):
+    raw = RawFormat.parse("1x1:uint8")
+    with pytest.raises(FileNotFoundError):
+        open_frames(tmp_path / f"missing{suffix}", raw=raw)
+    (tmp_path / f"a{suffix}").mkdir()
+    with pytest.raises(IsADirectoryError):
+        open_frames(tmp_path / f"a{suffix}", raw=raw)
+
+
+def test_a_stack_is_read_in_the_memory_of_one_frame(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((200, 100, 100), np.uint16))
+    np.zeros((200, 100, 100), np.uint16).tofile(tmp_path / "a.raw")
+    for name in ("a.npy", "a.raw"):
+        tracemalloc.start()
+        assert sum(1 for _ in open_frames(tmp_path / name, raw=RawFormat.parse("100x100:uint16le")).frames()) == 200
+        assert tracemalloc.get_traced_memory()[1] < 10 * 20_000  # bytes: 10 frames of 200
+        tracemalloc.stop()
+
+
+def test_tiff_without_tifffile_names_the_extra(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", GRAY16.astype(np.float16))
+    code = (
+        "import sys, json; sys.modules['tifffile'] = None\n"
+        "from irstd_ldm.data.frames import open_frames\n"
+        "try: list(open_frames(sys.argv[1]).frames())\n"
+        "except ValueError as error: print(json.dumps(str(error)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.tif"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout).endswith("needs tifffile: pip install irstd-ldm[video]")
