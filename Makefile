@@ -5,12 +5,13 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: help install demo test test-all check style clean
+.PHONY: help install demo test test-all check docs style clean
 
 help:
 	@echo "make demo      install, detect targets in a synthetic scene, show them"
 	@echo "make test      install, ruff, mypy and the tests (test-all: the slow ones too)"
 	@echo "make check     ruff and mypy only"
+	@echo "make docs      the documentation as a site in docs/_build/html"
 	@echo "make style     let ruff fix and format"
 	@echo "make clean     remove the virtual environment and build products"
 
@@ -36,9 +37,12 @@ test: check
 test-all: check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W docs docs/_build/html
+
 style: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build *.egg-info demo-output .mypy_cache .pytest_cache .ruff_cache

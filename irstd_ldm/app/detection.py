@@ -1,18 +1,18 @@
 """What a session of the page holds: the frames of one input and what the detector says of them."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from ..data.frames import Frame
 from ..data.images import invert_polarity
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from ..pipelines.output import Target
 from ..pipelines.targets import extract_targets
+from .reading import Input
 
 POLARITIES = ("white-hot", "black-hot")
 SEED = 0  # of a pipeline's call without a generator
@@ -53,18 +53,16 @@ class Detection:
     """One input, detected.
 
     Attributes:
-        name: of the input.
+        input: what was detected.
         settings: it was detected with.
-        frames: one for an image.
-        left_out: why later frames of the input are not among `frames`; empty where all are.
+        frames: those of the input, one for an image.
         seconds: that it took.
         folder: of the files to download; removed with this object.
     """
 
-    name: str
+    input: Input
     settings: Settings
     frames: list[DetectedFrame]
-    left_out: str
     seconds: float
     folder: TemporaryDirectory
 
@@ -75,24 +73,22 @@ class Detection:
 
 def detect_frames(
     pipeline: IRSTDDetectionPipeline,
-    frames: Iterable[Frame],
+    read: Input,
     settings: Settings,
-    input_range: tuple[float, float] | None,
     progress: Callable[[int], Any],
 ) -> Iterator[DetectedFrame]:
     """Runs the pipeline on every frame, each in a call of its own and from the same seed.
 
     Args:
-        input_range: raw values that map to the networks' -1 and 1; None = each frame's own.
         progress: called with the number of frames done.
     """
-    for done, frame in enumerate(frames, start=1):
-        seen = invert_polarity(frame.image, input_range) if settings.polarity == "black-hot" else frame.image
+    for done, frame in enumerate(read.frames, start=1):
+        seen = invert_polarity(frame.image, read.input_range) if settings.polarity == "black-hot" else frame.image
         output = pipeline(
             seen,
             num_inference_steps=settings.num_inference_steps,
             ensemble_size=settings.ensemble_size,
-            input_range=input_range,
+            input_range=read.input_range,
         )
         uncertainty = None if output.uncertainty is None else output.uncertainty[0, 0]
         yield DetectedFrame(frame.index, frame.time_s, frame.image, seen, output.probability[0, 0], uncertainty)
@@ -115,5 +111,5 @@ def record(
         height, width = frame.gray.shape
         place = {"frame": frame.index, "time_s": frame.time_s} if detection.is_sequence else {}
         rows = [dataclasses.asdict(target) for target in of_frame]
-        images.append({"file": detection.name, **place, "width": width, "height": height, "targets": rows})
+        images.append({"file": detection.input.name, **place, "width": width, "height": height, "targets": rows})
     return {"version": version, "model": model, "settings": {**settings, "seed": SEED}, "images": images}

@@ -13,11 +13,10 @@ import numpy as np
 from .. import __version__
 from ..cli.outputs import finite
 from ..data.frames import Frame
-from ..data.images import percentile_range
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from ..pipelines.output import Target
 from .detection import DetectedFrame, Detection, Settings, detect_frames, record, targets_of
-from .reading import EXAMPLES, Limits, example_scene, read_input
+from .reading import EXAMPLES, Input, Limits, example_scene, read_input
 from .views import data_url, mask_image, picture_layers
 
 BY_THRESHOLD = "threshold"
@@ -43,7 +42,7 @@ class Handlers:
             read = read_input(Path(path), self.limits)
         except FILE_ERRORS as error:
             raise _shown(error, Path(path)) from error
-        return self._detect(read.name, read.frames, read.left_out, Settings(steps, ensemble, polarity), progress)
+        return self._detect(read, Settings(steps, ensemble, polarity), progress)
 
     def detect_scene(
         self,
@@ -54,9 +53,8 @@ class Handlers:
         progress=gr.Progress(),  # noqa: B008
     ):
         kind = list(EXAMPLES)[event.index]
-        frames = [Frame(0, example_scene(kind).image, None)]
-        settings = Settings(steps, ensemble, polarity)
-        detected = self._detect(f"synthetic-{kind}.png", frames, "", settings, progress)
+        read = Input(f"synthetic-{kind}.png", [Frame(0, example_scene(kind).image, None)])
+        detected = self._detect(read, Settings(steps, ensemble, polarity), progress)
         return (*detected, None, gr.Gallery(selected_index=None))
 
     def detect_again(
@@ -69,30 +67,22 @@ class Handlers:
     ):
         if detection is None:
             raise _expired()
-        frames = [Frame(frame.index, frame.gray, frame.time_s) for frame in detection.frames]
-        return self._detect(detection.name, frames, detection.left_out, Settings(steps, ensemble, polarity), progress)
+        return self._detect(detection.input, Settings(steps, ensemble, polarity), progress)
 
-    def _detect(
-        self, name: str, frames: list[Frame], left_out: str, settings: Settings, progress: gr.Progress
-    ) -> tuple[Any, ...]:
+    def _detect(self, read: Input, settings: Settings, progress: gr.Progress) -> tuple[Any, ...]:
         """A detection, its frame slider, and the button that repeats it."""
-        progress((0, len(frames)), unit="frames")
+        num_frames = len(read.frames)
+        progress((0, num_frames), unit="frames")
         start = time.perf_counter()
         try:
-            detected = list(
-                detect_frames(
-                    self.pipeline,
-                    frames,
-                    settings,
-                    sequence_range(frames),
-                    lambda done: progress((done, len(frames)), unit="frames"),
-                )
+            frames = list(
+                detect_frames(self.pipeline, read, settings, lambda done: progress((done, num_frames), unit="frames"))
             )
         except FILE_ERRORS as error:
-            raise _shown(error, Path(name)) from error
+            raise _shown(error, Path(read.name)) from error
         seconds = time.perf_counter() - start
-        detection = Detection(name, settings, detected, left_out, seconds, TemporaryDirectory(prefix="irstd-ldm-"))
-        frame = gr.Slider(maximum=max(1, len(frames) - 1), value=0, visible=detection.is_sequence)
+        detection = Detection(read, settings, frames, seconds, TemporaryDirectory(prefix="irstd-ldm-"))
+        frame = gr.Slider(maximum=max(1, num_frames - 1), value=0, visible=detection.is_sequence)
         return detection, frame, gr.Button(interactive=True)
 
     def show_all(self, detection: Detection | None, frame: int, budget: str, threshold: float) -> tuple[Any, ...]:
@@ -113,7 +103,7 @@ class Handlers:
         content = record(
             detection, targets, self.model, __version__, decided, None if budget == BY_THRESHOLD else float(budget)
         )
-        base = Path(detection.folder.name) / Path(detection.name).stem
+        base = Path(detection.folder.name) / Path(detection.input.name).stem
         json_path, mask_path = base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}-mask.png")
         json_path.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         mask_image(shown.probability > decided).save(mask_path)
@@ -162,15 +152,6 @@ class Handlers:
         )
 
 
-def sequence_range(frames: list[Frame]) -> tuple[float, float] | None:
-    """One range of raw values for all frames of a sequence of more than 8 bits; None = each frame's own."""
-    if len(frames) == 1 or frames[0].image.dtype == np.uint8:
-        return None
-    ranges = [percentile_range(frame.image) for frame in frames]
-    lo, hi = (float(np.median(ends)) for ends in zip(*ranges, strict=True))
-    return (lo, hi) if lo < hi else None
-
-
 def summary(detection: Detection, targets: list[list[Target]], threshold: float) -> str:
     """One line under the picture."""
     num_targets = sum(map(len, targets))
@@ -181,7 +162,7 @@ def summary(detection: Detection, targets: list[list[Target]], threshold: float)
     parts += [f"{width} x {height} px", str(detection.frames[0].gray.dtype)]
     parts += [f"{settings.num_inference_steps} step{'s' * (settings.num_inference_steps != 1)}"]
     parts += [f"ensemble of {settings.ensemble_size}", settings.polarity, f"{detection.seconds:.1f} s"]
-    parts += [detection.left_out] if detection.left_out else []
+    parts += [detection.input.left_out] if detection.input.left_out else []
     return " · ".join(parts)
 
 
@@ -202,7 +183,7 @@ def _cells(target: Target) -> Iterable[float | None]:
 
 
 def _layers(detection: Detection, frame: int) -> dict[str, Any]:
-    return {"name": detection.name, **picture_layers(detection.frames[frame])}
+    return {"name": detection.input.name, **picture_layers(detection.frames[frame])}
 
 
 def _marks(frame: DetectedFrame, targets: list[Target], threshold: float) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ..data.frames import Frame, open_frames
+from ..data.frames import Frame, is_sequence, open_frames
+from ..data.sequence_range import sequence_range
 from ..data.synthetic import SyntheticScene, synthetic_scene
 
 EXAMPLES = {  # name: kind of scene, seed, bit depth
@@ -30,11 +31,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Input:
-    """The frames of one input; `left_out` says why later ones are missing, empty where none is."""
+    """The frames of one input.
+
+    Attributes:
+        left_out: why later frames of the file are missing; empty where none is.
+        input_range: raw values that map to the networks' -1 and 1 in every frame; None = each frame's own.
+    """
 
     name: str
     frames: list[Frame]
-    left_out: str
+    left_out: str = ""
+    input_range: tuple[float, float] | None = None
 
 
 def read_input(path: Path, limits: Limits) -> Input:
@@ -55,7 +62,7 @@ def read_input(path: Path, limits: Limits) -> Input:
         frames.append(frame)
     if not frames:
         raise ValueError(f"{path} holds no frame")
-    return Input(path.name, frames, left_out)
+    return Input(path.name, frames, left_out, sequence_range(source) if is_sequence(source) else None)
 
 
 def example_scene(name: str) -> SyntheticScene:

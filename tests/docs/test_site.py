@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import irstd_ldm
+
 ROOT = Path(__file__).resolve().parents[2]
 # Whatever is not loopback is refused, as on a machine without a network.
 BUILD = """
@@ -42,6 +44,12 @@ def test_every_page_is_reached_from_the_index(site):
     assert len(pages) > 5
     for page in pages:
         assert str(page) == "index.html" or f'href="{page}"' in index, page
+
+
+def test_every_public_name_has_its_entry(site):
+    entries = "".join(page.read_text() for page in (site / "api").glob("*.html"))
+    for name in set(irstd_ldm.__all__) - {"__version__"}:
+        assert f'id="irstd_ldm.{name}"' in entries, name
 
 
 def test_docstrings_become_pages(site):

@@ -2,12 +2,12 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from irstd_ldm.cli.main import build_parser
 from irstd_ldm.data.synthetic import synthetic_scene
 
 from .server import TOKEN
@@ -30,6 +30,13 @@ def test_its_five_lines_work(hub, client, share, tmp_path):
     assert "README.md" in hub.files("you/irstd-mine")
 
 
-def test_its_commands_are_those_of_the_parser(share):
+def test_its_commands_work(hub, client, share, tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "runs" / "mine")
+    hub.repos.pop("you/irstd-mine", None)
     commands = re.search(r"```bash\n(.*?)```", share, re.DOTALL)[1].splitlines()
-    assert [build_parser().parse_args(shlex.split(line)[1:]).command for line in commands] == ["card", "push", "pull"]
+    words = [shlex.split(line) for line in commands]
+    assert [line[:2] for line in words] == [["irstd-ldm", name] for name in ("card", "push", "pull")]
+    for line in words[1:]:  # tests/docs runs the first
+        done = client("-m", "irstd_ldm.cli", *line[1:], cwd=tmp_path, token=TOKEN)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine" / "model_index.json").is_file()
