@@ -10,7 +10,7 @@ import irstd_ldm.data
 import irstd_ldm.evaluation
 
 MADE_OF_TENSORS = {"irstd_ldm.data.crops", "irstd_ldm.data.ggs"}  # they feed the trainers
-PIPELINE_MODULES = ("checkpoint_files", "fusion", "target", "targets", "tiled_prediction", "tiling")
+PIPELINE_MODULES = ("checkpoint_files", "detection_call", "fusion", "seeds", "target", "targets", "tiling")
 CLI_MODULES = ("image_set", "inputs", "main", "outputs", "overlay")
 
 
