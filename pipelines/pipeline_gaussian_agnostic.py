@@ -165,8 +165,8 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             num_images_per_prompt: Synthetic images per image, each squeezed anew.
             num_inference_steps: Denoising steps; None = the checkpoint's default.
             strength: Share of the steps that are run: 1 starts from noise, less from stage 1's latent with noise.
-            color_fix: ``wavelet`` puts stage 1's low frequencies under the generated high ones, ``adain`` takes its mean
-                and deviation; None = neither.
+            color_fix: ``wavelet`` puts stage 1's low frequencies under the generated high ones, ``adain`` takes over
+                its mean and deviation; None = neither.
             paste_targets: Whether the input's own target pixels replace the generated ones, with a feathered edge.
             tile_size: Larger images run in overlapping tiles of this side, a multiple of 32 px; 0 = never; None = the
                 checkpoint's default. The tiles' noise predictions are blended in every step.

@@ -48,6 +48,24 @@ max_fa_per_million_px. Fits the confidence of targets too, by Platt's method on 
 threshold. Images that a model was trained on, or is to be judged by, are no validation images.
 """
 
+SYNTHESIZE_HELP = """\
+Makes training images and writes a data set in the field's layout.
+
+generated  the Gaussian-agnostic engine: images of the training list squeezed, rebuilt and made realistic by --model;
+           the targets keep their own pixels, the masks stay
+squeezed   the Gaussian Group Squeezer alone; targets that merge into their background leave the mask
+planted    modelled targets on frames of --backgrounds
+
+written to DIR:
+  images/NAME.png, masks/NAME.png   NAME is SOURCE_MODE_NUMBER; 8-bit, or 16-bit where the source has more than 8 bits
+  provenance.csv                    name, source, kind, number of groups, targets and seed of every image
+  synthesis.json                    the settings
+  train.txt                         the list of all images, when all are there
+
+The same command goes on where it was interrupted, and with a larger --count where it ended; nothing is overwritten.
+Images of a test list of ROOT are refused.
+"""
+
 EXIT_HELP = "exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted (what is written stays)"
 
 
@@ -83,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_card(commands)
     _add_push(commands)
     _add_pull(commands)
+    _add_synthesize(commands)
     _add_app(commands)
     return parser
 
@@ -246,6 +265,57 @@ def _add_pull(commands) -> None:
     parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME")
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit; default: main")
+
+
+def _add_synthesize(commands) -> None:
+    parser = commands.add_parser(
+        "synthesize",
+        help="more training images: generated, squeezed, or with planted targets",
+        description=SYNTHESIZE_HELP,
+        epilog=EXIT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="the labelled data set's folder")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--split", choices=("train",), default="train", help="which list of ROOT; default: train")
+    images.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of the split's list")
+    parser.add_argument("--count", type=_positive_int, required=True, metavar="N", help="synthetic images")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="absent, empty, or begun before")
+    parser.add_argument("--mode", choices=("generated", "squeezed", "planted"), default="generated")
+    parser.add_argument("--originals", action="store_true", help="the source images too, first on the list")
+    parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="generated: a GaussianAgnosticPipeline")
+    parser.add_argument(
+        "--num-inference-steps", type=_positive_int, metavar="N", help="generated; default: the checkpoint's"
+    )
+    parser.add_argument(
+        "--strength", type=_unit_interval, default=1.0, metavar="S", help="generated: share of the steps; default: 1"
+    )
+    parser.add_argument(
+        "--color-fix", choices=("wavelet", "adain", "none"), default="wavelet", help="generated; default: wavelet"
+    )
+    parser.add_argument(
+        "--no-paste-targets", dest="paste_targets", action="store_false", help="generated: targets as generated"
+    )
+    parser.add_argument("--backgrounds", type=Path, metavar="ROOT", help="planted: frames without targets, images/")
+    parser.add_argument("--exclude", nargs="*", metavar="GLOB", help="planted: stems of frames to leave out")
+    parser.add_argument(
+        "--scr",
+        type=_positive_float,
+        nargs=2,
+        default=[3.0, 12.0],
+        metavar=("LOW", "HIGH"),
+        help="planted: of targets",
+    )
+    parser.add_argument(
+        "--sigma-px",
+        type=_positive_float,
+        nargs=2,
+        default=[0.6, 2.0],
+        metavar=("LOW", "HIGH"),
+        help="planted: of the point spread",
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of everything random; default: 0")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
 
 
 def _add_app(commands) -> None:

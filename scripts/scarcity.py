@@ -1,0 +1,195 @@
+"""What synthetic images are worth where labelled ones are scarce: the latent detector on shares of a training list.
+
+    python scripts/scarcity.py --data DATA/NUAA-SIRST --backgrounds DATA/backgrounds --output runs/scarcity \
+        [--fractions 0.1 0.3 1] [--arms originals squeezed generated planted] [--seeds 0 1 2] \
+        [--max-train-steps 1000] [--document docs/scarcity.md]
+
+Arms: `originals`; `squeezed`, the same with the Gaussian Group Squeezer on half of the crops; `generated`, that and as
+many images again from both stages of the generator, trained on the share alone; `planted`, the originals and as many
+modelled targets on frames of --backgrounds (S7 is left out). All arms take the same number of optimiser steps from
+scratch; their Mask-VAE is trained on the share's masks. Scored on the test list at threshold 0.5; no choice is made
+on it. What is done is kept in --output and not done again.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from irstd_ldm import IRSTDLatentPipeline
+from irstd_ldm.cli.main import main as irstd_ldm
+from irstd_ldm.data.folder import IRSTDFolder, write_stem_list
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, iou, paired_bootstrap
+from irstd_ldm.training import (
+    train_controlnet,
+    train_image_unet,
+    train_image_vae,
+    train_latent,
+    train_mask_vae,
+    train_restoration,
+)
+
+ARMS = ("originals", "squeezed", "generated", "planted")
+SQUEEZE_PROBABILITY = 0.5  # of a crop, in the arms that squeeze
+BEGIN, END = "<!-- table of scripts/scarcity.py -->", "<!-- end of the table -->"
+
+
+def share_of(stems: Sequence[str], fraction: float) -> list[str]:
+    """The first images of a fixed random order, so that smaller shares lie in larger ones."""
+    order = np.random.default_rng(0).permutation(len(stems))
+    return [stems[index] for index in sorted(order[: max(round(fraction * len(stems)), 1)])]
+
+
+class Share:
+    """One share of the training list and everything that is trained on it."""
+
+    def __init__(self, arguments: argparse.Namespace, fraction: float):
+        self.arguments = arguments
+        self.folder = arguments.output / f"share-{fraction:g}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.list = self.folder / "train.list"
+        self.stems = share_of(IRSTDFolder(arguments.data, split="train").stems, fraction)
+        write_stem_list(self.list, self.stems)
+
+    def train(self, trainer: Any, name: str, steps: int, data: Path | None = None, **settings: Any) -> Path:
+        """Run a trainer, by default on the share, and return its folder; a finished run is taken as it is."""
+        folder = self.folder / name
+        if not (folder / "finished").exists():
+            values = {
+                "train_data_dir": data or self.arguments.data,
+                "output_dir": folder,
+                "val_fraction": 0,
+                "max_train_steps": steps,
+                "resolution": self.arguments.resolution,
+                "train_batch_size": self.arguments.train_batch_size,
+                "lr_warmup_steps": max(steps // 20, 1),
+                "report_to": "null",
+                **({"train_list": self.list} if data is None else {}),
+                **settings,
+            }
+            trainer.main([part for key, value in values.items() for part in (f"--{key}", str(value))])
+            (folder / "finished").touch()
+        return folder
+
+    def generator(self) -> Path:
+        """Both stages, trained on the share alone."""
+        steps = self.arguments.generator_steps
+        restoration = self.train(train_restoration, "restoration", steps)
+        vae = self.train(train_image_vae, "image_vae", steps)
+        unet = self.train(train_image_unet, "image_unet", 2 * steps, image_vae=vae, learning_rate=5e-4)
+        base = {"restoration": restoration, "pretrained_model_name_or_path": unet, "learning_rate": 5e-4}
+        return self.train(train_controlnet, "generator", steps, **base)
+
+    def synthesized(self, mode: str) -> Path:
+        """The originals and as many synthetic images, a data set of its own."""
+        folder = self.folder / f"data-{mode}"
+        if (folder / "train.txt").exists():
+            return folder
+        command = ["synthesize", "--data", self.arguments.data, "--list", self.list, "--originals", "--mode", mode]
+        command += ["--count", len(self.stems), "--output", folder]
+        if mode == "generated":
+            command += ["--model", self.generator(), "--num-inference-steps", self.arguments.num_inference_steps]
+        else:
+            command += ["--backgrounds", self.arguments.backgrounds, "--exclude", "S7*"]
+        if irstd_ldm([str(part) for part in command]):
+            raise SystemExit(f"synthesize --mode {mode} failed")
+        return folder
+
+    def detector(self, arm: str, seed: int) -> Path:
+        """The detector of one arm."""
+        mask_vae = self.train(train_mask_vae, "mask_vae", self.arguments.mask_vae_steps, learning_rate=2e-3)
+        settings: dict[str, Any] = {"mask_vae": mask_vae, "seed": seed, "learning_rate": 1.5e-3}
+        settings |= {"klda_warmup_steps": self.arguments.max_train_steps // 4, "background_probability": 0}
+        settings |= {"target_probability": 0.6, "image_probability": 0.2, "implant_probability": 0.2}
+        if arm in ("squeezed", "generated"):
+            settings["squeeze_probability"] = SQUEEZE_PROBABILITY
+        data = self.synthesized(arm) if arm in ("generated", "planted") else None
+        return self.train(train_latent, f"{arm}-{seed}", self.arguments.max_train_steps, data, **settings)
+
+
+def count_test_images(detector: Path, data: Path) -> list[ImageCounts]:
+    """Counts per test image; kept beside the detector."""
+    path = detector / "test_counts.json"
+    if not path.exists():
+        pipe = IRSTDLatentPipeline.from_pretrained(detector)
+        samples = tqdm(IRSTDFolder(data, split="test"), desc=detector.name)
+        counts = [count_image(pipe(sample.image).mask[0, 0], sample.mask) for sample in samples]
+        path.write_text(json.dumps([asdict(one) for one in counts]), encoding="utf-8")
+    return [ImageCounts(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def row(fraction: float, num_images: int, arm: str, seeds: list[list[ImageCounts]], first: list[ImageCounts]) -> str:
+    """One line of the table: an image's counts are summed over the seeds, then images are resampled."""
+    pooled = [sum(of_image, ImageCounts.zero()) for of_image in zip(*seeds, strict=True)]
+    scores, interval = detection_scores(pooled), bootstrap_interval(pooled, "iou")
+    difference = paired_bootstrap(first, pooled, "iou")
+    single = [100 * iou(sum(counts, ImageCounts.zero())) for counts in seeds]
+    low, high = (100 * bound for bound in interval)
+    cells = [
+        f"{100 * fraction:g} % ({num_images})",
+        arm,
+        f"{np.mean(single):.1f} ({min(single):.1f} to {max(single):.1f})",
+        f"{low:.1f} to {high:.1f}",
+        f"{100 * difference.difference:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})",
+        f"{100 * scores['pd']:.1f}",
+        f"{scores['fa_per_million_px']:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(arguments: argparse.Namespace) -> list[str]:
+    """Train and score everything that is not there yet, and lay it out."""
+    lines = [
+        f"{arguments.max_train_steps} steps of {arguments.train_batch_size} crops of {arguments.resolution} px, "
+        f"seeds {', '.join(map(str, arguments.seeds))}; percent, and false-alarm pixels per million.",
+        "",
+        "| share (images) | arm | IoU, mean of seeds (range) | 95 % over images | IoU - originals (95 %) | Pd | Fa |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for fraction in arguments.fractions:
+        share = Share(arguments, fraction)
+        first: list[ImageCounts] = []
+        for arm in arguments.arms:
+            seeds = [count_test_images(share.detector(arm, seed), arguments.data) for seed in arguments.seeds]
+            first = first or [sum(of_image, ImageCounts.zero()) for of_image in zip(*seeds, strict=True)]
+            lines.append(row(fraction, len(share.stems), arm, seeds, first))
+    return lines
+
+
+def write_into(document: Path, lines: list[str]) -> None:
+    """Replace what stands between the document's two marks."""
+    text = document.read_text(encoding="utf-8")
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    document.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail, encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="data set in the field's layout, with a test list")
+    parser.add_argument("--backgrounds", type=Path, required=True, help="frames without targets, images/")
+    parser.add_argument("--output", type=Path, required=True, help="everything that is made")
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="of the training list")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the first is compared with")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--max-train-steps", type=int, default=1000, help="of every detector")
+    parser.add_argument("--mask-vae-steps", type=int, default=500)
+    parser.add_argument("--generator-steps", type=int, default=800, help="of each part; the base denoiser takes twice")
+    parser.add_argument("--num-inference-steps", type=int, default=20, help="of the generator")
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--train-batch-size", type=int, default=16)
+    parser.add_argument("--document", type=Path, help="Markdown file whose table is replaced")
+    arguments = parser.parse_args(argv)
+    lines = table(arguments)
+    print("\n".join(lines))
+    if arguments.document is not None:
+        write_into(arguments.document, lines)
+
+
+if __name__ == "__main__":
+    main()

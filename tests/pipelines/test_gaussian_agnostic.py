@@ -1,0 +1,223 @@
+"""The data engine's pipeline with small random networks: shapes, seeds, targets, tiles, schedulers, checkpoints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DPMSolverMultistepScheduler, UNet2DConditionModel
+
+from irstd_ldm import GaussianAgnosticPipeline, IRSTDRestorationModel
+from irstd_ldm.data.ggs import squeeze
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
+from irstd_ldm.models.prompt_embedding import PromptEmbedding
+from irstd_ldm.pipelines.color_fix import adain_color_fix, low_frequencies, wavelet_color_fix
+from irstd_ldm.pipelines.pipeline_gaussian_agnostic import paste, unit_range
+from irstd_ldm.training.train_image_unet import make_scheduler
+
+
+def make_pipeline() -> GaussianAgnosticPipeline:
+    torch.manual_seed(0)
+    small = GENERATOR_CONFIGURATIONS["gaussian_agnostic_small"]
+    vae = AutoencoderKL(**small["vae"] | {"block_out_channels": (8, 8, 8), "norm_num_groups": 4})
+    narrow = {"block_out_channels": (8, 8, 16), "norm_num_groups": 4, "cross_attention_dim": 8}
+    unet = UNet2DConditionModel(**small["unet"] | narrow)
+    controlnet = ControlNetModel.from_unet(unet, conditioning_channels=4, conditioning_embedding_out_channels=(8,))
+    for convolution in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
+        torch.nn.init.normal_(convolution.weight, std=0.1)
+    pipeline = GaussianAgnosticPipeline(
+        restoration=IRSTDRestorationModel(embed_dim=8, depths=(1,), num_heads=(2,), window_size=4).eval(),
+        vae=vae.eval(),
+        unet=unet.eval(),
+        controlnet=controlnet.eval(),
+        prompt_embedding=PromptEmbedding(1, 8),
+        scheduler=make_scheduler(),
+        default_num_inference_steps=2,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> GaussianAgnosticPipeline:
+    return make_pipeline()
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return synthetic_scene(100, 90, seed=1, scr=6.0)
+
+
+def test_images_masks_and_group_counts(pipeline, scene):
+    output = pipeline([scene.image, scene.image], mask=[scene.mask, scene.mask], num_images_per_prompt=2)
+    assert len(output.images) == len(output.masks) == len(output.num_groups) == 4
+    for image, mask in zip(output.images, output.masks, strict=True):
+        assert image.shape == (100, 90) and image.dtype == np.float32
+        assert 0 <= image.min() and image.max() <= 1
+        assert np.array_equal(mask, scene.mask)
+    assert all(n % 2 == 0 and 8 <= n <= 26 for n in output.num_groups)
+    assert not np.array_equal(output.images[0], output.images[1])
+    assert pipeline(scene.image).masks is None
+
+
+def test_same_seed_same_images_alone_or_in_a_batch(pipeline, scene):
+    def run(**arguments) -> list[np.ndarray]:
+        return pipeline(scene.image, generator=torch.Generator().manual_seed(3), **arguments).images
+
+    alone, again, batch = run(), run(), run(num_images_per_prompt=3)
+    assert np.array_equal(alone[0], again[0])
+    np.testing.assert_allclose(batch[0], alone[0], atol=1e-5)
+    assert not np.array_equal(alone[0], pipeline(scene.image, generator=torch.Generator().manual_seed(4)).images[0])
+
+
+def test_targets_are_pasted_with_a_feathered_edge(pipeline, scene):
+    original = unit_range(scene.image)
+    pasted, bare = (pipeline(scene.image, mask=scene.mask, paste_targets=flag).images[0] for flag in (True, False))
+    np.testing.assert_array_equal(pasted[scene.mask], original[scene.mask])
+    assert not np.array_equal(bare[scene.mask], original[scene.mask])
+    share = paste(
+        np.zeros((9, 9), np.float32), np.ones((9, 9), np.float32), np.eye(9, dtype=bool) & (np.arange(9) == 4)
+    )
+    assert share[4].tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0])
+
+
+def test_an_empty_mask_pastes_nothing(pipeline, scene):
+    empty = np.zeros_like(scene.mask)
+    images = [pipeline(scene.image, mask=mask).images[0] for mask in (empty, None)]
+    assert np.array_equal(*images)
+
+
+def test_wavelet_fix_takes_low_frequencies_from_the_reference():
+    generator = torch.Generator().manual_seed(0)
+    generated, reference = torch.rand(2, 1, 1, 96, 96, generator=generator)
+    fixed = wavelet_color_fix(generated, reference)
+    torch.testing.assert_close(fixed, generated - low_frequencies(generated) + low_frequencies(reference))
+    point = torch.zeros(1, 1, 96, 96)
+    point[..., 47:50, 47:50] = 1
+    assert low_frequencies(point).max() < 0.01  # a 3x3 target keeps less than 1 % in the low band
+    torch.testing.assert_close(low_frequencies(torch.full((1, 1, 40, 40), 0.7)), torch.full((1, 1, 40, 40), 0.7))
+
+
+def test_adain_fix_takes_mean_and_deviation():
+    generator = torch.Generator().manual_seed(0)
+    generated, reference = torch.rand(2, 1, 1, 32, 32, generator=generator)
+    fixed = adain_color_fix(generated, reference * 3 + 1)
+    assert fixed.mean().item() == pytest.approx((reference * 3 + 1).mean().item(), abs=1e-3)
+    assert fixed.std().item() == pytest.approx(3 * reference.std().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("color_fix", ["wavelet", "adain", None])
+def test_color_fixes(pipeline, scene, color_fix):
+    output = pipeline(scene.image, color_fix=color_fix)
+    assert np.isfinite(output.images[0]).all()
+
+
+def test_few_steps_with_another_scheduler(scene):
+    pipeline = make_pipeline()
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    seen = []
+
+    def note(pipe, step, timestep, tensors):
+        seen.append((step, int(timestep), tuple(tensors["latents"].shape)))
+
+    output = pipeline(scene.image, num_inference_steps=4, callback_on_step_end=note)
+    assert len(seen) == 4 and seen[0][2] == (1, 4, 32, 32)
+    assert np.isfinite(output.images[0]).all()
+
+
+@pytest.mark.parametrize("few_steps", [False, True])
+def test_strength_skips_the_first_steps(scene, few_steps):
+    pipeline = make_pipeline()
+    if few_steps:
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    seen = []
+    pipeline(
+        scene.image,
+        num_inference_steps=10,
+        strength=0.3,
+        callback_on_step_end=lambda pipe, step, timestep, tensors: seen.append(int(timestep)),
+    )
+    assert len(seen) == 3 and seen == sorted(seen, reverse=True) and seen[0] < 400
+
+
+def test_tiles_equal_the_whole_where_networks_are_local(pipeline):
+    """Tiled and untiled agree in size and range; one tile is the untiled result to the bits."""
+    image = synthetic_scene(160, 230, seed=2, num_targets=0).image
+    whole = pipeline(image, tile_size=0).images[0]
+    assert np.array_equal(whole, pipeline(image, tile_size=256).images[0])
+    tiled = pipeline(image, tile_size=128, tile_overlap=64).images[0]
+    assert tiled.shape == whole.shape and np.isfinite(tiled).all()
+    assert abs(tiled.mean() - whole.mean()) < 0.05
+
+
+def test_sixteen_bit_images_span_their_own_range(pipeline):
+    scene = synthetic_scene(100, 90, seed=1, bit_depth=16)
+    gray = unit_range(scene.image)
+    assert (gray.min(), gray.max()) == (0, 1)
+    assert pipeline(scene.image).images[0].shape == (100, 90)
+    assert np.array_equal(unit_range(np.full((4, 4), 7, np.uint16)), np.zeros((4, 4)))
+
+
+def test_the_squeezed_image_is_the_squeezers(pipeline, scene):
+    generators = [torch.Generator().manual_seed(5)]
+    squeezed, (num_groups,) = pipeline.squeeze(unit_range(scene.image), generators)
+    source = torch.Generator().manual_seed(5)
+    torch.randn((), generator=source, dtype=torch.float64)
+    padded = torch.from_numpy(np.pad(unit_range(scene.image), ((0, 28), (0, 38)), mode="reflect"))[None]
+    assert torch.equal(squeezed[0], squeeze(padded, num_groups, source))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_images_per_prompt": 0}, "`num_images_per_prompt` must be"),
+        ({"num_inference_steps": -1}, "`num_inference_steps` must be"),
+        ({"strength": 0}, "`strength` must lie"),
+        ({"color_fix": "lab"}, "`color_fix` must be one of wavelet, adain"),
+        ({"tile_size": 100}, "`tile_size` must be a multiple"),
+        ({"tile_size": 128, "tile_overlap": 128}, "`tile_overlap` must be less"),
+        ({"mask": np.zeros((100, 91), bool)}, "`mask` must be bool and of its image's shape"),
+        ({"mask": np.zeros((100, 90))}, "`mask` must be bool"),
+        ({"mask": []}, "`mask` must hold one mask per image"),
+    ],
+)
+def test_wrong_arguments(pipeline, scene, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline(scene.image, **arguments)
+
+
+def test_no_image_is_an_error(pipeline):
+    with pytest.raises(ValueError, match="`image` must hold at least one"):
+        pipeline([])
+
+
+def test_checkpoint_round_trip_with_and_without_the_package(pipeline, scene, tmp_path):
+    folder = tmp_path / "checkpoint"
+    pipeline.save_pretrained(folder)
+    expected = pipeline(scene.image).images[0]
+    loaded = GaussianAgnosticPipeline.from_pretrained(folder)
+    loaded.set_progress_bar_config(disable=True)
+    assert np.array_equal(loaded(scene.image).images[0], expected)
+    np.save(tmp_path / "image.npy", scene.image)
+    program = (
+        "import sys; sys.modules['irstd_ldm'] = None\n"
+        "import numpy as np\nfrom diffusers import DiffusionPipeline\n"
+        f"pipe = DiffusionPipeline.from_pretrained({str(folder)!r}, trust_remote_code=True)\n"
+        f"made = pipe(np.load({str(tmp_path / 'image.npy')!r})).images[0]\n"
+        f"np.save({str(tmp_path / 'made.npy')!r}, made)\n"
+    )
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": "", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "made.npy"), expected, atol=1e-6)
+
+
+def test_weights_are_safetensors_alone(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "checkpoint")
+    suffixes = {path.suffix for path in Path(tmp_path / "checkpoint").rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".py", ".safetensors"}

@@ -1,0 +1,93 @@
+"""scripts/scarcity.py from a data set to its table, at a tiny setting: the whole chain in one process."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from irstd_ldm.data.folder import IRSTDFolder, read_stem_list, write_stem_list
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "scarcity.py"
+NARROW = {
+    "restoration": {"embed_dim": 8, "depths": (1,), "num_heads": (2,), "window_size": 4},
+    "vae": {"block_out_channels": (8, 8, 8), "norm_num_groups": 4},
+    "unet": {"block_out_channels": (8, 8, 16), "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 2},
+}
+
+
+@pytest.fixture
+def scarcity():
+    spec = importlib.util.spec_from_file_location("scarcity", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scarcity"] = module
+    spec.loader.exec_module(module)
+    threads = torch.get_num_threads()
+    yield module
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def roots(tmp_path) -> tuple[Path, Path]:
+    data, backgrounds = tmp_path / "DATA", tmp_path / "frames"
+    for folder in (data / "images", data / "masks", backgrounds / "images"):
+        folder.mkdir(parents=True)
+    stems = [f"s{seed}" for seed in range(8)]
+    for seed, stem in enumerate(stems):
+        scene = synthetic_scene(96, 96, num_targets=1, scr=8.0, seed=seed)
+        Image.fromarray(scene.image).save(data / "images" / f"{stem}.png")
+        Image.fromarray(scene.mask).save(data / "masks" / f"{stem}.png")
+    write_stem_list(data / "train.txt", stems[:6])
+    write_stem_list(data / "test.txt", stems[6:])
+    for seed in range(2):
+        scene = synthetic_scene(96, 96, num_targets=0, seed=50 + seed)
+        Image.fromarray(scene.image).save(backgrounds / "images" / f"S2_{seed}.png")
+    return data, backgrounds
+
+
+def test_the_whole_chain(scarcity, roots, tmp_path, monkeypatch, capsys):
+    small = GENERATOR_CONFIGURATIONS["gaussian_agnostic_small"]
+    narrow = {part: small[part] | NARROW[part] for part in small}
+    monkeypatch.setitem(GENERATOR_CONFIGURATIONS, "gaussian_agnostic_small", narrow)
+    data, backgrounds = roots
+    document, out = tmp_path / "scarcity.md", tmp_path / "out"
+    document.write_text(f"# Before\n{scarcity.BEGIN}\nold\n{scarcity.END}\nafter\n")
+    command = ["--data", data, "--backgrounds", backgrounds, "--output", out, "--fractions", 0.5, "--seeds", 0]
+    command += ["--max-train-steps", 2, "--mask-vae-steps", 1, "--generator-steps", 1, "--num-inference-steps", 1]
+    command += ["--resolution", 64, "--train-batch-size", 2, "--document", document]
+    scarcity.main([str(part) for part in command])
+    text = document.read_text()
+    assert text.startswith("# Before\n") and text.endswith("\nafter\n") and "old" not in text
+    lines = [line for line in text.splitlines() if line.startswith("| 50 % (3)")]
+    assert [line.split(" | ")[1] for line in lines] == list(scarcity.ARMS)
+
+    share = out / "share-0.5"
+    stems = read_stem_list(share / "train.list")
+    test = set(IRSTDFolder(data, split="test").stems)
+    assert len(stems) == 3 and test.isdisjoint(stems)
+    for part in ("restoration", "image_vae", "image_unet", "generator", "mask_vae", "originals-0"):
+        assert sorted(read_stem_list(share / part / "train.txt")) == stems
+    for mode in ("generated", "planted"):
+        made = read_stem_list(share / f"data-{mode}" / "train.txt")
+        assert made[:3] == stems and len(made) == 6
+    counts = json.loads((share / "squeezed-0" / "test_counts.json").read_text())
+    assert [one["targets"] for one in counts] == [1, 1] and sum(one["area_px"] for one in counts) == 2 * 96 * 96
+
+    shutil.rmtree(share / "data-planted")
+    before = {path: path.stat().st_mtime_ns for path in share.rglob("*.safetensors")}
+    scarcity.main([str(part) for part in command])  # nothing is trained again
+    assert {path: path.stat().st_mtime_ns for path in share.rglob("*.safetensors")} == before
+    assert document.read_text() == text
+
+
+def test_smaller_shares_lie_in_larger_ones(scarcity):
+    stems = [f"s{number}" for number in range(100)]
+    tenth, third, whole = (scarcity.share_of(stems, fraction) for fraction in (0.1, 0.3, 1.0))
+    assert (len(tenth), len(third)) == (10, 30)
+    assert set(tenth) < set(third) < set(whole) and whole == stems
