@@ -2,10 +2,12 @@
 
 import argparse
 import csv
+import gc
 import json
+import os
 import tracemalloc
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -254,19 +256,72 @@ def test_the_annotated_video_shows_the_targets(tiny_pipeline, threshold, tmp_pat
     assert not list((tmp_path / "one").glob(".*"))
 
 
-def peak_bytes(pipeline, threshold: float, folder: Path, num_frames: int) -> int:
-    path = folder / f"frames{num_frames}.npy"
-    np.save(path, moving_target(num_frames))
+@dataclass(frozen=True)
+class Watched:
+    """A source that notes what `measure` gives at every n-th frame."""
+
+    whole: object
+    every: int
+    measure: Callable[[], float]
+    noted: list[float] = field(default_factory=list)
+
+    def __getattr__(self, name):
+        return getattr(self.whole, name)
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        for frame in self.whole.frames(start):
+            if frame.index % self.every == self.every - 1:
+                self.noted.append(self.measure())
+            yield frame
+
+
+def traced_bytes() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def few_targets(pipeline) -> float:
+    """A threshold above which one of a thousand pixels lies."""
+    return float(np.quantile(pipeline(moving_target()[0]).probability, 0.999))
+
+
+def test_memory_does_not_grow_with_the_frames(tiny_pipeline, tmp_path):
+    threshold = few_targets(tiny_pipeline)
+    np.save(tmp_path / "stack.npy", moving_target(200))
+    source = Watched(open_frames(tmp_path / "stack.npy"), 20, traced_bytes)
     tracemalloc.start()
-    detect_sequence(open_frames(path), path.stem, pipeline, arguments(tracks=True), threshold, folder, HEADER)
-    peak = tracemalloc.get_traced_memory()[1]
+    detect_sequence(source, "one", tiny_pipeline, arguments(tracks=True), threshold, tmp_path, HEADER)
     tracemalloc.stop()
-    return peak
+    assert len(source.noted) == 10
+    assert source.noted[-1] - source.noted[0] < 60_000  # the frames between are 553 KB
 
 
-def test_memory_does_not_grow_with_the_frames(tiny_pipeline, threshold, tmp_path):
-    short, long = (peak_bytes(tiny_pipeline, threshold, tmp_path, num_frames) for num_frames in (20, 200))
-    assert long < 1.1 * short  # 200 frames are 614 KB alone
+def write_long_video(path: Path, num_frames: int) -> Path:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25, width=64, height=48)
+        stream.pix_fmt = "gray"
+        frames = moving_target(100)
+        for number in range(num_frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frames[number % 100], format="gray")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_ten_thousand_frames_in_constant_memory(tiny_pipeline, tmp_path):
+    threshold = few_targets(tiny_pipeline)
+    source = Watched(open_frames(write_long_video(tmp_path / "long.mkv", 10_000)), 1000, resident_mib)
+    asked = arguments(tracks=True, annotated_video=True)
+    result = detect_sequence(source, "long", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    assert result.num_frames == 10_000
+    print("resident MiB:", *(f"{mib:.0f}" for mib in source.noted))
+    assert source.noted[-1] - source.noted[0] < 16
 
 
 def test_a_record_survives_its_line(tiny_pipeline, threshold):
