@@ -1,0 +1,60 @@
+"""What tiles change: each image whole and in tiles of a given size, on the labelled images of a split.
+
+    python scripts/tiled.py --data DATA/NUAA-SIRST --split val [--tile-size 192 --tile-overlap 32]
+
+An image no larger than a tile is one tile, its result that of the whole: it is left out of the second row. A target is
+the same where a target found whole and one found in tiles are matched, by centroids nearer than 3 px, one to one.
+`--split val` reads the checkpoint's val.txt. Both runs are at the checkpoint's own threshold.
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+from tqdm import tqdm
+
+from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.data.folder import IRSTDFolder, Sample
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.metrics import iou
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="ROOT")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val")
+    parser.add_argument("--model", type=Path, default=bundled_checkpoint(), metavar="DIR")
+    parser.add_argument("--tile-size", type=int, default=192, metavar="PX")
+    parser.add_argument("--tile-overlap", type=int, default=32, metavar="PX")
+    args = parser.parse_args()
+    is_val = args.split == "val"
+    samples = IRSTDFolder(args.data, None if is_val else args.split, args.model / "val.txt" if is_val else None)
+    pipeline = IRSTDLatentPipeline.from_pretrained(args.model)
+    rows = [compare(pipeline, sample, args.tile_size, args.tile_overlap) for sample in tqdm(samples, disable=None)]
+    tiled = [row for row, sample in zip(rows, samples, strict=True) if max(sample.image.shape) > args.tile_size]
+    print(f"{args.data.name} {args.split}, tiles of {args.tile_size} px that overlap by {args.tile_overlap} px")
+    print("| images | IoU whole | IoU tiled | targets whole | targets tiled | the same |\n|---|---|---|---|---|---|")
+    for name, chosen in (("all", rows), ("larger than a tile", tiled)):
+        print(row_of(f"{name}: {len(chosen)}", chosen))
+
+
+def compare(
+    pipeline: IRSTDLatentPipeline, sample: Sample, tile_size: int, tile_overlap: int
+) -> tuple[ImageCounts, ImageCounts, ImageCounts]:
+    """Counts of the whole image, of the tiled one, and of the tiled one with the whole one's mask as the truth."""
+    whole, tiled = (
+        pipeline(sample.image, tile_size=size, tile_overlap=tile_overlap).mask[0, 0] for size in (0, tile_size)
+    )
+    return count_image(whole, sample.mask), count_image(tiled, sample.mask), count_image(tiled, whole)
+
+
+def row_of(name: str, rows: Sequence[tuple[ImageCounts, ImageCounts, ImageCounts]]) -> str:
+    whole, tiled, between = (reduce(add, counts, ImageCounts.zero()) for counts in zip(*rows, strict=True))
+    same = f"{between.hits} ({100 * between.hits / max(whole.predicted, 1):.1f} %)"
+    return f"| {name} | {iou(whole):.4f} | {iou(tiled):.4f} | {whole.predicted} | {tiled.predicted} | {same} |"
+
+
+if __name__ == "__main__":
+    main()
