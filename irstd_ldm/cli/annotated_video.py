@@ -20,9 +20,10 @@ from .overlay import draw_overlay
 DEFAULT_RATE = 25  # frames per second, of a sequence without a rate
 TAIL_FRAMES = 30
 TRACK_COLOUR, MISSED_COLOUR, OUTLINE_COLOUR = (64, 220, 255), (160, 160, 160), (0, 0, 0)
-# MP4 in fragments of at most this many frames: what a kill leaves can be played up to its last fragment.
+# MP4 in fragments of at most this many frames, written without look-ahead and at once: a kill leaves all but the last.
 FRAGMENT_FRAMES = 25
-CODECS = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": "3"}}
+CODECS = {"libx264": {"crf": "20", "preset": "veryfast", "tune": "zerolatency"}, "mpeg4": {"qscale": "3"}}
+CONTAINER = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
 class AnnotatedVideo:
@@ -98,7 +99,7 @@ class AnnotatedVideo:
             str(part_path(self._path)),
             "w",
             format="mp4",
-            options={"movflags": "frag_keyframe+empty_moov+default_base_moof"},
+            options=CONTAINER,
         )
         self._stream = self._container.add_stream(
             codec, rate=self._rate, width=width, height=height, options={**CODECS[codec], "g": str(FRAGMENT_FRAMES)}

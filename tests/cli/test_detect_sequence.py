@@ -5,6 +5,7 @@ import csv
 import gc
 import json
 import os
+import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from irstd_ldm.cli import CommandError
+from irstd_ldm.cli.annotated_video import AnnotatedVideo
 from irstd_ldm.cli.detect_sequence import detect_sequence
 from irstd_ldm.cli.model import predict
 from irstd_ldm.cli.outputs import finite
@@ -254,6 +256,19 @@ def test_the_annotated_video_shows_the_targets(tiny_pipeline, threshold, tmp_pat
         red = (image[..., 0] > image[..., 1] + 80) & (image[..., 0] > image[..., 2] + 80)
         assert red.any() and line["targets"]
     assert not list((tmp_path / "one").glob(".*"))
+
+
+def test_what_a_kill_leaves_of_the_annotated_video_can_be_played(tmp_path):
+    av = pytest.importorskip("av")
+    video = AnnotatedVideo(tmp_path / "annotated.mp4", 25)
+    for image in moving_target(60):
+        video.add(image, [], [])
+    shutil.copy(tmp_path / ".annotated.mp4.part", tmp_path / "left.mp4")
+    video.close()
+    with av.open(str(tmp_path / "left.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) >= 25
+    with av.open(str(tmp_path / "annotated.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 60
 
 
 @dataclass(frozen=True)
