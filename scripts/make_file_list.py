@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from irstd_ldm.data.folder import files_by_stem, read_stem_list, held_out_stems, write_stem_list
+from irstd_ldm.data.folder import files_by_stem, held_out_stems, read_stem_list, write_stem_list
 from irstd_ldm.data.images import to_gray
 from irstd_ldm.data.splits import split_by_scene
 

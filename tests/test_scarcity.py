@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "scarcity.py"
 NARROW = {
     "restoration": {"embed_dim": 8, "depths": (1,), "num_heads": (2,), "window_size": 4},
     "vae": {"block_out_channels": (8, 8, 8), "norm_num_groups": 4},
-    "unet": {"block_out_channels": (8, 8, 16), "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 2},
+    "unet": {"block_out_channels": (8, 8, 16), "norm_num_groups": 4, "cross_attention_dim": 8},
 }
 
 

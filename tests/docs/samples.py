@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -49,10 +50,13 @@ def write_samples(folder: Path, tiny: Path, tiny_diff: Path) -> None:
         for seed in seeds:
             Image.fromarray(scene(seed).image).save(folder / name / f"{name}_{seed}.png")
 
+    Image.fromarray(synthetic_scene(160, 288, num_targets=2, scr=8.0, seed=5).image).save(folder / "panorama.png")
+    _write_video(folder / "clip.mp4", [scene(6).image] * 4)
+
     stems = [f"own_{number:02d}" for number in range(8)]
     write_data_set(folder / "DATA", {"train.txt": stems[:6], "val.txt": stems[6:]})
     validation = read_stem_list(bundled_checkpoint() / "val.txt")  # the bundled detector's: `--split val` reads them
-    train, test = [*validation, *(f"Misc_9{number}" for number in range(6))], ["Misc_801", "Misc_802"]
+    train, test = [*validation, *(f"train_{number}" for number in range(6))], ["test_0", "test_1"]
     for name in ("NUAA-SIRST", "IRSTD-1k"):
         write_data_set(folder / name, {f"img_idx/train_{name}.txt": train, f"img_idx/test_{name}.txt": test})
     for other in ("masks-of-another-detector", "OTHER-DETECTOR"):
@@ -69,6 +73,16 @@ def write_samples(folder: Path, tiny: Path, tiny_diff: Path) -> None:
     shutil.copytree(bundled_checkpoint(), folder / "runs" / "mine")
     for model in ("CHECKPOINT", "runs/irstd_diff_small", "runs/mine"):
         write_stem_list(folder / model / "val.txt", stems[6:])
+
+
+def _write_video(path: Path, images: list[np.ndarray]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width = images[0].shape
+        stream.pix_fmt = "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray")))
+        container.mux(stream.encode())
 
 
 def _write_hf_data_set(folder: Path) -> None:

@@ -38,10 +38,10 @@ def run_python(block: Block, namespace: dict) -> None:
     exec(compile("\n" * block.line + block.text, block.page, "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", pages())
-def test_the_blocks_of_a_page_run_in_its_order(page, folder):
+@pytest.mark.parametrize("document", pages())
+def test_the_blocks_of_a_page_run_in_its_order(document, folder):
     namespace: dict = {}
-    for block in blocks(page):
+    for block in blocks(document):
         if block.language == "python":
             run_python(block, namespace)
         elif block.language == "bash":
