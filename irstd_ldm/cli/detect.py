@@ -1,33 +1,44 @@
-"""`irstd-ldm detect`: images in; masks, overlays and tables of targets out."""
+"""`irstd-ldm detect`: images and sequences in; masks, overlays and tables of targets out."""
+
+from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, astuple
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.images import to_gray
+from ..data.frames import FRAME_SUFFIXES, RAW_SUFFIXES, FrameSource, is_sequence, open_frames
+from ..data.images import invert_polarity
 from ..data.synthetic import synthetic_scene
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from ..pipelines.target import Target
-from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, CommandError
+from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandError
+from .detection_writer import DetectionWriter
 from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
 from .model import load_pipeline, model_name, predict, resolve_device, resolve_threshold, settings
-from .outputs import TARGET_FIELDS, DetectionWriter, make_folder, save_png
-from .overlay import draw_overlay
+from .outputs import TARGET_FIELDS, make_folder, save_png
+from .quiet import readers_are_quiet
+from .writers import ImageResult
 
 TABLE_ROWS = 20
+STANDARD_OUTPUT = Path("-")
 
 
 def run(args: argparse.Namespace) -> int:
     """Detects targets in every input and returns the exit code."""
     device = resolve_device(args.device)
-    writer = DetectionWriter(args.output)
-    inputs, failures = collect_inputs(args.inputs) if args.inputs else ([_write_scene(args)], [])
+    folder = None if args.output == STANDARD_OUTPUT else args.output
+    if folder is None:
+        _check_standard_output(args)
+    writer = DetectionWriter(folder, args.write)
+    suffixes = FRAME_SUFFIXES if args.raw is None else (*FRAME_SUFFIXES, *RAW_SUFFIXES)
+    inputs, failures = collect_inputs(args.inputs, suffixes) if args.inputs else ([_write_scene(args)], [])
     for failure in failures:
         _tell(failure)
     num_inputs = len(inputs) + len(failures)
@@ -35,59 +46,113 @@ def run(args: argparse.Namespace) -> int:
         return _close(num_inputs, failures, interrupted=False)
     pipeline = load_pipeline(args, device)
     threshold = resolve_threshold(args, pipeline)
-    header = {"version": __version__, "model": model_name(args), "settings": settings(args, pipeline, threshold)}
-    _begin(writer, header)
-    detection = _Run(pipeline, args, threshold, writer, failures)
+    header = {
+        "version": __version__,
+        "model": model_name(args),
+        "settings": settings(args, pipeline, threshold),
+        "input_range": args.input_range,
+        "polarity": args.polarity,
+    }
+    with _writing(writer):
+        writer.begin(header)
+    detection = _Run(pipeline, args, threshold, header, writer, failures)
     interrupted = False
     try:
-        detection.detect(inputs)
+        with readers_are_quiet():
+            detection.detect(inputs)
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        _finish(writer, failures, complete=writer.num_images + len(failures) == num_inputs)
-    if num_inputs == 1 and writer.num_images == 1:
-        print(_table(detection.last_targets))
-        print(f"overlay: {writer.overlays / inputs[0].name}.png")
-    print(f"images: {writer.num_images}, targets: {writer.num_targets}; {writer.json_path}, {writer.csv_path}")
+        with _writing(writer):
+            writer.finish(failures, complete=detection.num_done + len(failures) == num_inputs)
+    if folder is not None:
+        if num_inputs == 1 and writer.num_images == 1:
+            print(_table(detection.last_targets))
+            if "overlays" in writer.pictures:
+                print(f"overlay: {writer.pictures['overlays'] / inputs[0].name}.png")
+        sequences = "".join(f"sequences: {len(writer.sequences)}, " for _ in writer.sequences[:1])
+        tables = ", ".join(map(str, writer.tables))
+        print(f"images: {writer.num_images}, {sequences}targets: {writer.num_targets}; {tables}")
     return _close(num_inputs, failures, interrupted)
 
 
 class _Run:
-    """One pass over the inputs, an image in memory at a time; a failure ends its image, not the pass."""
+    """One pass over the inputs, an image in memory at a time; a failure ends its input, not the pass."""
 
     def __init__(
         self,
-        pipeline: IRSTDDetectionPipeline,
+        pipeline: Any,
         args: argparse.Namespace,
         threshold: float,
+        header: Mapping[str, Any],
         writer: DetectionWriter,
         failures: list[Failure],
     ):
-        self.pipeline, self.args, self.threshold = pipeline, args, threshold
-        self.writer, self.failures = writer, failures
+        self._pipeline, self._args, self._threshold, self._header = pipeline, args, threshold, header
+        self._writer, self._failures = writer, failures
         self.last_targets: Sequence[Target] = []
+
+    @property
+    def num_done(self) -> int:
+        return self._writer.num_images + len(self._writer.sequences)
 
     def detect(self, inputs: Sequence[InputFile]) -> None:
         for item in tqdm(inputs, unit="image", disable=None):
-            if self.writer.holds(item.path):
+            if self._writer.holds(item.path):
                 self._fail(Failure(str(item.path), "is in the folder that this command writes"))
                 continue
             try:
-                image = to_gray(item.path)  # (H, W)
-                _, mask, targets = predict(self.pipeline, image, self.args, self.threshold)
-                overlay = draw_overlay(image, targets)
+                source = open_frames(item.path, self._args.raw, self._args.max_pixels)
+                if is_sequence(source):
+                    self._detect_sequence(item, source)
+                    continue
+                result = self._detect_image(item, source)
             except IMAGE_ERRORS as error:
                 self._fail(describe(item.path, error))
                 continue
-            self.last_targets = targets
+            self.last_targets = result.targets
             try:
-                self.writer.add(item, mask, overlay, targets)
+                self._writer.add(result)
+            except BrokenPipeError:  # the reader of the standard output left
+                raise
             except OSError as error:
                 self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
+            except IMAGE_ERRORS as error:  # no memory for an overlay, say
+                self._fail(describe(item.path, error))
+
+    def _detect_image(self, item: InputFile, source: FrameSource) -> ImageResult:
+        (frame,) = source.frames()
+        asked = self._args.input_range
+        input_range = asked if isinstance(asked, tuple) else None
+        black_hot = self._args.polarity == "black-hot"
+        seen = invert_polarity(frame.image, input_range) if black_hot else frame.image  # (H, W)
+        probability, mask, targets = predict(self._pipeline, seen, self._args, self._threshold, input_range)
+        return ImageResult(item, frame.image, probability, mask, targets)
+
+    def _detect_sequence(self, item: InputFile, source: FrameSource) -> None:
+        if self._args.output == STANDARD_OUTPUT:
+            raise ValueError("several frames, which --output - does not write; name a folder")
+        from .detect_sequence import detect_sequence
+
+        counts = detect_sequence(
+            source, item.name, self._pipeline, self._args, self._threshold, self._args.output, self._header
+        )
+        self._writer.add_sequence({"file": str(item.path), "name": item.name, **asdict(counts)})
 
     def _fail(self, failure: Failure) -> None:
-        self.failures.append(failure)
+        self._failures.append(failure)
         _tell(failure)
+
+
+def _check_standard_output(args: argparse.Namespace) -> None:
+    for is_given, name in (
+        (not args.inputs, "no INPUT"),
+        (args.tracks, "--tracks"),
+        (args.annotated_video, "--annotated-video"),
+        (args.resume, "--resume"),
+    ):
+        if is_given:
+            raise CommandError(f"--output -: not with {name}: it writes JSON lines of images and no files", EXIT_USAGE)
 
 
 def _write_scene(args: argparse.Namespace) -> InputFile:
@@ -117,18 +182,15 @@ def _table(targets: Sequence[Target]) -> str:
     return "\n".join(lines)
 
 
-def _begin(writer: DetectionWriter, header: Mapping[str, Any]) -> None:
+@contextmanager
+def _writing(writer: DetectionWriter) -> Iterator[None]:
+    """Beginning or ending the tables, of which the first names a failure."""
     try:
-        writer.begin(header)
+        yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise CommandError(f"{writer.json_path}: {describe('', error).error}") from error
-
-
-def _finish(writer: DetectionWriter, failures: Sequence[Failure], complete: bool) -> None:
-    try:
-        writer.finish(failures, complete)
-    except OSError as error:
-        raise CommandError(f"{writer.json_path}: {describe('', error).error}") from error
+        raise CommandError(f"{writer.tables[0]}: {describe('', error).error}") from error
 
 
 def _close(num_inputs: int, failures: Sequence[Failure], interrupted: bool) -> int:

@@ -1,15 +1,16 @@
 """Files, folders and globs of a command line -> the image files to read, each with an output name of its own."""
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.folder import IMAGE_SUFFIXES
+from ..data.frames import FRAME_SUFFIXES
 from . import one_line
 
-# What a file may raise: unreadable, refused, too large for the memory (torch reports that as a RuntimeError).
-IMAGE_ERRORS = (OSError, ValueError, TypeError, RuntimeError, MemoryError)
+# What a file may raise: unreadable, refused, too large for the memory (torch reports that as a RuntimeError), of a
+# format whose reader is not installed.
+IMAGE_ERRORS = (OSError, ValueError, TypeError, RuntimeError, MemoryError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,17 @@ def describe(file: object, error: Exception) -> Failure:
     return Failure(str(file), one_line(error) or type(error).__name__)
 
 
-def collect_inputs(arguments: Iterable[str]) -> tuple[list[InputFile], list[Failure]]:
+def collect_inputs(
+    arguments: Iterable[str], suffixes: Sequence[str] = FRAME_SUFFIXES
+) -> tuple[list[InputFile], list[Failure]]:
     """The image files that the arguments name, in their order, each file once.
 
-    An argument is an existing file (of any suffix), an existing folder (its image files, sorted, without subfolders),
-    or a glob (each match as if it had been named, sorted; `**` crosses folders).
+    An argument is an existing file (of any suffix), an existing folder (its images and videos, sorted, without
+    subfolders), or a glob (each match as if it had been named, sorted; `**` crosses folders).
 
     Args:
         arguments: as a shell hands them over.
+        suffixes: of the files of a folder that are taken.
 
     Returns:
         The files, named by `unique_names`, and a failure per argument that names none.
@@ -54,7 +58,7 @@ def collect_inputs(arguments: Iterable[str]) -> tuple[list[InputFile], list[Fail
     failures: list[Failure] = []
     for argument in arguments:
         try:
-            found = _expand(argument)
+            found = _expand(argument, suffixes)
         except OSError as error:
             failures.append(describe(argument, error))
             continue
@@ -66,12 +70,14 @@ def collect_inputs(arguments: Iterable[str]) -> tuple[list[InputFile], list[Fail
     return unique_names(list(paths.values())), failures
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder by their suffix, sorted, without subfolders and hidden files."""
+def image_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder with these suffixes, sorted, without subfolders and hidden files; a broken link is one."""
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in suffixes
+        and not path.name.startswith(".")
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
     )
 
 
@@ -89,19 +95,19 @@ def unique_names(paths: Iterable[Path]) -> list[InputFile]:
     return files
 
 
-def _expand(argument: str) -> list[Path]:
+def _expand(argument: str, suffixes: Sequence[str]) -> list[Path]:
     path = Path(argument)
     if path.is_dir():
-        files = image_files(path)
+        files = image_files(path, suffixes)
         if not files:
-            raise ValueError(f"folder without images ({', '.join(IMAGE_SUFFIXES)})")
+            raise ValueError(f"folder without images ({', '.join(suffixes)})")
         return files
     if path.exists() or not glob.has_magic(argument):
         return [path]
     matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
     if not matches:
         raise ValueError("no file matches")
-    files = [file for match in matches for file in (image_files(match) if match.is_dir() else [match])]
+    files = [file for match in matches for file in (image_files(match, suffixes) if match.is_dir() else [match])]
     if not files:
         raise ValueError("no image in the folders that match")
     return files

@@ -8,22 +8,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..data.frames import MAX_PIXELS, RawFormat
 from . import EXIT_INTERRUPTED, CommandError
+from .kinds import DEFAULT_KINDS, KINDS
 
 DEFAULT_OUTPUT = Path("irstd-ldm-output")
 
 DETECT_HELP = """\
 Detects infrared small targets.
 
-INPUT is a file, a folder (its images, without its subfolders) or a quoted glob ('frames/**/*.png'). A file that is
-named more than once is done once. Without INPUT a synthetic scene is made and detected.
+INPUT is a file, a folder (its images and videos, without its subfolders) or a quoted glob ('frames/**/*.png'). A file
+that is named more than once is done once. Without INPUT a synthetic scene is made and detected.
+Read are PNG, BMP, JPEG, PGM, TIFF and BigTIFF, NumPy .npy (never pickled objects), raw frames (--raw) and video (MP4,
+AVI, MKV, MOV); what EXIF and TIFF say of the orientation is ignored: positions are those of the stored pixels.
 
-written to DIR:
+written to DIR, as --write chooses:
   masks/STEM.png      8-bit, 0 or 255, of the input's size
   overlays/STEM.png   the image with boxes and confidences; small images are enlarged by a whole factor
-  detections.json     model, settings and, per image: file, name, width, height, targets with every field
   detections.csv      a row per target
+  detections.json     always: model, settings and, per image: file, name, width, height, targets with every field
   images/synthetic.png  the synthetic scene, where no INPUT is given
+and on demand:
+  probability/STEM.png    16-bit, probability * 65535
+  detections.jsonl        a line per image as soon as it is done; failed inputs in the end
+  detections_coco.json    COCO, masks as run lengths (extra coco)
+  detections.geojson      targets of GeoTIFF images in longitude and latitude (extra geo)
+An input of several frames (video, pages, stacks) has a folder of its own: DIR/STEM/detections.jsonl, detections.csv,
+sequence.json.
+--output - writes the lines of detections.jsonl on the standard output, and nothing else there or on the disk.
 
 STEM is the input's name without suffix. A second input of the same stem is called STEM-2, a third STEM-3, in the order
 of the inputs (a folder and a glob are sorted); detections.json holds the name beside the file.
@@ -116,11 +128,23 @@ def _add_detect(commands) -> None:
     )
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="file, folder or quoted glob")
     parser.add_argument(
-        "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help=f"default: {DEFAULT_OUTPUT}"
+        "--output",
+        type=Path,
+        default=DEFAULT_OUTPUT,
+        metavar="DIR",
+        help=f"- = JSON lines on the standard output; default: {DEFAULT_OUTPUT}",
+    )
+    parser.add_argument(
+        "--write",
+        type=_output_kinds,
+        default=DEFAULT_KINDS,
+        metavar="KIND,...",
+        help=f"of {', '.join(KINDS)}; default: {','.join(DEFAULT_KINDS)}",
     )
     _add_model(parser)
     _add_threshold(parser)
     _add_sampling(parser)
+    _add_reading(parser)
     _add_sequence(parser)
 
 
@@ -377,6 +401,34 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
 
 
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how files are read")
+    group.add_argument(
+        "--raw",
+        type=_raw_format,
+        metavar="WIDTHxHEIGHT:TYPE",
+        help="files of other suffixes are raw frames, such as 640x512:uint16le; folders give their .raw and .bin too",
+    )
+    group.add_argument(
+        "--input-range",
+        type=_input_range,
+        metavar="RANGE",
+        help="gray values that map to -1 and 1: frame = the 0.1 and 99.9 percentiles of each frame, sequence = those "
+        "of frames all over the file, or LO,HI; default: sequence for several frames, else frame; 8-bit: 0 and 255",
+    )
+    group.add_argument(
+        "--polarity", choices=("white-hot", "black-hot"), default="white-hot", help="default: white-hot"
+    )
+    group.add_argument(
+        "--max-megapixels",
+        dest="max_pixels",
+        type=_megapixels,
+        default=MAX_PIXELS,
+        metavar="MP",
+        help=f"refuse larger frames before they are decoded; default: {MAX_PIXELS // 10**6}",
+    )
+
+
 def _add_sequence(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("inputs of several frames")
     group.add_argument("--tracks", action="store_true", help="follow targets from frame to frame: DIR/NAME/tracks.csv")
@@ -384,6 +436,37 @@ def _add_sequence(parser: argparse.ArgumentParser) -> None:
         "--annotated-video", action="store_true", help="the frames with targets and tracks: DIR/NAME/annotated.mp4"
     )
     group.add_argument("--resume", action="store_true", help="go on after the last frame in DIR/NAME/detections.jsonl")
+
+
+def _output_kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(KINDS)}, with commas between, got {text!r}")
+    return kinds
+
+
+def _raw_format(text: str) -> RawFormat:
+    try:
+        return RawFormat.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _input_range(text: str) -> str | tuple[float, float]:
+    if text in ("frame", "sequence"):
+        return text
+    try:
+        lo, hi = map(float, text.split(","))
+    except ValueError:
+        lo = hi = 0.0
+    if not -float("inf") < lo < hi < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be frame, sequence or LO,HI with LO < HI, got {text!r}")
+    return lo, hi
+
+
+def _megapixels(text: str) -> int:
+    return round(_positive_float(text) * 1e6)
 
 
 def _positive_int(text: str) -> int:

@@ -315,10 +315,10 @@ def test_no_memory_for_an_overlay_fails_its_image_alone(detect, tmp_path, capsys
     paths = [write_image(tmp_path / name) for name in ("a.png", "b.png")]
     code, out = detect(*paths)
     assert code == 1
-    assert capsys.readouterr().err.splitlines() == [
-        *(f"irstd-ldm detect: {path}: MemoryError" for path in paths),
-        "irstd-ldm detect: 2 of 2 inputs failed",
-    ]
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert last == "irstd-ldm detect: 2 of 2 inputs failed"
+    for line, path in zip(lines, paths, strict=True):
+        assert line.startswith(f"irstd-ldm detect: {path}: ")  # Pillow 11: MemoryError, 12: a ValueError
     assert read_json(out)["complete"] is True
     assert not list((out / "masks").iterdir())
 

@@ -1,0 +1,94 @@
+"""detections.geojson: targets of GeoTIFF images in longitude and latitude (RFC 7946), by rasterio."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.warp import transform
+
+from ..pipelines.target import Target
+from .growing_file import GrowingFile
+from .outputs import finite
+from .writers import Ending, ImageResult
+
+WGS84 = "EPSG:4326"
+DIGITS = 9  # of a degree: 0.1 mm
+Position = tuple[float, float]  # pixels of the image
+
+
+class GeoJSONFile:
+    """Two features per target: its centroid, a point, and its box, a polygon; see `kind` in their properties.
+
+    Of images without a coordinate reference system the geometries are null.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = GrowingFile(folder / "detections.geojson")
+        self._is_empty = self._was_empty = True
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        self._file.open()
+        self._file.append('{"type": "FeatureCollection", "features": [')
+
+    def add(self, result: ImageResult) -> None:
+        self._file.mark()
+        self._was_empty = self._is_empty
+        places = Georeference(result.item.path)
+        for target, row in zip(result.targets, result.target_rows(), strict=True):
+            for kind, geometry in (("centroid", places.point(target)), ("box", places.polygon(target))):
+                properties = {"file": str(result.item.path), "name": result.item.name, "kind": kind, **row}
+                feature = {"type": "Feature", "geometry": geometry, "properties": finite(properties)}
+                self._file.append(("\n" if self._is_empty else ",\n") + json.dumps(feature))
+                self._is_empty = False
+
+    def take_back(self) -> None:
+        self._file.take_back()
+        self._is_empty = self._was_empty
+
+    def finish(self, ending: Ending) -> None:
+        self._file.append("\n]}\n")
+        self._file.finish()
+
+    def discard(self) -> None:
+        self._file.discard()
+
+
+class Georeference:
+    """From pixels of a file to longitude and latitude; to nothing where the file does not tell."""
+
+    def __init__(self, path: Path):
+        self._crs = None
+        if path.suffix.lower() not in (".tif", ".tiff"):
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            try:
+                with rasterio.open(path) as file:
+                    self._crs, self._to_map = file.crs, file.transform
+            except RasterioIOError:  # a TIFF that Pillow or tifffile reads and GDAL does not
+                return
+
+    def point(self, target: Target) -> dict[str, Any] | None:
+        """The centroid."""
+        corner_origin = [(target.x + 0.5, target.y + 0.5)]  # GDAL's origin is the corner of the top left pixel
+        return self._geometry("Point", corner_origin)
+
+    def polygon(self, target: Target) -> dict[str, Any] | None:
+        """The box, from its lower left corner on; counter-clockwise where the map's y axis points up."""
+        left, top, right, bottom = target.left, target.top, target.left + target.width, target.top + target.height
+        corners = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
+        return self._geometry("Polygon", corners)
+
+    def _geometry(self, kind: str, positions: Sequence[Position]) -> dict[str, Any] | None:
+        if self._crs is None:
+            return None
+        map_ = self._to_map
+        xs = [map_.a * x + map_.b * y + map_.c for x, y in positions]
+        ys = [map_.d * x + map_.e * y + map_.f for x, y in positions]
+        longitudes, latitudes = transform(self._crs, WGS84, xs, ys)
+        places = [[round(x, DIGITS), round(y, DIGITS)] for x, y in zip(longitudes, latitudes, strict=True)]
+        return {"type": kind, "coordinates": places[0] if kind == "Point" else [places]}
