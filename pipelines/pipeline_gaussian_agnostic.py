@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         generator: torch.Generator | None = None,
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict | None] | None = None,
-    ) -> GaussianAgnosticPipelineOutput | tuple:
+    ) -> GaussianAgnosticPipelineOutput:
         """Make synthetic images.
 
         Args:
@@ -188,8 +189,11 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         num_inference_steps = num_inference_steps or self.config.default_num_inference_steps
         tile_size = self.config.default_tile_size if tile_size is None else tile_size
         tile_overlap = self.config.default_tile_overlap if tile_overlap is None else tile_overlap
-        grays = [to_gray(one) for one in (image if isinstance(image, list | tuple) else [image])]
-        masks = None if mask is None else list(mask) if isinstance(mask, list | tuple) else [mask]
+        inputs: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
+        grays = [to_gray(one) for one in inputs]
+        masks: list[Any] | None = None
+        if mask is not None:
+            masks = list(mask) if isinstance(mask, list | tuple) else [mask]
         self.check_inputs(
             grays, masks, num_images_per_prompt, num_inference_steps, strength, color_fix, tile_size, tile_overlap
         )
@@ -210,17 +214,18 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             )
             if color_fix is not None:
                 generated = COLOR_FIXES[color_fix](generated, restored)
-            made = generated[:, 0, : gray.shape[0], : gray.shape[1]].clamp(0, 1).float().cpu().numpy()
+            pixels_out = generated[:, 0, : gray.shape[0], : gray.shape[1]].clamp(0, 1).float().cpu().numpy()
             if paste_targets and masks is not None:
-                made = [paste(one, pixels, masks[place]) for one in made]
-            images += list(made)
+                images += [paste(one, pixels, masks[place]) for one in pixels_out]
+            else:
+                images += list(pixels_out)
             groups += num_groups
 
         # 2. Collect.
         repeated = None if masks is None else [one for one in masks for _ in range(num_images_per_prompt)]
         self.maybe_free_model_hooks()
         if not return_dict:
-            return images, repeated, groups
+            return images, repeated, groups  # type: ignore[return-value]
         return GaussianAgnosticPipelineOutput(images=images, masks=repeated, num_groups=groups)
 
     def squeeze(self, pixels: np.ndarray, generators: list[torch.Generator]) -> tuple[torch.Tensor, list[int]]:
@@ -267,7 +272,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             model_input = self.scheduler.scale_model_input(latents, timestep)
             pair = torch.cat([model_input, hint], dim=1)  # (B, 2C, h, w)
             noise = _tiled(
-                lambda both, timestep=timestep: self.predict_noise(*both.chunk(2, dim=1), timestep),
+                partial(self._predict_from_pair, timestep=timestep),
                 pair,
                 tile_size // scale,
                 tile_overlap // scale,
@@ -298,6 +303,10 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             self.scheduler.set_begin_index(skipped)
         return self.scheduler.add_noise(hint, noise, timesteps[skipped : skipped + 1]), timesteps[skipped:]
 
+    def _predict_from_pair(self, pair: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        latents, hint = pair.chunk(2, dim=1)
+        return self.predict_noise(latents, hint, timestep)
+
     def predict_noise(self, latents: torch.Tensor, hint: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """The denoiser's answer (B, C, h, w) under the control of `hint` (B, C, h, w)."""
         embedding = self.prompt_embedding(len(latents)).to(latents)
@@ -316,7 +325,7 @@ def unit_range(gray: np.ndarray) -> np.ndarray:
     if gray.dtype == np.uint8:
         return gray / np.float32(255)
     low, high = float(gray.min()), float(gray.max())
-    return ((gray - low) / max(high - low, np.finfo(np.float32).tiny)).astype(np.float32)
+    return ((gray - low) / (high - low if high > low else 1.0)).astype(np.float32)
 
 
 def paste(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -348,7 +357,7 @@ def _tiled(
         part = function(x[:, :, window[0], window[1]])  # (B, C', tile height, tile width)
         if total is None:
             total = part.new_zeros(*part.shape[:2], *weight.shape)
-        blend = blend_weight(*part.shape[2:], tile_overlap * up // down)
+        blend = blend_weight(part.shape[2], part.shape[3], tile_overlap * up // down)
         total[:, :, target[0], target[1]] += part * torch.from_numpy(blend).to(part)
         weight[target] += blend
     assert total is not None

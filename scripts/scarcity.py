@@ -83,8 +83,8 @@ class Share:
         restoration = self.train(train_restoration, "restoration", steps)
         vae = self.train(train_image_vae, "image_vae", steps)
         unet = self.train(train_image_unet, "image_unet", 2 * steps, image_vae=vae, learning_rate=5e-4)
-        base = {"restoration": restoration, "pretrained_model_name_or_path": unet, "learning_rate": 5e-4}
-        return self.train(train_controlnet, "generator", steps, **base)
+        base: dict[str, Any] = {"restoration": restoration, "pretrained_model_name_or_path": unet}
+        return self.train(train_controlnet, "generator", steps, learning_rate=5e-4, **base)
 
     def synthesized(self, mode: str) -> Path:
         """The originals and as many synthetic images, a data set of its own."""

@@ -39,7 +39,7 @@ def open_image(path: str | PathLike[str], formats: Sequence[str] = FORMATS) -> I
     """
     try:
         # A file: of a path Pillow 12 maps uncompressed TIFF pixels, with the sides that the orientation exchanges.
-        with Path(path).open("rb") as file, Image.open(file, formats=formats) as image:
+        with Path(path).open("rb") as file, Image.open(file, formats=tuple(formats)) as image:
             yield image
     except ImageReadError:
         raise

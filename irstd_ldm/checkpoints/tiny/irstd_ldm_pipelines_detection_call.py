@@ -148,7 +148,7 @@ class DetectionCall:
         return Detections(
             probability=probabilities,
             mask=masks,
-            uncertainty=None if settings.ensemble_size == 1 else [of_image.uncertainty[None] for of_image in fused],
+            uncertainty=[one.uncertainty[None] for one in fused if one.uncertainty is not None] or None,
             targets=[
                 extract_targets(p[0], m[0], g, calibration)
                 for p, m, g in zip(probabilities, masks, grays, strict=True)

@@ -19,6 +19,11 @@ def _outer_filters(low: list[float], high: list[float]) -> torch.Tensor:
     return torch.stack([torch.outer(rows, columns) for rows, columns in pairs])[:, None]  # (4, 1, L, L)
 
 
+def _continue_periodically(planes: torch.Tensor, padding: int) -> torch.Tensor:
+    """Pads all four sides of (B, C, H, W); Haar needs none, and not every runtime can wrap."""
+    return F.pad(planes, (padding,) * 4, mode="circular") if padding else planes
+
+
 class DWT(nn.Module):
     """One level of the 2-D discrete wavelet transform, equal to ``pywt.dwt2(mode="periodization")``.
 
@@ -39,7 +44,7 @@ class DWT(nn.Module):
         height, width = x.shape[-2:]
         if height % 2 or width % 2:
             raise ValueError(f"`x` must have an even height and width, got {height}x{width}")
-        planes = F.pad(x.flatten(0, 1)[:, None], (self.padding,) * 4, mode="circular")  # (B*C, 1, H+2p, W+2p)
+        planes = _continue_periodically(x.flatten(0, 1)[:, None], self.padding)  # (B*C, 1, H+2p, W+2p)
         bands = F.conv2d(planes, self.filters.to(x.dtype), stride=2)  # (B*C, 4, H/2, W/2)
         return bands.unflatten(0, x.shape[:2])
 
@@ -64,7 +69,7 @@ class IDWT(nn.Module):
     def forward(self, bands: torch.Tensor) -> torch.Tensor:
         """Sub-bands (B, C, 4, h, w) in the order cA, cH, cV, cD -> (B, C, 2h, 2w)."""
         height, width = 2 * bands.shape[-2], 2 * bands.shape[-1]
-        planes = F.pad(bands.flatten(0, 1), (self.padding,) * 4, mode="circular")  # (B*C, 4, h+2q, w+2q)
+        planes = _continue_periodically(bands.flatten(0, 1), self.padding)  # (B*C, 4, h+2q, w+2q)
         x = F.conv_transpose2d(planes, self.filters.to(bands.dtype), stride=2)  # (B*C, 1, 2h+4q+L-2, 2w+4q+L-2)
         x = x[..., self.offset : self.offset + height, self.offset : self.offset + width]
         return x[:, 0].unflatten(0, bands.shape[:2])
