@@ -68,6 +68,7 @@ setup(
         "irstd_ldm.evaluation.reporting",
         "irstd_ldm.models",
         "irstd_ldm.pipelines",
+        "irstd_ldm.tracking",
         "irstd_ldm.training",
     ],
     # irstd_ldm/pipelines and irstd_ldm/training are links; where a checkout has no links the mapping still holds.
