@@ -71,9 +71,20 @@ _LAZY = {
 }
 
 
-def bundled_checkpoint() -> Path:
-    """Folder of the weights that come with the package, for `IRSTDLatentPipeline.from_pretrained`."""
-    return Path(__file__).parent / "checkpoints" / "tiny"
+def bundled_checkpoint(name: str = "tiny") -> Path:
+    """Folder of weights that come with the package, for a pipeline's `from_pretrained`.
+
+    Args:
+        name: "tiny" for [`IRSTDLatentPipeline`], "irstd_diff_small" for [`IRSTDDiffPipeline`].
+
+    Raises:
+        ValueError: no such checkpoint.
+    """
+    folder = Path(__file__).parent / "checkpoints" / name
+    names = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
+    if name not in names:
+        raise ValueError(f"`name` must be one of {', '.join(names)}, got {name!r}")
+    return folder
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm import IRSTDDiffPipeline, IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.folder import IRSTDFolder, read_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
@@ -17,6 +17,7 @@ from irstd_ldm.evaluation.metrics import pd
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
+PIPELINES = {"tiny": IRSTDLatentPipeline, "irstd_diff_small": IRSTDDiffPipeline}
 
 
 @pytest.fixture(scope="module")
@@ -24,29 +25,41 @@ def pipeline() -> IRSTDLatentPipeline:
     return IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
 
 
-def test_it_is_small_and_safe():
-    files = [path for path in bundled_checkpoint().rglob("*") if path.is_file()]
+def test_they_are_small_and_safe():
+    files = [path for path in bundled_checkpoint().parent.rglob("*") if path.is_file()]
     assert max(path.stat().st_size for path in files) <= 16 * MIB
     assert sum(path.stat().st_size for path in files) <= 24 * MIB
+    pixel = [path.stat().st_size for path in bundled_checkpoint("irstd_diff_small").rglob("*") if path.is_file()]
+    assert sum(pixel) <= 8 * MIB
     assert {path.suffix for path in files} == {".json", ".md", ".png", ".py", ".safetensors", ".txt"}
 
 
-def test_its_code_is_the_package_s(pipeline, tmp_path):
-    pipeline.save_pretrained(tmp_path)
-    shipped = {path.relative_to(bundled_checkpoint()): path.read_text() for path in bundled_checkpoint().rglob("*.py")}
+@pytest.mark.parametrize("name", PIPELINES)
+def test_its_code_is_the_package_s(name, tmp_path):
+    folder = bundled_checkpoint(name)
+    PIPELINES[name].from_pretrained(folder).save_pretrained(tmp_path)
+    shipped = {path.relative_to(folder): path.read_text() for path in folder.rglob("*.py")}
     generated = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.py")}
-    folder = "irstd_ldm/checkpoints/tiny"
-    assert shipped == generated, f"after a change run: python scripts/bundle_checkpoint.py {folder} {folder}"
+    named = f"irstd_ldm/checkpoints/{name}"
+    assert shipped == generated, f"after a change run: python scripts/bundle_checkpoint.py {named} {named}"
 
 
-def test_it_was_trained_on_the_training_list_alone(nuaa_root):
-    train, val = (set(read_stem_list(bundled_checkpoint() / name)) for name in ("train.txt", "val.txt"))
+def test_an_unknown_checkpoint_is_an_error():
+    with pytest.raises(ValueError, match="`name` must be one of irstd_diff_small, tiny, got 'large'"):
+        bundled_checkpoint("large")
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_it_was_trained_on_the_training_list_alone(nuaa_root, name):
+    train, val = (set(read_stem_list(bundled_checkpoint(name) / kind)) for kind in ("train.txt", "val.txt"))
     assert not train & val
     assert train | val == set(IRSTDFolder(nuaa_root, split="train").stems)
     assert not (train | val) & set(IRSTDFolder(nuaa_root, split="test").stems)
 
 
-def test_it_finds_the_planted_targets_of_synthetic_scenes(pipeline):
+@pytest.mark.parametrize("name", PIPELINES)
+def test_it_finds_the_planted_targets_of_synthetic_scenes(name):
+    pipeline = PIPELINES[name].from_pretrained(bundled_checkpoint(name))
     counts = ImageCounts.zero()
     for seed in range(8):
         scene = synthetic_scene(192, 256, kind="sky", num_targets=2, scr=10.0, seed=seed)

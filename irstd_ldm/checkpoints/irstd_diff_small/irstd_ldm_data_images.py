@@ -1,0 +1,208 @@
+"""Gray images from files, PIL images, arrays and tensors, and their normalisation to about [-1, 1]."""
+
+import sys
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+from PIL import Image
+
+from . irstd_ldm_data_pillow_files import ImageReadError, open_image, stored_pixels
+
+if TYPE_CHECKING:
+    import torch
+
+ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
+LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
+COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
+
+
+def to_gray(image: ImageInput) -> np.ndarray:
+    """One gray image of any accepted input.
+
+    Args:
+        image: a path (PNG, BMP, JPEG, TIFF of one page, and others that Pillow reads), a PIL image of any mode (alpha
+            is ignored), an array (H, W), (H, W, 1) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W). Arrays
+            and tensors are uint8, uint16, int16, int32 or floating point.
+
+    Returns:
+        (H, W) array: uint8, uint16, int32 (also for int16) or float32 (any floating type). Values are not rescaled;
+        colours become gray by the ITU-R 601-2 weights, for uint8 exactly as Pillow's `convert("L")`.
+
+    Raises:
+        TypeError: neither of these kinds, or another element type (bool among them).
+        ValueError: another shape, no pixels, NaN or infinite values.
+        ImageReadError: a file that is not an image, is truncated, holds NaN or infinite values, or is beyond Pillow's
+            size limit.
+        OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
+    """
+    if isinstance(image, str | PathLike):
+        return _read_gray(Path(image))
+    if isinstance(image, Image.Image):
+        return _gray_from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _gray_from_array(image, channel_axis=-1)
+    loaded_torch = sys.modules.get("torch")  # a tensor comes from a caller that has imported it
+    if loaded_torch is not None and isinstance(image, loaded_torch.Tensor):
+        tensor = image.detach().cpu()
+        return _gray_from_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), channel_axis=0)
+    raise TypeError(f"`image` must be a path, a PIL image, an array or a tensor, got {type(image).__name__}")
+
+
+def normalize_image(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> np.ndarray:
+    """A gray image on the networks' scale.
+
+    uint8 maps by x / 127.5 - 1. Of every other type the frame's 0.1 and 99.9 percentiles map to -1 and 1 (its minimum
+    and maximum where the two percentiles coincide, and a constant frame to all zeros). `input_range` replaces both
+    rules. What lies outside [-1, 1] is compressed, see `soft_compress`.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+        input_range: (lo, hi), the values that map to -1 and 1.
+
+    Returns:
+        (H, W) float32, about [-1, 1].
+
+    Raises:
+        ValueError: `input_range` is not two finite numbers with lo < hi.
+    """
+    return scale_gray(gray, gray_range(gray, input_range))
+
+
+def gray_range(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> tuple[float, float] | None:
+    """The raw values that map to -1 and 1, as `normalize_image` states; equal for a constant frame, None = uint8's.
+
+    Args:
+        gray, input_range: as in `normalize_image`.
+
+    Raises:
+        ValueError: as in `normalize_image`.
+    """
+    if input_range is not None:
+        return _check_input_range(input_range)
+    return None if gray.dtype == np.uint8 else percentile_range(gray)
+
+
+def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
+    """A frame, or a part of one, on the networks' scale by the `gray_range` of the frame.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+        value_range: (lo, hi), the values that map to -1 and 1; equal: all is 0; None: x / 127.5 - 1.
+
+    Returns:
+        (H, W) float32, about [-1, 1].
+    """
+    if value_range is None:
+        return gray.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    lo, hi = value_range
+    if lo == hi:
+        return np.zeros(gray.shape, np.float32)
+    scaled = (gray.astype(np.float64) - lo) * (2 / (hi - lo)) - 1
+    return soft_compress(scaled).astype(np.float32)
+
+
+def invert_polarity(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> np.ndarray:
+    """The image with hot and cold exchanged, so that what `normalize_image` makes of it changes its sign.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+        input_range: (lo, hi) that `normalize_image` is going to be given, None where it finds its own.
+
+    Returns:
+        (H, W): 255 - x for uint8 and minimum + maximum - x for other types, of the type of `gray`; with `input_range`
+        lo + hi - x, float32.
+
+    Raises:
+        ValueError: as in `normalize_image`.
+    """
+    if input_range is not None:
+        lo, hi = _check_input_range(input_range)
+        return (lo + hi - gray.astype(np.float64)).astype(np.float32)
+    if gray.dtype == np.uint8:
+        return 255 - gray
+    return gray.max() - gray + gray.min()
+
+
+def percentile_range(gray: np.ndarray) -> tuple[float, float]:
+    """The 0.1 and 99.9 percentiles of (H, W), or its minimum and maximum where they coincide (equal if constant)."""
+    percentiles = _percentiles_of_uint16 if gray.dtype == np.uint16 else np.percentile
+    lo, hi = percentiles(gray, (LOW_PERCENTILE, HIGH_PERCENTILE))
+    if lo == hi:
+        lo, hi = gray.min(), gray.max()
+    return float(lo), float(hi)
+
+
+def _percentiles_of_uint16(gray: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
+    """What `np.percentile` gives, by counting values instead of sorting a copy of the frame."""
+    counts = np.zeros(2**16, np.int64)
+    for part in np.array_split(gray.reshape(-1), -(-gray.size // COUNTED_PX)):
+        counts += np.bincount(part, minlength=2**16)
+    rank = (gray.size - 1) * (np.array(percentiles) / 100)
+    at_most = np.cumsum(counts)  # (65536,), pixels of at most each value
+    low, high = np.searchsorted(at_most, np.floor(rank), "right"), np.searchsorted(at_most, np.ceil(rank), "right")
+    return low + (high - low) * (rank % 1)
+
+
+def soft_compress(values: np.ndarray) -> np.ndarray:
+    """Identity in [-1, 1]; beyond, sign(y) * (1 + 0.5 * log1p(2 * (abs(y) - 1))): monotone, of continuous slope."""
+    excess = np.maximum(np.abs(values) - 1, 0)
+    return np.where(excess > 0, np.sign(values) * (1 + 0.5 * np.log1p(2 * excess)), values)
+
+
+def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:
+    if len(input_range) != 2 or not np.all(np.isfinite(input_range)) or not input_range[0] < input_range[1]:
+        raise ValueError(f"`input_range` must be two finite numbers (lo, hi) with lo < hi, got {input_range}")
+    return float(input_range[0]), float(input_range[1])
+
+
+def _read_gray(path: Path) -> np.ndarray:
+    with open_image(path) as image:
+        pixels = stored_pixels(image)
+        try:
+            return _gray_from_pil(pixels)
+        except ValueError as error:
+            raise ImageReadError(f"cannot read image '{path}': {error}") from error
+
+
+def _gray_from_pil(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        return _gray_from_array(np.asarray(image).astype(np.uint16), channel_axis=-1)
+    if image.mode in ("L", "I", "F"):
+        return _gray_from_array(np.array(image), channel_axis=-1)
+    if image.mode in ("1", "LA"):
+        return _gray_from_array(np.array(image.convert("L")), channel_axis=-1)
+    return _gray_from_array(np.array(image.convert("RGB").convert("L")), channel_axis=-1)
+
+
+def _gray_from_array(array: np.ndarray, channel_axis: int) -> np.ndarray:
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError("`image` must be finite in float32, got NaN or infinite values")
+    elif array.dtype.kind == "i" and array.dtype.itemsize in (2, 4):
+        array = array.astype(np.int32)
+    elif array.dtype.kind == "u" and array.dtype.itemsize in (1, 2):
+        array = array.astype(array.dtype.newbyteorder("="))
+    else:
+        raise TypeError(f"`image` must be uint8, uint16, int16, int32 or floating point, got {array.dtype}")
+    if array.ndim == 3 and array.shape[channel_axis] == 1:
+        array = array.squeeze(channel_axis)
+    if array.ndim == 3 and array.shape[channel_axis] == 3:
+        array = _gray_from_colours(np.moveaxis(array, channel_axis, -1))
+    if array.ndim != 2:
+        allowed = "(H, W), (H, W, 1) or (H, W, 3)" if channel_axis == -1 else "(H, W), (1, H, W) or (3, H, W)"
+        raise ValueError(f"`image` must have the shape {allowed}, got {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"`image` must have at least one pixel, got the shape {array.shape}")
+    return array
+
+
+def _gray_from_colours(colours: np.ndarray) -> np.ndarray:
+    if colours.dtype == np.uint8 and colours.size:
+        return np.array(Image.fromarray(np.ascontiguousarray(colours)).convert("L"))
+    gray = colours.astype(np.float64) @ np.array(LUMA)  # (H, W)
+    return gray.astype(np.float32) if colours.dtype == np.float32 else np.rint(gray).astype(colours.dtype)

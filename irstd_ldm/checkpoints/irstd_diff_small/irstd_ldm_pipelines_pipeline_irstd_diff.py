@@ -1,0 +1,121 @@
+"""IRSTD-Diff's detector: the mask predicted from the infrared image by pixel diffusion."""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from diffusers import SchedulerMixin
+
+from . irstd_ldm_models_conditional_encoder import ConditionalEncoder
+from . irstd_ldm_models_pixel_unet import IRSTDUNet2DModel
+from . irstd_ldm_pipelines_detection_pipeline import IRSTDDetectionPipeline
+from . irstd_ldm_pipelines_irstd_pipeline_base import FORMAT_VERSION
+
+
+class IRSTDDiffPipeline(IRSTDDetectionPipeline):
+    """Detects small targets in infrared images of any size.
+
+    The conditional encoder runs once per image, the denoiser once per step and ensemble member. ``0`` denoising steps
+    give the conditional encoder's own detection, which is the same for every member. Targets are 1 and background -1
+    in the diffusion; a pixel's probability is (x + 1) / 2, clipped.
+
+    Example:
+        ```py
+        >>> from diffusers import DPMSolverMultistepScheduler
+        >>> from irstd_ldm import IRSTDDiffPipeline
+
+        >>> pipe = IRSTDDiffPipeline.from_pretrained("runs/irstd_diff_small")
+        >>> output = pipe("frame.png", num_inference_steps=4, ensemble_size=5, ensemble_fusion="staple")
+        >>> pipe.scheduler = DPMSolverMultistepScheduler.from_config(
+        ...     pipe.scheduler.config, thresholding=True, sample_max_value=1.0
+        ... )
+        ```
+
+    Args:
+        unet: Denoiser of the mask.
+        conditional_encoder: Encoder of the infrared image.
+        scheduler: Any scheduler of noise, clean-sample or velocity prediction; few steps need trailing timesteps.
+        format_version: Version of the checkpoint layout.
+        default_num_inference_steps: Denoising steps where a call names none.
+        default_ensemble_size: Ensemble members where a call names none.
+        default_threshold: Probability above which a pixel belongs to a target, where a call names none.
+        default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
+        default_tile_overlap: Overlap of neighbouring tiles in pixels where a call names none.
+        calibration: As in [`IRSTDLatentPipeline`].
+    """
+
+    model_cpu_offload_seq = "conditional_encoder->unet"
+    _callback_tensor_inputs = ["latents"]
+    min_inference_steps = 0
+
+    def __init__(
+        self,
+        unet: IRSTDUNet2DModel,
+        conditional_encoder: ConditionalEncoder,
+        scheduler: SchedulerMixin,
+        format_version: int = FORMAT_VERSION,
+        default_num_inference_steps: int = 1,
+        default_ensemble_size: int = 1,
+        default_threshold: float = 0.5,
+        default_tile_size: int = 256,
+        default_tile_overlap: int = 32,
+        calibration: dict | None = None,
+    ):
+        super().__init__()
+        self.register_modules(unet=unet, conditional_encoder=conditional_encoder, scheduler=scheduler)
+        self.register_to_config(
+            format_version=format_version,
+            default_num_inference_steps=default_num_inference_steps,
+            default_ensemble_size=default_ensemble_size,
+            default_threshold=default_threshold,
+            default_tile_size=default_tile_size,
+            default_tile_overlap=default_tile_overlap,
+            calibration=calibration,
+        )
+
+    def predict_probability(
+        self,
+        image: np.ndarray,
+        seeds: Sequence[int],
+        num_inference_steps: int,
+        ensemble_size: int,
+        callback_on_step_end: Callable[..., dict | None] | None = None,
+    ) -> np.ndarray:
+        """Encode once, then denoise each member from its own noise."""
+        device, dtype = self._execution_device, self.unet.dtype
+
+        # Model invocation: self.conditional_encoder, once per image.
+        pixels = torch.from_numpy(image)[:, None].to(device, dtype)  # (B, 1, PH, PW)
+        encoded = self.conditional_encoder(pixels)
+        if num_inference_steps == 0:
+            probability = encoded.logits.float().sigmoid().repeat_interleave(ensemble_size, dim=0)
+            return self._by_member(probability, ensemble_size)
+
+        # Every member sees its image, in all channels but the mask's.
+        pixels, *residuals = (
+            tensor.repeat_interleave(ensemble_size, dim=0) for tensor in (pixels, *encoded.residuals)
+        )  # (B*E, 1, PH, PW), (B*E, C, h, w), ...
+        pixels = pixels.expand(-1, self.unet.config.in_channels - self.unet.config.out_channels, -1, -1)
+
+        # Model invocation: self.unet, once per step. The sample stays in float32 whatever the networks' precision.
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        latents = self.member_noise(pixels[:, :1].float(), ensemble_size, generators)  # (B*E, 1, PH, PW)
+        latents = latents * self.scheduler.init_noise_sigma
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        step_arguments = {}
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            step_arguments["generator"] = [g for g in generators for _ in range(ensemble_size)]
+        for step, timestep in enumerate(self.scheduler.timesteps):
+            noisy = self.scheduler.scale_model_input(latents, timestep).to(dtype)
+            predicted = self.unet(torch.cat([pixels, noisy], dim=1), timestep, residuals).sample.float()
+            latents = self.scheduler.step(predicted, timestep, latents, **step_arguments).prev_sample
+            if callback_on_step_end is not None:
+                replaced = callback_on_step_end(self, step, timestep, {"latents": latents}) or {}
+                latents = replaced.get("latents", latents)
+        return self._by_member(((latents + 1) / 2).clamp(0, 1), ensemble_size)
+
+    @staticmethod
+    def _by_member(probability: torch.Tensor, ensemble_size: int) -> np.ndarray:
+        """(B*E, 1, PH, PW) -> (B, E, PH, PW)."""
+        return probability.unflatten(0, (-1, ensemble_size))[:, :, 0].cpu().numpy()

@@ -1,0 +1,55 @@
+"""Loading of weights from safetensors alone, bit for bit."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+ALIGNMENT_BYTES = 64  # of the memory that torch allocates
+
+
+def require_safetensors(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a `from_pretrained` call, with pickled weights ruled out.
+
+    Without `use_safetensors=True` diffusers falls back to a `.bin` pickle where no safetensors file is found.
+
+    Raises:
+        ValueError: If `use_safetensors` is given as anything but None or True.
+    """
+    given = kwargs.get("use_safetensors")
+    if given not in (None, True):
+        raise ValueError(f"`use_safetensors` must be None or True: pickled weights are never loaded, got {given!r}")
+    return {**kwargs, "use_safetensors": True}
+
+
+def align_weights(model: nn.Module) -> None:
+    """Copies weights that lie unaligned in a memory-mapped file: kernels give other last bits on those."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.data_ptr() % ALIGNMENT_BYTES:
+            tensor.data = tensor.data.clone()
+
+
+class SafetensorsOnlyMixin:
+    """Makes a diffusers model load safetensors only. Comes before the model class in the list of bases."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:
+        """As `ModelMixin.from_pretrained`; the loaded model computes bit for bit what the saved one did.
+
+        Raises:
+            OSError: If there is no safetensors file, or it cannot be read.
+            ValueError: If the weights are not those of the config: diffusers would go on without the missing ones.
+        """
+        source = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        output_loading_info = kwargs.get("output_loading_info", False)
+        kwargs = {**require_safetensors(kwargs), "output_loading_info": True}
+        try:
+            model, info = super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        for kind in ("missing_keys", "unexpected_keys"):
+            if info[kind]:
+                raise ValueError(f"{source}: the weights do not fit the config, {kind.replace('_', ' ')} {info[kind]}")
+        align_weights(model)
+        return (model, info) if output_loading_info else model
