@@ -68,6 +68,7 @@ setup(
         "irstd_ldm.evaluation.reporting",
         "irstd_ldm.models",
         "irstd_ldm.pipelines",
+        "irstd_ldm.runtime",
         "irstd_ldm.tracking",
         "irstd_ldm.training",
     ],

@@ -74,7 +74,7 @@ def measure(path: Path, model: str | None) -> dict[str, float]:
         Image.open(path).size[::-1], pipeline.config.default_tile_size, pipeline.config.default_tile_overlap
     )
     idle, start = resident_kib("VmRSS"), time.perf_counter()
-    detect.load_pipeline = lambda *_: pipeline
+    detect.load_detector = lambda *_: pipeline
     detect.run(args)
     seconds = time.perf_counter() - start
     targets = json.loads((args.output / "detections.json").read_text())["images"][0]["targets"]

@@ -21,7 +21,7 @@ from ..pipelines.target import Target
 from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandError
 from .detection_writer import DetectionWriter
 from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
-from .model import load_pipeline, model_name, predict, resolve_device, resolve_threshold, settings
+from .model import load_detector, model_name, predict, resolve_device, resolve_threshold, settings
 from .outputs import TARGET_FIELDS, make_folder, save_png
 from .quiet import readers_are_quiet
 from .writers import ImageResult
@@ -32,7 +32,7 @@ STANDARD_OUTPUT = Path("-")
 
 def run(args: argparse.Namespace) -> int:
     """Detects targets in every input and returns the exit code."""
-    device = resolve_device(args.device)
+    device = resolve_device(args.device, args.runtime)
     folder = None if args.output == STANDARD_OUTPUT else args.output
     if folder is None:
         _check_standard_output(args)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     num_inputs = len(inputs) + len(failures)
     if not inputs:
         return _close(num_inputs, failures, interrupted=False)
-    pipeline = load_pipeline(args, device)
+    pipeline = load_detector(args, device)
     threshold = resolve_threshold(args, pipeline)
     header = {
         "version": __version__,

@@ -21,12 +21,15 @@ from ..evaluation.reporting.recording import Recorder, Recording
 from ..evaluation.reporting.write import write_report
 from ..evaluation.result import EvaluationResult
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from ..runtime.detector import ExportedDetectorRunner
+from ..runtime.engines import ENGINES
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
 from .image_set import ImageSet
 from .inputs import IMAGE_ERRORS, describe
-from .model import load_pipeline, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
+from .model import load_detector, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
 from .outputs import make_folder, save_json
 
+Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 TABLE_METRICS = (("iou", "IoU", 4), ("niou", "nIoU", 4), ("pd", "Pd", 4), ("fa_per_million_px", "Fa (1e-6)", 2))
 
 
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     pipeline, loaded = None, None
     for place, (one, images) in enumerate(zip(one_at_a_time, image_sets, strict=True)):
         if one.predictions is None and (pipeline is None or loaded != one.model):
-            pipeline, loaded = load_pipeline(one, _device(one, state)), one.model
+            pipeline, loaded = load_detector(one, _device(one, state)), one.model
         header, result, recording = _evaluate(one, images, pipeline, state)
         evaluations.append(
             NamedEvaluation(
@@ -77,9 +80,10 @@ def short_names(paths: Sequence[str]) -> list[str]:
     return [Path(path).name if len(whole[Path(path).name]) == 1 else path for path in paths]
 
 
-def _device(args: argparse.Namespace, state: PartialState) -> torch.device:
-    """The device that `--device` names; default: this process's own."""
-    return resolve_device(args.device if args.device is not None else str(state.device))
+def _device(args: argparse.Namespace, state: PartialState) -> torch.device | None:
+    """The device that `--device` names; default: this process's own; None where torch runs nothing."""
+    own = None if args.runtime in ENGINES else str(state.device)
+    return resolve_device(own if args.device is None else args.device, args.runtime)
 
 
 def _open(args: argparse.Namespace) -> ImageSet:
@@ -111,7 +115,10 @@ def _validation_list(args: argparse.Namespace) -> Path:
 
 
 def _evaluate(
-    args: argparse.Namespace, images: ImageSet, pipeline: IRSTDDetectionPipeline | None, state: PartialState
+    args: argparse.Namespace,
+    images: ImageSet,
+    pipeline: Detector | None,
+    state: PartialState,
 ) -> tuple[dict[str, Any], EvaluationResult, Recording]:
     """What the numbers are of, the numbers, and what a report needs beside them."""
     header: dict[str, Any] = {"version": __version__, "data": str(args.data), "images": images.description}
@@ -153,7 +160,10 @@ def _evaluate(
 
 
 def _predicted_pairs(
-    images: ImageSet, stems: list[str], pipeline: IRSTDDetectionPipeline, args: argparse.Namespace
+    images: ImageSet,
+    stems: list[str],
+    pipeline: Detector,
+    args: argparse.Namespace,
 ) -> Iterator[Pair]:
     for stem in stems:
         image, mask = images.read(stem)

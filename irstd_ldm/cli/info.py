@@ -3,18 +3,24 @@
 import argparse
 import platform
 from importlib.metadata import version
-
-import torch
+from importlib.util import find_spec
 
 from .. import __version__, bundled_checkpoint
-from . import EXIT_DONE
+from ..runtime.exported_folder import is_exported, read_description
+from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
 from .model import load_pipeline
 
+RUNTIMES = ("onnxruntime", "openvino")
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "scipy", "PyWavelets", "pillow")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the description of `--model` and returns the exit code."""
+    if args.model is not None and is_exported(args.model):
+        _describe_exported(args.model)
+        return EXIT_DONE
+    import torch
+
     pipeline = load_pipeline(args)
     print(f"model: {bundled_checkpoint() if args.model is None else args.model}")
     print(f"pipeline: {type(pipeline).__name__}")
@@ -37,3 +43,22 @@ def run(args: argparse.Namespace) -> int:
     print("  " + ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     print(f"  CUDA: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'not available'}")
     return EXIT_DONE
+
+
+def _describe_exported(folder: str) -> None:
+    """Prints what `irstd-ldm export` wrote; torch is not needed."""
+    try:
+        description = read_description(folder)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--model {folder}: {plain(error)}", EXIT_USAGE) from error
+    print(f"model: {folder}\nexported detector: {description.format}")
+    print(f"  exported from {description.model} by irstd-ldm {description.version}")
+    print(f"  num_inference_steps = {description.num_inference_steps}")
+    print(f"  quantization = {description.quantization or 'none, float32'}")
+    print("\nconfig:")
+    for name, value in sorted(description.config.items()):
+        print(f"  {name} = {value}")
+    installed = [name for name in RUNTIMES if find_spec(name) is not None]
+    print("\nversions:")
+    print(f"  irstd-ldm {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    print("  " + ", ".join(f"{name} {version(name)}" for name in installed))

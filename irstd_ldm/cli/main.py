@@ -78,6 +78,17 @@ The same command goes on where it was interrupted, and with a larger --count whe
 Images of a test list of ROOT are refused.
 """
 
+EXPORT_HELP = """\
+Writes a detector's networks for onnxruntime or OpenVINO, which run them without torch: image encoder, denoiser,
+posterior and decoder as one graph for images of any size.
+
+written to DIR, which must be absent or empty:
+  model.onnx, or model.xml and model.bin   float32, or int8 convolutions with --int8
+  detector.json                            defaults, calibration, steps and what else `detect` needs
+
+  irstd-ldm detect --runtime openvino --model DIR frame.png
+"""
+
 EXIT_HELP = "exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted (what is written stays)"
 
 
@@ -110,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_calibrate(commands)
     _add_info(commands)
+    _add_export(commands)
     _add_card(commands)
     _add_push(commands)
     _add_pull(commands)
@@ -142,6 +154,7 @@ def _add_detect(commands) -> None:
         help=f"of {', '.join(KINDS)}; default: {','.join(DEFAULT_KINDS)}",
     )
     _add_model(parser)
+    _add_runtime(parser)
     _add_threshold(parser)
     _add_sampling(parser)
     _add_reading(parser)
@@ -202,6 +215,7 @@ def _add_evaluate(commands) -> None:
         "--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area"
     )
     _add_sampling(parser)
+    _add_runtime(parser)
 
 
 def _add_calibrate(commands) -> None:
@@ -239,6 +253,29 @@ def _add_calibrate(commands) -> None:
 def _add_info(commands) -> None:
     parser = commands.add_parser("info", help="a model's components, sizes and defaults, and versions")
     _add_model(parser)
+
+
+def _add_export(commands) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a detector for onnxruntime or OpenVINO",
+        description=EXPORT_HELP,
+        epilog=EXIT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_model(parser)
+    parser.add_argument("--format", choices=("onnx", "openvino"), required=True)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="absent or empty")
+    parser.add_argument(
+        "--num-inference-steps", type=_positive_int, metavar="N", help="denoising steps; default: the checkpoint's"
+    )
+    parser.add_argument("--int8", action="store_true", help="int8 convolutions; needs --calibration")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="ROOT",
+        help="a data set's folder: 64 images of its training list set the int8 ranges",
+    )
 
 
 def _add_card(commands) -> None:
@@ -362,6 +399,16 @@ def _add_app(commands) -> None:
 
 def _add_model(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="default: the bundled checkpoint")
+
+
+def _add_runtime(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "compile", "onnxruntime", "openvino"),
+        default="torch",
+        help="what runs the networks: torch, torch.compile (a minute or more to start), or, with a --model that "
+        "`export` wrote, onnxruntime or openvino; default: torch",
+    )
 
 
 def _add_threshold(parser: argparse.ArgumentParser) -> None:

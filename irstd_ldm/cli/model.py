@@ -1,28 +1,31 @@
-"""Loading a pipeline for a command, and running it so that a file's result does not depend on its neighbours."""
+"""Loading a detector for a command, and running it so that a file's result does not depend on its neighbours.
+
+torch is imported only where it runs the networks.
+"""
+
+from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import diffusers
 import numpy as np
-import torch
-import transformers
 
 from .. import bundled_checkpoint
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
-from ..pipelines.hub import explain
-from ..pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
-from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from ..pipelines.target import Target
+from ..runtime.detector import ExportedDetectorRunner
+from ..runtime.engines import ENGINES
+from ..runtime.exported_folder import is_exported
 from . import EXIT_USAGE, CommandError
 
+if TYPE_CHECKING:
+    import torch
+
+    from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+
+    Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
+
 BUNDLED = "bundled"
-PIPELINES: dict[str, type[IRSTDDetectionPipeline]] = {
-    pipeline.__name__: pipeline for pipeline in (IRSTDLatentPipeline, IRSTDDiffPipeline)
-}
-HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -36,61 +39,65 @@ def model_folder(args: argparse.Namespace) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def pipeline_class(source: str) -> type[IRSTDDetectionPipeline]:
-    """The detector's class that the model_index.json of a folder or of a Hub repository names.
-
-    Raises:
-        ValueError: the class is no detector of this package.
-        OSError: there is no such file, or it cannot be read.
-    """
-    try:
-        name = IRSTDDetectionPipeline.load_config(source)["_class_name"]
-    except OSError as error:
-        raise OSError(str(error) if Path(source).is_dir() else explain(error, source)) from error
-    if name not in PIPELINES:
-        raise ValueError(f"model_index.json names {name}, must be one of {', '.join(PIPELINES)}")
-    return PIPELINES[name]
-
-
 def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDDetectionPipeline:
     """The pipeline that `--model` names (default: the bundled checkpoint), on `device`.
 
     Raises:
         CommandError: it cannot be loaded; wrong usage.
     """
-    diffusers.logging.set_verbosity_error()
-    diffusers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
     source = str(bundled_checkpoint() if args.model is None else args.model)
-    is_folder = Path(source).is_dir()
-    if not is_folder and HUB_ID.fullmatch(source) is None:
-        raise CommandError(f"--model {source}: no such folder, and not a Hub id (OWNER/NAME)", EXIT_USAGE)
+    if is_exported(source):
+        raise CommandError(f"--model {source}: an exported detector, which `detect --runtime` runs", EXIT_USAGE)
+    from .torch_model import load_torch_pipeline
+
+    return load_torch_pipeline(source, device)
+
+
+def load_detector(args: argparse.Namespace, device: torch.device | None) -> Detector:
+    """What `--model` names (default: the bundled checkpoint) for `--runtime`, on `device` where torch runs it.
+
+    Raises:
+        CommandError: it cannot be loaded; wrong usage.
+    """
+    if args.runtime in ENGINES:
+        return _load_exported(args)
+    pipeline = load_pipeline(args, device)
+    if args.runtime == "compile":
+        from .torch_model import compile_networks
+
+        compile_networks(pipeline)
+    return pipeline
+
+
+def _load_exported(args: argparse.Namespace) -> ExportedDetectorRunner:
+    if args.model is None or not is_exported(args.model):
+        raise CommandError(
+            f"--runtime {args.runtime} needs as --model a folder that `export` wrote, got {model_name(args)}",
+            EXIT_USAGE,
+        )
     try:
-        pipeline = pipeline_class(source).from_pretrained(source)
-    except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        kind = "folder" if is_folder else "Hub repository (there is no folder of this name)"
-        raise CommandError(f"--model {source}: cannot load this {kind}: {reason[0]}", EXIT_USAGE) from error
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline if device is None else pipeline.to(device)
+        return ExportedDetectorRunner(args.model, args.runtime)
+    except Exception as error:  # an exported model is foreign input, read by a library with errors of its own
+        raise CommandError(f"--model {args.model}: cannot load this folder: {error}", EXIT_USAGE) from error
 
 
-def resolve_device(name: str | None) -> torch.device:
-    """The device that `--device` names; default: CUDA where there is one, else the CPU.
+def resolve_device(name: str | None, runtime: str = "torch") -> torch.device | None:
+    """The device that `--device` names; default: CUDA where there is one, else the CPU; None without torch.
 
     Raises:
         CommandError: no such device here; wrong usage.
     """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise CommandError(f"--device {name}: {str(error).splitlines()[0]}", EXIT_USAGE) from error
-    return device
+    if runtime in ENGINES:
+        if name not in (None, "cpu"):
+            raise CommandError(f"--device {name}: --runtime {runtime} runs on the cpu", EXIT_USAGE)
+        return None
+    from .torch_model import torch_device
+
+    return torch_device(name)
 
 
 def predict(
-    pipeline: IRSTDDetectionPipeline,
+    pipeline: Detector,
     image: np.ndarray,
     args: argparse.Namespace,
     threshold: float | None = None,
@@ -116,13 +123,21 @@ def predict(
         threshold=threshold,
         input_range=input_range,
         batch_size=args.batch_size,
-        generator=torch.Generator().manual_seed(args.seed),
         return_dict=False,
+        **_randomness(pipeline, args.seed),
     )  # (1, 1, H, W) twice
     return probability[0, 0], mask[0, 0], targets[0]
 
 
-def resolve_threshold(args: argparse.Namespace, pipeline: IRSTDDetectionPipeline) -> float:
+def _randomness(pipeline: Detector, seed: int) -> dict[str, Any]:
+    if isinstance(pipeline, ExportedDetectorRunner):
+        return {"seed": seed}
+    import torch
+
+    return {"generator": torch.Generator().manual_seed(seed)}
+
+
+def resolve_threshold(args: argparse.Namespace, pipeline: Detector) -> float:
     """The threshold that `--threshold` or `--max-fa-per-million-px` names; default: the checkpoint's own.
 
     Raises:
@@ -134,13 +149,13 @@ def resolve_threshold(args: argparse.Namespace, pipeline: IRSTDDetectionPipeline
         raise CommandError(f"--model {model_name(args)}: {error}", EXIT_USAGE) from error
 
 
-def sampling(args: argparse.Namespace, pipeline: IRSTDDetectionPipeline) -> dict[str, int]:
+def sampling(args: argparse.Namespace, pipeline: Detector) -> dict[str, int]:
     """Denoising steps and ensemble size, the checkpoint's own defaults filled in."""
     given = {name: getattr(args, name) for name in ("num_inference_steps", "ensemble_size")}
     return {name: pipeline.config[f"default_{name}"] if value is None else value for name, value in given.items()}
 
 
-def settings(args: argparse.Namespace, pipeline: IRSTDDetectionPipeline, threshold: float) -> dict[str, Any]:
+def settings(args: argparse.Namespace, pipeline: Detector, threshold: float) -> dict[str, Any]:
     """The settings that the outputs record, the checkpoint's own defaults filled in."""
     return {
         **sampling(args, pipeline),
@@ -148,5 +163,6 @@ def settings(args: argparse.Namespace, pipeline: IRSTDDetectionPipeline, thresho
         "max_fa_per_million_px": args.max_fa_per_million_px,
         "batch_size": args.batch_size,
         "seed": args.seed,
+        "runtime": args.runtime,
         "device": str(pipeline.device),
     }

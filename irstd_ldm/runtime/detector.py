@@ -1,0 +1,153 @@
+"""An exported detector, run without torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.images import ImageInput
+from ..pipelines.detection_call import DetectionCall, stack_maps
+from ..pipelines.target import Target
+from .engines import ENGINES, READABLE
+from .exported_folder import read_description
+from .noise import TorchNoise
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """Detections in N images, as in [`IRSTDPipelineOutput`], always arrays."""
+
+    probability: Any
+    mask: Any
+    uncertainty: Any
+    targets: list[list[Target]]
+
+
+class ExportedDetectorRunner(DetectionCall):
+    """Detects small targets in infrared images of any size, with the networks that `irstd-ldm export` has written.
+
+    Example:
+        ```py
+        >>> from irstd_ldm.runtime.detector import ExportedDetectorRunner
+
+        >>> detector = ExportedDetectorRunner("exported", runtime="openvino")
+        >>> detector("frame.png").targets[0]
+        ```
+
+    Args:
+        folder: Written by `irstd-ldm export`.
+        runtime: ``onnxruntime`` or ``openvino``, which reads both formats.
+        num_threads: Threads of the runtime; None = its own choice.
+
+    Raises:
+        ValueError: An unknown runtime, a format that it does not read, or a broken `detector.json`.
+        OSError: A file is missing or cannot be read.
+        ModuleNotFoundError: The runtime is not installed.
+    """
+
+    device = "cpu"
+
+    def __init__(self, folder: str | PathLike, runtime: str, num_threads: int | None = None):
+        if runtime not in ENGINES:
+            raise ValueError(f"`runtime` must be one of {', '.join(ENGINES)}, got {runtime!r}")
+        self.description = read_description(folder)
+        if self.description.format not in READABLE[runtime]:
+            raise ValueError(
+                f"`runtime` {runtime!r} reads the format {' or '.join(READABLE[runtime])}, got "
+                f"{self.description.format} in {folder}"
+            )
+        self.config = self.description.config
+        self._infer = ENGINES[runtime](self.description.model_path(Path(folder)), num_threads)
+
+    @property
+    def max_inference_steps(self) -> int:
+        return self.description.num_inference_steps
+
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        num_inference_steps: int | None = None,
+        ensemble_size: int | None = None,
+        threshold: float | None = None,
+        max_fa_per_million_px: float | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        input_range: tuple[float, float] | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        return_dict: bool = True,
+        ensemble_fusion: str = "mean",
+    ) -> Any:
+        """Detect the targets of one image or of a list of images.
+
+        Arguments, values and errors are those of [`IRSTDLatentPipeline`], with these differences.
+
+        Args:
+            num_inference_steps: None, or that of the export.
+            seed: Of the noise, in [0, 2**63): the results are those of `torch.Generator().manual_seed(seed)`.
+
+        Returns:
+            [`DetectorOutput`], or the tuple (probability, mask, uncertainty, targets).
+
+        Raises:
+            ValueError: As in [`IRSTDLatentPipeline`], or `num_inference_steps` is not that of the export.
+        """
+        if num_inference_steps not in (None, self.description.num_inference_steps):
+            raise ValueError(
+                f"`num_inference_steps` must be {self.description.num_inference_steps}, with which the detector was "
+                f"exported, got {num_inference_steps!r}"
+            )
+        settings = self.resolve_settings(
+            num_inference_steps=num_inference_steps,
+            ensemble_size=ensemble_size,
+            threshold=threshold,
+            max_fa_per_million_px=max_fa_per_million_px,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            input_range=input_range,
+            batch_size=batch_size,
+            ensemble_fusion=ensemble_fusion,
+        )
+        found = self.detect_images(
+            image,
+            settings,
+            lambda: TorchNoise(seed).integer(2**62),
+            lambda tiles, seeds: self.predict_probability(tiles, seeds, settings.ensemble_size),
+        )
+        probability, mask = stack_maps(found.probability), stack_maps(found.mask)
+        uncertainty = stack_maps(found.uncertainty)
+        if not return_dict:
+            return probability, mask, uncertainty, found.targets
+        return DetectorOutput(probability, mask, uncertainty, found.targets)
+
+    def predict_probability(self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int) -> np.ndarray:
+        """Probabilities of the ensemble's members, an image's encoded once per member.
+
+        Args:
+            image: (B, PH, PW) float32, about [-1, 1].
+            seeds: One seed per image.
+            ensemble_size: Members per image; a single one decodes the posterior's mode.
+
+        Returns:
+            (B, E, PH, PW) float32 in [0, 1].
+        """
+        members = np.repeat(image[:, None], ensemble_size, axis=0)  # (B*E, 1, PH, PW)
+        inputs = {"image": members, **self._noise(image.shape[1:], seeds, ensemble_size)}
+        probability = self._infer(inputs)  # (B*E, 1, PH, PW)
+        return probability.reshape(len(image), ensemble_size, *image.shape[1:])
+
+    def _noise(self, shape: tuple[int, ...], seeds: Sequence[int], ensemble_size: int) -> dict[str, np.ndarray]:
+        """Noise of the variables (B*E, 8, h, w) and of the posterior's samples (B*E, 4, h, w), as torch draws them."""
+        channels = self.description.latent_channels
+        latent = tuple(side // self.description.latent_downscale for side in shape)  # (h, w)
+        noise, posterior_noise = [], []
+        for seed in seeds:
+            source = TorchNoise(seed)
+            noise.append(source.standard_normal((ensemble_size, 2 * channels, *latent)))
+            of_samples = (ensemble_size, channels, *latent)
+            mode = np.zeros(of_samples, np.float32)
+            posterior_noise.append(mode if ensemble_size == 1 else source.standard_normal(of_samples))
+        return {"noise": np.concatenate(noise), "posterior_noise": np.concatenate(posterior_noise)}

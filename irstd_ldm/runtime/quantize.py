@@ -1,0 +1,115 @@
+"""Post-training quantisation of exported graphs: int8 convolutions, float32 for all else.
+
+What stays in float32: matrix products (attention, FAE's transform, the time embedding), normalisations and every
+other operation. Convolutions hold nearly all of the multiplications.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.images import gray_range, scale_gray
+from ..pipelines.seeds import image_seed
+from ..pipelines.tiling import pad_image, tile_windows
+from .exported_folder import ExportedDetector
+from .noise import TorchNoise
+
+Inputs = Mapping[str, np.ndarray]
+NUM_CALIBRATION_IMAGES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Images whose activations set the ranges of int8 values.
+
+    Attributes:
+        data: Name of the data set.
+        images: (H, W) each, as `to_gray` returns them.
+    """
+
+    data: str
+    images: Sequence[np.ndarray]
+
+    def describe(self) -> dict[str, Any]:
+        return {"weights": "int8", "activations": "int8", "data": self.data, "num_images": len(self.images)}
+
+
+def evenly_spaced(stems: Sequence[str], count: int = NUM_CALIBRATION_IMAGES) -> list[str]:
+    """At most `count` of the stems, evenly spaced over the list."""
+    places = np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int)
+    return [stems[place] for place in places]
+
+
+def calibration_inputs(calibration: Calibration, description: ExportedDetector) -> list[dict[str, np.ndarray]]:
+    """The graph's inputs for one tile of each image: the first of the first image, the second of the second, ..."""
+    inputs = []
+    for place, gray in enumerate(calibration.images):
+        windows = tile_windows(
+            gray.shape,
+            description.config["default_tile_size"] or max(gray.shape),
+            description.config["default_tile_overlap"],
+        )
+        tile = pad_image(scale_gray(gray[windows[place % len(windows)]], gray_range(gray)))  # (PH, PW)
+        latent = tuple(side // description.latent_downscale for side in tile.shape)  # (h, w)
+        noise = TorchNoise(image_seed(0, place)).standard_normal((1, 2 * description.latent_channels, *latent))
+        mode = np.zeros((1, description.latent_channels, *latent), np.float32)
+        inputs.append({"image": tile[None, None], "noise": noise, "posterior_noise": mode})
+    return inputs
+
+
+def quantize_openvino(model: Any, inputs: Sequence[Inputs]) -> Any:
+    """An OpenVINO model with int8 convolutions.
+
+    Raises:
+        ModuleNotFoundError: nncf is not installed.
+    """
+    try:
+        import nncf
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("nncf is not installed: pip install irstd-ldm[export]") from error
+    nncf.set_log_level(40)  # errors
+    quantized = {"Convolution", "GroupConvolution"}
+    others = sorted({operation.get_type_name() for operation in model.get_ops()} - quantized)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(list(inputs)),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(inputs),
+        ignored_scope=nncf.IgnoredScope(types=others, validate=False),
+    )
+
+
+def quantize_onnx(path: Path, inputs: Sequence[Inputs]) -> None:
+    """Makes the convolutions of an ONNX file int8, by pairs of QuantizeLinear and DequantizeLinear.
+
+    Raises:
+        ModuleNotFoundError: onnxruntime is not installed.
+    """
+    try:
+        from onnxruntime import quantization
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[export]") from error
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self._inputs = iter(inputs)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            following = next(self._inputs, None)
+            return None if following is None else dict(following)
+
+    quantized = path.with_name(f"int8-{path.name}")
+    quantization.quantize_static(
+        path,
+        quantized,
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=["Conv"],
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    quantized.replace(path)
