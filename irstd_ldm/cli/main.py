@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..data.frames import MAX_PIXELS, RawFormat
+from ..data.raw_format import MAX_PIXELS, RawFormat
 from . import EXIT_INTERRUPTED, CommandError
 from .kinds import DEFAULT_KINDS, KINDS
 

@@ -1,6 +1,5 @@
 """Files of cameras as gray frames, one in memory at a time: stills, stacks of frames, raw frames and video."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -11,24 +10,13 @@ import numpy as np
 from PIL import Image
 
 from .images import ImageReadError, to_gray
+from .raw_format import MAX_PIXELS, RawFormat
 
-MAX_PIXELS = 100_000_000
 STILL_SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".pgm")
 STACK_SUFFIXES = (".tif", ".tiff", ".npy")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
 FRAME_SUFFIXES = (*STILL_SUFFIXES, *STACK_SUFFIXES, *VIDEO_SUFFIXES)
 RAW_SUFFIXES = (".raw", ".bin")
-RAW_TYPES = {
-    "uint8": "|u1",
-    "uint16le": "<u2",
-    "uint16be": ">u2",
-    "int16le": "<i2",
-    "int16be": ">i2",
-    "int32le": "<i4",
-    "int32be": ">i4",
-    "float32le": "<f4",
-    "float32be": ">f4",
-}
 
 
 @dataclass(frozen=True)
@@ -63,32 +51,6 @@ class FrameSource(Protocol):
             ImageReadError: a frame that cannot be read, is larger than the limit, or holds NaN or infinite values.
         """
         ...
-
-
-@dataclass(frozen=True)
-class RawFormat:
-    """What a file of raw frames does not say itself: frames of height x width values, row by row, without a header.
-
-    Attributes:
-        width, height: in pixels.
-        dtype: of a value, with its byte order.
-    """
-
-    width: int
-    height: int
-    dtype: np.dtype
-
-    @classmethod
-    def parse(cls, text: str) -> "RawFormat":
-        """The format that WIDTHxHEIGHT:TYPE names, such as 640x512:uint16le.
-
-        Raises:
-            ValueError: another form, or an unknown TYPE.
-        """
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*):(\w+)", text)
-        if match is None or match[3] not in RAW_TYPES:
-            raise ValueError(f"`raw` must be WIDTHxHEIGHT:TYPE with a TYPE of {', '.join(RAW_TYPES)}, got {text!r}")
-        return cls(int(match[1]), int(match[2]), np.dtype(RAW_TYPES[match[3]]))
 
 
 def open_frames(path: str | PathLike[str], raw: RawFormat | None = None, max_pixels: int = MAX_PIXELS) -> FrameSource:

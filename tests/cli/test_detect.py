@@ -73,6 +73,7 @@ def test_files_hold_what_the_pipeline_returns(detect, threshold, tiny_checkpoint
         "batch_size": 1,
         "seed": 3,
         "device": "cpu",
+        "runtime": "torch",
     }
     assert content["failed"] == []
     assert content["complete"] is True
