@@ -169,7 +169,12 @@ def test_the_validation_list_is_not_looked_for_in_the_working_directory(data, mo
 def test_every_image_is_read_once(data, tiny_checkpoint, tmp_path, monkeypatch):
     opened: list[Path] = []
     open_image = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, *rest: opened.append(Path(path)) or open_image(path, *rest))
+
+    def opening(file, **named):
+        opened.append(Path(file.name))
+        return open_image(file, **named)
+
+    monkeypatch.setattr(Image, "open", opening)
     arguments = ["--data", data, "--model", tiny_checkpoint, "--device", "cpu", "--include", "S*"]
     assert run(*arguments, output=tmp_path / "out")[0] == 0
     assert run(*arguments, "--no-targets", output=tmp_path / "out")[0] == 0
