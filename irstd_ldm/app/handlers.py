@@ -81,7 +81,7 @@ class Handlers:
         except FILE_ERRORS as error:
             raise _shown(error, Path(read.name)) from error
         seconds = time.perf_counter() - start
-        detection = Detection(read, settings, frames, seconds, TemporaryDirectory(prefix="irstd-ldm-"))
+        detection = Detection(read, settings, frames, seconds, TemporaryDirectory())
         frame = gr.Slider(maximum=max(1, num_frames - 1), value=0, visible=detection.is_sequence)
         return detection, frame, gr.Button(interactive=True)
 

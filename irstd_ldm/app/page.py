@@ -40,11 +40,13 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | No
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 file = gr.File(label=DROP, height=140, elem_id="file")
+                gr.Markdown("Or a synthetic scene with three targets:")
                 scenes = gr.Gallery(
                     [(displayable(example_scene(name).image), name) for name in EXAMPLES],
-                    label="Or a synthetic scene with three targets",
+                    label="Scenes",
+                    show_label=False,
                     columns=4,
-                    height=150,
+                    height=110,
                     object_fit="cover",
                     format="png",
                     allow_preview=False,
@@ -111,8 +113,8 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | No
                     elem_id="table",
                 )
                 with gr.Row():
-                    json_file = gr.DownloadButton("JSON", size="sm", interactive=False, elem_id="json")
-                    mask_file = gr.DownloadButton("Mask PNG", size="sm", interactive=False, elem_id="mask")
+                    json_file = gr.DownloadButton("Download JSON", size="sm", interactive=False, elem_id="json")
+                    mask_file = gr.DownloadButton("Download mask PNG", size="sm", interactive=False, elem_id="mask")
                 gr.Markdown(f"Model: {model}. A click on a row shows its target; a click on a header sorts.")
         detection = gr.State(None, time_to_live=STATE_LIFETIME_S)
         settings = [steps, ensemble, polarity]

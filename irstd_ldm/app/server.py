@@ -1,6 +1,7 @@
 """Serving the page: on this machine alone unless told otherwise, and without the network."""
 
 import os
+import tempfile
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ SYSTEM_FONTS = ("system-ui", "sans-serif")
 SYSTEM_MONO_FONTS = ("ui-monospace", "monospace")
 CSS = """
 footer { display: none !important; }
+#scenes .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; overflow: hidden; }
 .gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
 """
 # The browser loads from this server alone; gradio's and the viewer's scripts are inline and built from text.
@@ -49,13 +51,14 @@ class LocalOnly:
 
 
 def private_folder() -> TemporaryDirectory:
-    """A folder of this process alone for what gradio stores, removed with the returned object; no telemetry either.
+    """A folder of this process alone for all temporary files, removed with the returned object; no telemetry either.
 
     To be called before gradio is imported, which reads these variables once.
     """
     folder = TemporaryDirectory(prefix="irstd-ldm-app-", ignore_cleanup_errors=True)
+    tempfile.tempdir = folder.name
     os.environ |= {
-        "GRADIO_TEMP_DIR": folder.name,
+        "GRADIO_TEMP_DIR": os.path.join(folder.name, "served"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }

@@ -1,16 +1,19 @@
 """`irstd-ldm app`: the page on which a detector can be tried."""
 
 import argparse
+import signal
+import sys
 import threading
 from typing import NoReturn
 
 from ..app.server import LOOPBACK, launch_options, private_folder
-from . import EXIT_USAGE, CommandError
+from . import EXIT_INTERRUPTED, EXIT_USAGE, CommandError
 from .model import load_pipeline, model_name, resolve_device
 
 
 def run(args: argparse.Namespace) -> NoReturn:
-    """Serves the page until it is interrupted."""
+    """Serves the page until it is interrupted or terminated."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_INTERRUPTED))  # so that temporary files are removed
     with private_folder():
         try:
             from ..app.page import build_page

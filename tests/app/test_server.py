@@ -1,6 +1,7 @@
 """What the server of the page gives away: nothing but the page and a session's own files."""
 
 import json
+import signal
 import stat
 import urllib.error
 import urllib.request
@@ -10,6 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from irstd_ldm.cli.main import main
+
+from .conftest import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,6 +107,20 @@ def test_what_it_stores_is_in_a_private_folder(server):
     (stored,) = map(Path, json.loads(content))
     folder = next(parent for parent in stored.parents if parent.name.startswith("irstd-ldm-app-"))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_when_it_ends(tmp_path, tiny_checkpoint, ending, monkeypatch):
+    pytest.importorskip("gradio")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    server = Server(tmp_path, "--model", str(tiny_checkpoint))
+    stored = [path for path in tmp_path.iterdir() if path.name.startswith("irstd-ldm-app-")]
+    assert len(stored) == 1
+    assert server.process.stdout.readline() == f"{server.url} (this machine alone); Ctrl-C ends it\n"
+    server.process.send_signal(ending)
+    _, err = server.process.communicate(timeout=60)
+    assert server.process.returncode == 130 and "Traceback" not in err
+    assert not stored[0].exists()
 
 
 def test_a_port_in_use_is_one_line(server, tiny_checkpoint, capsys):
