@@ -24,6 +24,8 @@ from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
 from .model import load_detector, model_name, predict, resolve_device, resolve_threshold, settings
 from .outputs import TARGET_FIELDS, make_folder, save_png
 from .quiet import readers_are_quiet
+from .stream_sequence import stream_sequence
+from .write_tables import StandardOutput
 from .writers import ImageResult
 
 TABLE_ROWS = 20
@@ -107,13 +109,15 @@ class _Run:
                     self._detect_sequence(item, source)
                     continue
                 result = self._detect_image(item, source)
+            except BrokenPipeError:  # the reader of the standard output left
+                raise
             except IMAGE_ERRORS as error:
                 self._fail(describe(item.path, error))
                 continue
             self.last_targets = result.targets
             try:
                 self._writer.add(result)
-            except BrokenPipeError:  # the reader of the standard output left
+            except BrokenPipeError:
                 raise
             except OSError as error:
                 self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
@@ -130,14 +134,15 @@ class _Run:
         return ImageResult(item, frame.image, probability, mask, targets)
 
     def _detect_sequence(self, item: InputFile, source: FrameSource) -> None:
+        of_run = (self._pipeline, self._args, self._threshold)
+        counts: Mapping[str, Any]
         if self._args.output == STANDARD_OUTPUT:
-            raise ValueError("several frames, which --output - does not write; name a folder")
-        from .detect_sequence import detect_sequence
+            counts = stream_sequence(source, item, *of_run, StandardOutput().write)
+        else:
+            from .detect_sequence import detect_sequence
 
-        counts = detect_sequence(
-            source, item.name, self._pipeline, self._args, self._threshold, self._args.output, self._header
-        )
-        self._writer.add_sequence({"file": str(item.path), "name": item.name, **asdict(counts)})
+            counts = asdict(detect_sequence(source, item.name, *of_run, self._args.output, self._header))
+        self._writer.add_sequence({"file": str(item.path), "name": item.name, **counts})
 
     def _fail(self, failure: Failure) -> None:
         self._failures.append(failure)
@@ -152,7 +157,7 @@ def _check_standard_output(args: argparse.Namespace) -> None:
         (args.resume, "--resume"),
     ):
         if is_given:
-            raise CommandError(f"--output -: not with {name}: it writes JSON lines of images and no files", EXIT_USAGE)
+            raise CommandError(f"--output -: not with {name}: it writes JSON lines and no files", EXIT_USAGE)
 
 
 def _write_scene(args: argparse.Namespace) -> InputFile:

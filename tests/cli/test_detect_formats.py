@@ -1,0 +1,259 @@
+"""What `irstd-ldm detect` reads and how: ranges, polarity, raw frames, sequences, sizes; the standard output."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.cli.main import main
+from irstd_ldm.data.images import invert_polarity
+from irstd_ldm.data.synthetic import synthetic_scene
+
+RNG = np.random.default_rng(0)
+ONE_RANGE = ("--input-range", "7900,8500")
+
+
+@pytest.fixture
+def detect(tiny_checkpoint, tmp_path):
+    """Runs the command into tmp_path/NAME; returns exit code and folder."""
+
+    def run(*arguments, name: str = "out") -> tuple[int, Path]:
+        command = ["detect", *map(str, arguments), "--model", str(tiny_checkpoint), "--device", "cpu"]
+        return main([*command, "--output", str(tmp_path / name)]), tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def frame16() -> np.ndarray:
+    """14-bit, (48, 64), with a target."""
+    image = RNG.normal(8000, 20, (48, 64))
+    image[20:23, 30:33] += 400
+    return image.astype(np.uint16)
+
+
+@pytest.fixture
+def threshold(tiny_checkpoint, frame16) -> float:
+    """Leaves some targets of the random network on the frame, in `ONE_RANGE`."""
+    pipeline = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
+    return float(np.quantile(pipeline(frame16, input_range=(7900, 8500)).probability, 0.99))
+
+
+def probability(folder: Path, name: str) -> np.ndarray:
+    with Image.open(folder / "probability" / f"{name}.png") as picture:
+        return np.asarray(picture) / 65535
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_range_of_gray_values_is_the_pipelines_argument(detect, tiny_checkpoint, frame16, tmp_path):
+    Image.fromarray(frame16).save(tmp_path / "a.png")
+    pipeline = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
+    found = {}
+    for given, input_range in ((None, None), ("frame", None), ("sequence", None), ("7000,9000", (7000, 9000))):
+        flags = [] if given is None else ["--input-range", given]
+        code, out = detect(tmp_path / "a.png", "--write", "probability", *flags, name=f"{given}")
+        assert code == 0
+        found[given] = probability(out, "a")
+        expected = pipeline(frame16, input_range=input_range).probability[0, 0]
+        np.testing.assert_allclose(found[given], expected, atol=1e-4)
+        header = json.loads((out / "detections.json").read_text())
+        assert header["input_range"] == (list(input_range) if input_range else given)
+    assert np.abs(found["7000,9000"] - found[None]).max() > 1e-3
+
+
+def test_black_hot_frames_are_mirrored_and_drawn_as_they_are(detect, frame16, tmp_path):
+    for name, image in (("white", frame16), ("black", invert_polarity(frame16))):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    for flags in ([], ["--input-range", "7000,9000"]):
+        _, black = detect(tmp_path / "black.png", "--polarity", "black-hot", "--write", "probability,overlays", *flags)
+        if flags:
+            mirrored = invert_polarity(invert_polarity(frame16), (7000, 9000))
+            Image.fromarray(mirrored).save(tmp_path / "white.tif")
+        white_file = tmp_path / ("white.tif" if flags else "white.png")
+        _, white = detect(white_file, "--write", "probability", *flags, name="w")
+        np.testing.assert_allclose(probability(black, "black"), probability(white, "white"), atol=2e-4)
+    _, drawn = detect(tmp_path / "black.png", "--write", "overlays", "--threshold", 1, name="d")
+    overlays = [np.asarray(Image.open(folder / "overlays" / "black.png")) for folder in (black, drawn)]
+    assert np.median(overlays[0]) == np.median(overlays[1])
+
+
+def test_raw_frames_of_a_folder(detect, frame16, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    frame16.astype(">u2").tofile(folder / "one.raw")
+    np.stack([frame16, frame16]).astype(">u2").tofile(folder / "two.bin")
+    Image.fromarray(frame16).save(folder / "same.png")
+    code, out = detect(folder, "--raw", "64x48:uint16be", "--write", "probability")
+    content = json.loads((out / "detections.json").read_text())
+    assert code == 0
+    assert [image["name"] for image in content["images"]] == ["one", "same"]
+    assert [(s["name"], s["num_frames"]) for s in content["sequences"]] == [("two", 2)]
+    np.testing.assert_array_equal(probability(out, "one"), probability(out, "same"))
+    code, out = detect(folder, name="without")
+    assert [image["name"] for image in json.loads((out / "detections.json").read_text())["images"]] == ["same"]
+
+
+def test_an_input_of_several_frames_has_a_folder_of_its_own(detect, frame16, threshold, tmp_path, capsys):
+    np.save(tmp_path / "stack.npy", np.stack([frame16] * 3))
+    Image.fromarray(frame16).save(tmp_path / "a.png")
+    code, out = detect(tmp_path / "stack.npy", tmp_path / "a.png", "--threshold", threshold, *ONE_RANGE)
+    assert code == 0
+    frames = lines((out / "stack" / "detections.jsonl").read_text())
+    content = json.loads((out / "detections.json").read_text())
+    assert [frame["frame"] for frame in frames] == [0, 1, 2]
+    assert frames[0]["targets"] == content["images"][0]["targets"] != []
+    num_targets = 3 * len(frames[0]["targets"])
+    assert content["sequences"] == [
+        {
+            "file": str(tmp_path / "stack.npy"),
+            "name": "stack",
+            "num_frames": 3,
+            "num_targets": num_targets,
+            "num_tracks": 0,
+        }
+    ]
+    assert content["complete"] is True
+    total = num_targets + num_targets // 3
+    assert f"images: 1, sequences: 1, targets: {total}; " in capsys.readouterr().out
+
+
+def test_a_broken_sequence_is_one_line_and_the_others_are_done(detect, frame16, tmp_path, capsys):
+    pages = [Image.fromarray(frame16)] * 3
+    pages[0].save(tmp_path / "a.tif", compression="tiff_lzw", save_all=True, append_images=pages[1:])
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[-300:-200] = bytes(100)  # of the last page
+    (tmp_path / "a.tif").write_bytes(content)
+    pages[0].save(tmp_path / "b.png")
+    code, out = detect(tmp_path / "a.tif", tmp_path / "b.png")
+    assert code == 1
+    first, last = capsys.readouterr().err.splitlines()[-2:]
+    assert "a.tif" in first and last == "irstd-ldm detect: 1 of 2 inputs failed"
+    assert [image["name"] for image in json.loads((out / "detections.json").read_text())["images"]] == ["b"]
+
+
+def test_the_limit_of_megapixels(detect, frame16, tmp_path, capsys):
+    Image.fromarray(frame16).save(tmp_path / "a.png")
+    assert detect(tmp_path / "a.png", "--max-megapixels", 0.003)[0] == 1
+    assert "64x48 is more than the limit of 0.003 megapixels" in capsys.readouterr().err
+    assert detect(tmp_path / "a.png", "--max-megapixels", 0.004)[0] == 0
+
+
+def test_pillows_own_limit_gives_way_to_the_commands(detect, frame16, tmp_path, monkeypatch, capsys):
+    Image.fromarray(frame16).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert detect(tmp_path / "a.png")[0] == 0
+    assert Image.MAX_IMAGE_PIXELS == 100
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--write", "masks,pngs"],
+        ["--raw", "640x512"],
+        ["--input-range", "9,3"],
+        ["--input-range", "wide"],
+        ["--input-range", "0,inf"],
+        ["--polarity", "hot"],
+        ["--max-megapixels", "0"],
+    ],
+)
+def test_wrong_flags_are_wrong_usage(flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["detect", *flags])
+    assert ended.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def start(*arguments, **keywords) -> subprocess.Popen:
+    command = [sys.executable, "-m", "irstd_ldm.cli.main", "detect", *map(str, arguments), "--device", "cpu"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keywords)
+
+
+def test_the_standard_output_holds_lines_of_json_alone(tiny_checkpoint, frame16, threshold, tmp_path):
+    Image.fromarray(frame16).save(tmp_path / "a.png")
+    np.save(tmp_path / "stack.npy", np.stack([frame16] * 2))
+    (tmp_path / "broken.tif").write_bytes(b"II*\0....")
+    arguments = [tmp_path / name for name in ("a.png", "broken.tif", "stack.npy")]
+    work = tmp_path / "work"
+    work.mkdir()
+    flags = ["--threshold", threshold, *ONE_RANGE, "--model", tiny_checkpoint, "--output", "-"]
+    process = start(*arguments, *flags, cwd=work)
+    out, err = process.communicate(timeout=120)
+    first, frame_0, frame_1, failed = lines(out)
+    assert first["name"] == "a" and first["targets"] == frame_0["targets"] == frame_1["targets"] != []
+    assert (frame_0["frame"], frame_1["frame"], frame_1["name"]) == (0, 1, "stack")
+    assert failed["file"] == str(tmp_path / "broken.tif") and "TIFF" in failed["error"]
+    assert err.splitlines() == [
+        f"irstd-ldm detect: {failed['error']}",
+        "irstd-ldm detect: 1 of 3 inputs failed",
+    ]
+    assert process.returncode == 1
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--tracks", "a.png"], ["--annotated-video", "a.png"], ["--resume", "a.png"]])
+def test_what_needs_files_does_not_go_to_the_standard_output(flags, capsys):
+    assert main(["detect", *flags, "--output", "-"]) == 2
+    assert capsys.readouterr().err.startswith("irstd-ldm detect: --output -: not with ")
+
+
+def test_a_reader_that_leaves_ends_the_command(tiny_checkpoint, frame16, tmp_path):
+    for index in range(50):
+        Image.fromarray(frame16).save(tmp_path / f"{index:02}.png")
+    process = start(tmp_path, "--threshold", 1, "--model", tiny_checkpoint, "--output", "-")
+    json.loads(process.stdout.readline())
+    process.stdout.close()
+    assert process.wait(timeout=120) == 130
+    assert process.stderr.read() == ""
+
+
+def test_ctrl_c_leaves_whole_lines(tiny_checkpoint, frame16, tmp_path):
+    np.save(tmp_path / "stack.npy", np.stack([frame16] * 300))
+
+    def heed_ctrl_c() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    arguments = [tmp_path / "stack.npy", "--threshold", 1, "--model", tiny_checkpoint, "--output", "-"]
+    process = start(*arguments, preexec_fn=heed_ctrl_c)
+    first = process.stdout.readline()
+    os.kill(process.pid, signal.SIGINT)
+    rest, err = process.communicate(timeout=60)
+    frames = lines(first + rest)
+    assert [frame["frame"] for frame in frames] == list(range(len(frames)))
+    assert len(frames) < 300
+    assert process.returncode == 130
+    assert err.splitlines() == ["irstd-ldm detect: interrupted; what is written stays"]
+
+
+def test_a_dim_target_in_the_lowest_part_of_a_14_bit_range_is_found_as_in_8_bits(tmp_path):
+    """A scene in 2 % of the range, 327 of 16383 values, beside a few saturated pixels."""
+    scene = synthetic_scene(seed=1)
+    dim = np.rint(scene.image / 255 * 0.02 * 16383).astype(np.uint16)
+    assert dim.max() <= 328
+    Image.fromarray(dim).save(tmp_path / "alone.png")
+    dim[:5, :10] = 16383  # fewer than 0.1 % of 65536
+    in_8_bits = (dim / 16383 * 255).astype(np.uint8)  # what scaling by the type's range makes of it
+    Image.fromarray(dim).save(tmp_path / "dim.png")
+    pipeline = IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
+
+    def num_found(image, input_range=None) -> int:
+        targets = pipeline(image, input_range=input_range).targets[0]
+        places = [(planted.x, planted.y) for planted in scene.targets]
+        return sum(any(np.hypot(t.x - x, t.y - y) < 3 for t in targets) for x, y in places)
+
+    assert len(scene.targets) == 2
+    assert num_found(scene.image) == 2
+    assert num_found(tmp_path / "dim.png") == 2
+    assert num_found(tmp_path / "alone.png", (0, 0.02 * 16383)) == 2
+    assert num_found(in_8_bits) == 0
