@@ -68,7 +68,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "pickled.npy": lambda path: np.save(path, np.array([[{}]], object)),
     "giant.png": giant_png,
     "half_a_frame.raw": lambda path: path.write_bytes(bytes(HEIGHT * WIDTH)),
-    "nowhere.png": lambda path: path.symlink_to("missing.png"),
+    "nowhere.png": lambda path: path.symlink_to(f"missing_{path.name}"),
     "cut.tif": lambda path: cut(path, gray(0, np.uint16), 0.5, compression="tiff_lzw"),
     "int64.npy": lambda path: np.save(path, gray(0, np.int64)),
 }
