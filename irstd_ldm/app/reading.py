@@ -11,7 +11,7 @@ from ..data.synthetic import SyntheticScene, synthetic_scene
 EXAMPLES = {  # name: kind of scene, seed, bit depth
     "sky": ("sky", 2, 8),
     "sea": ("sea", 1, 8),
-    "ground": ("ground", 4, 8),
+    "land": ("ground", 4, 8),
     "16-bit": ("horizon", 2, 16),
 }
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 PORT = 7860
 MAX_FILE_MB = 64
-MAX_SESSIONS = 32  # whose results are kept in memory
+MAX_SESSIONS = 16  # whose results are kept in memory: up to 200 MB each
 SYSTEM_FONTS = ("system-ui", "sans-serif")
 SYSTEM_MONO_FONTS = ("ui-monospace", "monospace")
 CSS = """

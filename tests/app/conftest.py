@@ -79,7 +79,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     pytest.importorskip("gradio")
     server = Server(tmp_path_factory.mktemp("server"), "--max-file-mb", "2")
     yield server
-    server.process.kill()
+    server.process.terminate()
     server.process.communicate()
 
 

@@ -23,6 +23,7 @@ def test_its_page_starts_as_a_space_starts_it(tmp_path, tiny_checkpoint):
         "PYTHONPATH": str(ROOT),
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
+        "TMPDIR": str(tmp_path),
         "MODEL": str(tiny_checkpoint),
         "OMP_NUM_THREADS": "1",
         "NO_PROXY": "127.0.0.1",
