@@ -1,23 +1,34 @@
-"""Latency of a latent detector's parts in clocks, and its peak memory.
+"""Latency of a detector in clocks, by part and by runtime, and its peak memory.
 
-A *clock* is the time of a fixed convolution stack (1.44 GMAC at 256x256), measured in turns with the subject, so that
-figures of different machines and of a busy machine compare.
+A *clock* is the time of a fixed convolution stack (1.44 GMAC at 256x256) in eager torch, measured in turns with the
+subjects, so that figures of different machines and of a busy machine compare.
 
-    python scripts/benchmark.py [--model PATH_OR_HUB_ID] [--size 256] [--rounds 15] [--device cpu]
+    python scripts/benchmark.py [--model PATH_OR_HUB_ID] [--size 256] [--rounds 15] [--threads N] [--device cpu] \
+        [--compile] [--exported DIR ...]
+
+`--exported` names folders that `irstd-ldm export` wrote; each runs in every runtime that reads it.
 """
 
 import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.cli.torch_model import compile_networks, pipeline_class
 from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.pipelines.detection_pipeline import IRSTDDetectionPipeline
+from irstd_ldm.runtime.detector import ExportedDetectorRunner
+from irstd_ldm.runtime.engines import READABLE
+from irstd_ldm.runtime.exported_folder import read_description
+
+Subjects = dict[str, Callable[[], object]]
 
 
 class ClockNet(nn.Module):
@@ -48,27 +59,33 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 
 def clocks(subject: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """Median over rounds of (subject's seconds / clock's seconds), both timed in each round, after three warm-ups."""
+    """Median over rounds of (subject's seconds / clock's seconds)."""
+    return clocks_in_turns({"": subject}, device, rounds)[""]
+
+
+def clocks_in_turns(subjects: Subjects, device: torch.device, rounds: int) -> dict[str, float]:
+    """Median over rounds of (seconds / clock's seconds), all timed in turns in each round, after three warm-ups."""
     net = ClockNet().eval().to(device)
     x = torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
 
     def tick() -> object:
         return net(x)
 
+    ratios: dict[str, list[float]] = {name: [] for name in subjects}
     with torch.inference_mode():
         for _ in range(3):
-            seconds(tick, device), seconds(subject, device)
-        ratios = []
+            for subject in (tick, *subjects.values()):
+                seconds(subject, device)
         for _ in range(rounds):
-            subject_s = seconds(subject, device)
-            ratios.append(subject_s / statistics.fmean((seconds(tick, device), seconds(tick, device))))
-    return statistics.median(ratios)
+            for name, subject in subjects.items():
+                subject_s = seconds(subject, device)
+                ratios[name].append(subject_s / statistics.fmean((seconds(tick, device), seconds(tick, device))))
+    return {name: statistics.median(of_subject) for name, of_subject in ratios.items()}
 
 
-def parts(pipe: IRSTDLatentPipeline, size: int) -> dict[str, Callable[[], object]]:
-    """The networks' calls of one image at one step, and the whole pipeline's."""
+def parts(pipe: IRSTDLatentPipeline, size: int) -> Subjects:
+    """The networks' calls of one image at one step."""
     device, dtype = pipe.device, pipe.unet.dtype
-    scene = synthetic_scene(size, size, seed=0).image  # (size, size) uint8
     image = torch.zeros(1, 1, size, size, device=device, dtype=dtype)
     with torch.inference_mode():
         encoded = pipe.image_encoder(image)
@@ -87,8 +104,26 @@ def parts(pipe: IRSTDLatentPipeline, size: int) -> dict[str, Callable[[], object
         "denoiser": lambda: pipe.unet(sample, timestep, encoded.tokens),
         "decoder": lambda: pipe.vae.decode(z, image_features=encoded.features),
         "networks": networks,
-        "pipeline": lambda: pipe(scene, tile_size=0),
     }
+
+
+def runtimes(exported: Sequence[str], scene: np.ndarray, num_threads: int) -> Subjects:
+    """The whole call of every exported detector in every runtime that reads it."""
+    subjects: Subjects = {}
+    for folder in exported:
+        description = read_description(folder)
+        precision = "float32" if description.quantization is None else "int8"
+        for runtime, formats in READABLE.items():
+            if description.format in formats:
+                name = f"{runtime}, {description.format} {precision}"
+                subjects[name] = partial(ExportedDetectorRunner(folder, runtime, num_threads), scene, tile_size=0)
+    return subjects
+
+
+def load(model: str, device: str) -> IRSTDDetectionPipeline:
+    pipe = pipeline_class(model).from_pretrained(model).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -103,20 +138,35 @@ def main() -> None:
     parser.add_argument("--model", default=str(bundled_checkpoint()), help="default: the bundled checkpoint")
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels, a multiple of 32")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="of every runtime; default: torch's choice")
+    parser.add_argument("--device", default="cpu", help="of torch")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too; it takes a minute or more to start")
+    parser.add_argument("--exported", nargs="+", default=[], metavar="DIR", help="what `irstd-ldm export` wrote")
     arguments = parser.parse_args()
-    pipe = IRSTDLatentPipeline.from_pretrained(arguments.model).to(arguments.device)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
+    scene = synthetic_scene(arguments.size, arguments.size, seed=0).image  # (size, size) uint8
+    pipe = load(arguments.model, arguments.device)
     before = peak_memory_mib(device)
-    pipe(np.zeros((arguments.size, arguments.size), np.uint8), tile_size=0)
+    pipe(scene, tile_size=0)
     after = peak_memory_mib(device)
 
-    measured = {name: clocks(part, device, arguments.rounds) for name, part in parts(pipe, arguments.size).items()}
-    measured["the rest"] = measured["pipeline"] - measured["networks"]
-    print(f"{arguments.size}x{arguments.size}, batch 1, one step, eager, {device}, {torch.get_num_threads()} threads")
-    for name in ("encoder", "denoiser", "decoder", "networks", "the rest", "pipeline"):
-        print(f"{name:<10}{measured[name]:>8.2f} clocks")
-    print(f"peak memory {after:.0f} MiB, {after - before:.0f} MiB above the loaded model")
+    subjects = parts(pipe, arguments.size) if isinstance(pipe, IRSTDLatentPipeline) else {}
+    subjects["pipeline"] = lambda: pipe(scene, tile_size=0)
+    if arguments.compile:
+        compiled = load(arguments.model, arguments.device)
+        compile_networks(compiled)
+        subjects["torch.compile"] = lambda: compiled(scene, tile_size=0)
+    subjects |= runtimes(arguments.exported, scene, torch.get_num_threads())
+    measured = clocks_in_turns(subjects, device, arguments.rounds)
+    if "networks" in measured:
+        measured["the rest"] = measured["pipeline"] - measured["networks"]
+    size, steps = arguments.size, pipe.config.default_num_inference_steps
+    print(f"{size}x{size}, batch 1, steps {steps}, {device}, {torch.get_num_threads()} threads")
+    for name, of_subject in measured.items():
+        print(f"{name:<32}{of_subject:>8.2f} clocks")
+    print(f"peak memory of eager torch {after:.0f} MiB, {after - before:.0f} MiB above the loaded model")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,27 @@ def test_the_benchmark_prints_every_part(tiny_checkpoint, capsys, monkeypatch):
         assert part in printed
 
 
+def test_the_benchmark_takes_the_pixel_pipeline(tiny_diff_checkpoint, capsys, monkeypatch):
+    arguments = ["--model", str(tiny_diff_checkpoint), "--size", "128", "--rounds", "1", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    threads = torch.get_num_threads()
+    try:
+        load("benchmark").main()
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "128x128, batch 1, steps 1, cpu, 1 threads" in printed
+    assert "pipeline" in printed and "encoder" not in printed
+
+
+def test_subjects_are_timed_in_turns():
+    benchmark, calls = load("benchmark"), []
+    subjects = {name: lambda name=name: calls.append(name) for name in "ab"}
+    measured = benchmark.clocks_in_turns(subjects, torch.device("cpu"), rounds=2)
+    assert calls == ["a", "b"] * 5  # three warm-ups, two rounds
+    assert set(measured) == {"a", "b"} and 0 < measured["a"] < 1
+
+
 def test_a_bundled_checkpoint_is_half_precision_with_its_lists(tiny_checkpoint, tmp_path, monkeypatch):
     run, folder = tmp_path / "run", tmp_path / "bundled"
     IRSTDLatentPipeline.from_pretrained(tiny_checkpoint).save_pretrained(run)

@@ -60,7 +60,9 @@ class ExportedDetectorRunner(DetectionCall):
                 f"{self.description.format} in {folder}"
             )
         self.config = self.description.config
-        self._infer = ENGINES[runtime](self.description.model_path(Path(folder)), num_threads)
+        self._infer = ENGINES[runtime](
+            self.description.model_path(Path(folder)), num_threads, self.config["default_tile_size"]
+        )
 
     @property
     def max_inference_steps(self) -> int:

@@ -79,9 +79,10 @@ def export_detector(
     unfinished.mkdir(parents=True)
     try:
         onnx_path = unfinished / MODEL_FILES["onnx"]
-        _write_onnx(LatentDetector(pipeline, steps), description, onnx_path)
+        write_onnx(LatentDetector(pipeline, steps), description, onnx_path)
         if format == "openvino":
-            _write_openvino(onnx_path, unfinished / MODEL_FILES["openvino"], description, calibration)
+            write_openvino(onnx_path, unfinished / MODEL_FILES["openvino"], description, calibration)
+            onnx_path.unlink()
         elif calibration is not None:
             quantize_onnx(onnx_path, calibration_inputs(calibration, description))
         (unfinished / DESCRIPTION).write_text(description.to_json(), encoding="utf-8")
@@ -96,7 +97,12 @@ def _num_halvings(pipeline: IRSTDLatentPipeline) -> int:
     return levels if pipeline.image_encoder.config.stem == "haar" else levels - 1
 
 
-def _write_onnx(networks: LatentDetector, description: ExportedDetector, path: Path) -> None:
+def write_onnx(networks: LatentDetector, description: ExportedDetector, path: Path) -> None:
+    """Writes the graph as ONNX, in float32, for any batch and any image size that is a multiple of the padding.
+
+    Raises:
+        ModuleNotFoundError: onnx or onnxscript is not installed.
+    """
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -118,9 +124,14 @@ def _write_onnx(networks: LatentDetector, description: ExportedDetector, path: P
         program.save(path, external_data=False)
 
 
-def _write_openvino(
+def write_openvino(
     onnx_path: Path, path: Path, description: ExportedDetector, calibration: Calibration | None
 ) -> None:
+    """Writes an ONNX graph as OpenVINO's, in float32 or, with a calibration, with int8 convolutions.
+
+    Raises:
+        ModuleNotFoundError: openvino or nncf is not installed.
+    """
     try:
         import openvino
     except ModuleNotFoundError as error:
@@ -129,8 +140,6 @@ def _write_openvino(
     if calibration is not None:
         model = quantize_openvino(model, calibration_inputs(calibration, description))
     openvino.save_model(model, path, compress_to_fp16=False)
-    del model
-    onnx_path.unlink()
 
 
 @contextmanager

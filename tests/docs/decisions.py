@@ -104,6 +104,9 @@ DECISIONS: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("irstd-ldm app", parsed),  # tests/app
     ("irstd-ldm push", parsed),  # tests/hub/test_readme.py
     ("irstd-ldm pull", parsed),  # tests/hub/test_readme.py
+    ("irstd-ldm export", parsed),  # tests/runtime
+    ("irstd-ldm detect --runtime", parsed),  # tests/runtime
+    ("irstd-ldm evaluate --runtime", parsed),  # tests/runtime
     ("irstd-ldm card", card),
     ("irstd-ldm ", run),
     ("accelerate launch training/", trained),

@@ -1,0 +1,142 @@
+"""`export`, and the commands that run what it wrote."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from irstd_ldm.cli.main import main
+from irstd_ldm.data.synthetic import synthetic_scene
+
+
+@pytest.fixture
+def frame(tmp_path):
+    path = tmp_path / "frame.png"
+    Image.fromarray(synthetic_scene(128, 128, seed=1).image).save(path)
+    return path
+
+
+def refused(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def test_the_folder_describes_itself(onnx_folder, tiny_checkpoint, capsys):
+    assert sorted(path.name for path in onnx_folder.iterdir()) == ["detector.json", "model.onnx"]
+    assert not [path for path in onnx_folder.parent.iterdir() if path.name.startswith(".")]
+    content = json.loads((onnx_folder / "detector.json").read_text())
+    index = json.loads((tiny_checkpoint / "model_index.json").read_text())
+    assert content["config"]["default_threshold"] == index["default_threshold"]
+    assert (content["format"], content["latent_downscale"], content["pad_multiple"]) == ("onnx", 8, 32)
+    assert main(["info", "--model", str(onnx_folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "exported detector: onnx" in printed and "quantization = none, float32" in printed
+
+
+@pytest.mark.parametrize(("format", "runtime"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_detect_without_torch(exported, tiny_checkpoint, frame, tmp_path, format, runtime):
+    flags = ["--threshold", "0.3", "--seed", "4", "--ensemble-size", "2"]
+    main(["detect", str(frame), "--output", str(tmp_path / "torch"), "--model", str(tiny_checkpoint), *flags])
+    code = (
+        "import sys\nfrom irstd_ldm.cli.main import main\ncode = main(sys.argv[1:])\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\nsys.exit(code)"
+    )
+    arguments = ["detect", str(frame), "--output", str(tmp_path / "other"), "--model", str(exported[format])]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--runtime", runtime, *flags], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    expected, found = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("torch", "other"))
+    assert (expected["settings"]["runtime"], found["settings"]["runtime"]) == ("torch", runtime)
+    assert len(found["images"][0]["targets"]) == len(expected["images"][0]["targets"])
+    masks = [np.asarray(Image.open(tmp_path / name / "masks" / "frame.png")) for name in ("torch", "other")]
+    assert (masks[0] != masks[1]).mean() < 0.001
+
+
+def test_evaluate_takes_a_runtime(exported, tmp_path):
+    data = tmp_path / "data"
+    for name in ("images", "masks"):
+        (data / name).mkdir(parents=True)
+    scene = synthetic_scene(128, 128, seed=1)
+    Image.fromarray(scene.image).save(data / "images" / "a.png")
+    Image.fromarray(scene.mask).save(data / "masks" / "a.png")
+    (data / "test.txt").write_text("a\n")
+    arguments = ["--data", str(data), "--model", str(exported["openvino"]), "--runtime", "openvino", "--no-report"]
+    assert main(["evaluate", *arguments, "--output", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["settings"]["runtime"] == "openvino" and metrics["num_images"] == 1
+
+
+def test_the_model_and_the_runtime_must_fit(exported, tiny_checkpoint, frame, capsys, tmp_path):
+    common = ("detect", str(frame), "--output", str(tmp_path / "out"))
+    bundled = refused(capsys, *common, "--runtime", "openvino")
+    assert "--runtime openvino needs as --model a folder that `export` wrote, got bundled" in bundled
+    checkpoint = refused(capsys, *common, "--runtime", "onnxruntime", "--model", str(tiny_checkpoint))
+    assert "needs as --model a folder that `export` wrote" in checkpoint
+    assert "an exported detector" in refused(capsys, *common, "--model", str(exported["onnx"]))
+    onnx_only = refused(capsys, *common, "--runtime", "onnxruntime", "--model", str(exported["openvino"]))
+    assert "reads the format onnx, got openvino" in onnx_only
+    device = refused(
+        capsys, *common, "--runtime", "openvino", "--model", str(exported["openvino"]), "--device", "cuda"
+    )
+    assert "--device cuda: --runtime openvino runs on the cpu" in device
+
+
+@pytest.mark.parametrize("content", ["not json", "[]", '{"format_version": 2}', '{"format_version": 1}'])
+def test_a_broken_description_is_named(exported, frame, tmp_path, capsys, content):
+    broken = shutil.copytree(exported["onnx"], tmp_path / "broken")
+    (broken / "detector.json").write_text(content)
+    common = ("detect", str(frame), "--output", str(tmp_path / "out"))
+    assert "detector.json" in refused(capsys, *common, "--runtime", "onnxruntime", "--model", str(broken))
+
+
+def test_a_broken_graph_is_named(exported, frame, tmp_path, capsys):
+    broken = shutil.copytree(exported["onnx"], tmp_path / "broken")
+    (broken / "model.onnx").write_bytes(b"no graph")
+    common = ("detect", str(frame), "--output", str(tmp_path / "out"), "--model", str(broken))
+    for runtime in ("onnxruntime", "openvino"):
+        assert f"--model {broken}: cannot load this folder" in refused(capsys, *common, "--runtime", runtime)
+
+
+def test_what_is_not_exported(tiny_checkpoint, tiny_diff_checkpoint, tmp_path, capsys):
+    output = ("--output", str(tmp_path / "out"))
+    latent = ("export", "--model", str(tiny_checkpoint), "--format", "onnx")
+    pixel = refused(capsys, "export", "--model", str(tiny_diff_checkpoint), "--format", "onnx", *output)
+    assert "must be an IRSTDLatentPipeline to be exported, got IRSTDDiffPipeline" in pixel
+    assert "--int8 and --calibration ROOT go together" in refused(capsys, *latent, *output, "--int8")
+    steps = refused(capsys, *latent, *output, "--num-inference-steps", "2000")
+    assert "`num_inference_steps` must lie in [1, 1000], got 2000" in steps
+    missing = refused(capsys, *latent, *output, "--int8", "--calibration", str(tmp_path / "none"))
+    assert "none" in missing
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    assert "exists and is not an empty folder" in refused(capsys, *latent, *output)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ("onnx", "openvino"))
+def test_int8_of_several_steps_by_the_command(tiny_checkpoint, frame, tmp_path, format):
+    data = tmp_path / "data"
+    for name in ("images", "masks"):
+        (data / name).mkdir(parents=True)
+    for number in range(3):
+        scene = synthetic_scene(128, 128, seed=number)
+        Image.fromarray(scene.image).save(data / "images" / f"{number}.png")
+        Image.fromarray(scene.mask).save(data / "masks" / f"{number}.png")
+    (data / "train.txt").write_text("0\n1\n2\n")
+    arguments = ["--model", str(tiny_checkpoint), "--format", format, "--output", str(tmp_path / "int8")]
+    steps = ["--num-inference-steps", "2"]
+    assert main(["export", *arguments, *steps, "--int8", "--calibration", str(data)]) == 0
+    content = json.loads((tmp_path / "int8" / "detector.json").read_text())
+    assert (content["num_inference_steps"], content["quantization"]["num_images"]) == (2, 3)
+    runtime = "onnxruntime" if format == "onnx" else "openvino"
+    common = ["detect", str(frame), "--output", str(tmp_path / "out"), "--model", str(tmp_path / "int8")]
+    assert main([*common, "--runtime", runtime]) == 0

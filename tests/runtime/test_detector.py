@@ -1,0 +1,87 @@
+"""An exported detector gives what the pipeline gives."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.runtime.detector import ExportedDetectorRunner
+
+FLOAT32 = (("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino"))
+# Image size, tile size: padded, equal and unequal sides, tiled.
+SIZES = (((128, 128), 0), ((100, 90), 0), ((192, 256), 0), ((320, 256), 0), ((512, 384), 256))
+
+
+@pytest.fixture(scope="module", params=FLOAT32, ids=[f"{runtime} of {format}" for format, runtime in FLOAT32])
+def detector(request, exported):
+    format, runtime = request.param
+    return ExportedDetectorRunner(exported[format], runtime, num_threads=1)
+
+
+def assert_same(found, expected):
+    for name in ("probability", "uncertainty"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert (ours is None) == (theirs is None)
+        if theirs is not None:
+            assert ours.dtype == np.float32
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    assert [len(targets) for targets in found.targets] == [len(targets) for targets in expected.targets]
+    for ours, theirs in zip(sum(found.targets, []), sum(expected.targets, []), strict=True):
+        np.testing.assert_allclose(dataclasses.astuple(ours), dataclasses.astuple(theirs), rtol=1e-3, atol=1e-3)
+
+
+def threshold_between(probability: np.ndarray) -> float:
+    """In the widest gap among the highest thousandth, so that rounding moves no pixel over it."""
+    highest = np.sort(probability.ravel())[-max(probability.size // 1000, 3) :]
+    gap = np.diff(highest).argmax()
+    return float(highest[gap] + highest[gap + 1]) / 2
+
+
+@pytest.mark.parametrize(("size", "tile_size"), SIZES)
+def test_any_size_tiled_or_not(detector, pipeline, size, tile_size):
+    image = synthetic_scene(*size, seed=1).image
+    sampled = pipeline(image, tile_size=tile_size, generator=torch.Generator().manual_seed(9))
+    threshold = threshold_between(sampled.probability)
+    expected = pipeline(image, tile_size=tile_size, threshold=threshold, generator=torch.Generator().manual_seed(9))
+    assert expected.targets[0]
+    assert_same(detector(image, tile_size=tile_size, threshold=threshold, seed=9), expected)
+
+
+def test_an_ensemble_samples_the_same_posterior(detector, pipeline):
+    images = [synthetic_scene(128, 160, seed=seed).image for seed in (1, 2)]
+    expected = pipeline(images, ensemble_size=3, ensemble_fusion="median", batch_size=2)
+    assert expected.uncertainty.max() > 1e-3
+    assert_same(detector(images, ensemble_size=3, ensemble_fusion="median", batch_size=2), expected)
+
+
+def test_the_batch_changes_nothing(detector):
+    images = [synthetic_scene(128, 128, seed=seed).image for seed in range(3)]
+    alone, together = detector(images), detector(images, batch_size=3)
+    np.testing.assert_allclose(together.probability, alone.probability, rtol=0, atol=1e-5)
+
+
+def test_arguments_of_the_call(exported, pipeline):
+    detector = ExportedDetectorRunner(exported["openvino"], "openvino")
+    image = (np.arange(128 * 128).reshape(128, 128) % 5000).astype(np.uint16)
+    expected = pipeline(image, input_range=(100, 4000), return_dict=False)
+    found = detector(image, num_inference_steps=1, input_range=(100, 4000), return_dict=False)
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-3)
+    assert found[2] is None and len(found) == 4
+    for arguments, message in (
+        ({"num_inference_steps": 2}, "`num_inference_steps` must be 1, with which the detector was exported, got 2"),
+        ({"ensemble_size": 0}, "`ensemble_size` must be an integer of at least 1, got 0"),
+        ({"max_fa_per_million_px": 3.0}, "`max_fa_per_million_px` 3.0 was never calibrated"),
+        ({"threshold": 2.0}, "`threshold` must lie in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detector(image, **arguments)
+
+
+def test_what_a_runtime_does_not_read(exported):
+    with pytest.raises(ValueError, match="`runtime` must be one of onnxruntime, openvino, got 'torch'"):
+        ExportedDetectorRunner(exported["onnx"], "torch")
+    with pytest.raises(ValueError, match="`runtime` 'onnxruntime' reads the format onnx, got openvino"):
+        ExportedDetectorRunner(exported["openvino"], "onnxruntime")

@@ -1,0 +1,86 @@
+"""int8: convolutions and nothing else, from training images and no others."""
+
+import argparse
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from PIL import Image
+
+from irstd_ldm.cli.export import _calibration
+from irstd_ldm.data.images import to_gray
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.runtime.detector import ExportedDetectorRunner
+from irstd_ldm.runtime.exported_folder import read_description
+from irstd_ldm.runtime.quantize import calibration_inputs, evenly_spaced, quantize_openvino
+
+
+@pytest.mark.parametrize(("format", "runtime"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_int8_is_near_float32(exported, pipeline, format, runtime):
+    image = synthetic_scene(128, 160, seed=8).image
+    expected = pipeline(image).probability
+    found = ExportedDetectorRunner(exported[f"{format}-int8"], runtime)(image).probability
+    difference = np.abs(found - expected)
+    assert 0 < difference.mean() < 0.02
+
+
+def test_the_int8_folder_is_smaller_and_says_how(exported):
+    weights = {name: exported[name] / "model.bin" for name in ("openvino", "openvino-int8")}
+    assert weights["openvino-int8"].stat().st_size < 0.8 * weights["openvino"].stat().st_size
+    assert read_description(exported["openvino-int8"]).quantization == {
+        "weights": "int8",
+        "activations": "int8",
+        "data": "scenes",
+        "num_images": 4,
+    }
+    assert read_description(exported["openvino"]).quantization is None
+
+
+def test_convolutions_alone_are_quantised_in_openvino(exported):
+    model = openvino.Core().read_model(exported["openvino-int8"] / "model.xml")
+    quantizers = [operation for operation in model.get_ops() if operation.get_type_name() == "FakeQuantize"]
+    readers = {target.get_node().get_type_name() for one in quantizers for target in one.output(0).get_target_inputs()}
+    assert quantizers and readers == {"Convolution"}
+
+
+def test_convolutions_alone_are_quantised_in_onnx(exported):
+    graph = onnx.load(exported["onnx-int8"] / "model.onnx").graph
+    dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert convolutions and all(set(node.input) <= dequantized for node in convolutions)
+    products = [name for node in graph.node if node.op_type == "MatMul" for name in node.input if name in weights]
+    assert products and {weights[name] for name in products} == {onnx.TensorProto.FLOAT}
+
+
+def test_quantisation_is_deterministic(exported, calibration):
+    image = synthetic_scene(128, 160, seed=8).image
+    description = read_description(exported["onnx"])
+    model = openvino.Core().read_model(exported["onnx"] / "model.onnx")
+    again = quantize_openvino(model, calibration_inputs(calibration, description))
+    inputs = calibration_inputs(type(calibration)("one", [image]), description)[0]
+    first = openvino.Core().compile_model(exported["openvino-int8"] / "model.xml", "CPU")
+    second = openvino.Core().compile_model(again, "CPU")
+    np.testing.assert_array_equal(first(inputs)[0], second(inputs)[0])
+
+
+def test_evenly_spaced_stems():
+    stems = [f"{number}" for number in range(10)]
+    assert evenly_spaced(stems, 4) == ["0", "3", "6", "9"]
+    assert evenly_spaced(stems, 20) == stems
+
+
+def test_no_test_image_calibrates(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(4):
+        scene = synthetic_scene(64, 64, num_targets=1, seed=number)
+        Image.fromarray(scene.image).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(scene.mask).save(tmp_path / "masks" / f"{number}.png")
+    (tmp_path / "train.txt").write_text("0\n1\n2\n")
+    (tmp_path / "test_other.txt").write_text("1\n3\n")
+    images = _calibration(argparse.Namespace(calibration=tmp_path)).images
+    assert len(images) == 2
+    for image, number in zip(images, (0, 2), strict=True):
+        np.testing.assert_array_equal(image, to_gray(tmp_path / "images" / f"{number}.png"))
