@@ -1,12 +1,13 @@
 """Writes a detector's networks as an ONNX or OpenVINO graph with dynamic image sizes."""
 
+import io
 import logging
 import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,13 @@ def export_detector(
     unfinished.mkdir(parents=True)
     try:
         onnx_path = unfinished / MODEL_FILES["onnx"]
-        write_onnx(LatentDetector(pipeline, steps), description, onnx_path)
-        if format == "openvino":
-            write_openvino(onnx_path, unfinished / MODEL_FILES["openvino"], description, calibration)
-            onnx_path.unlink()
-        elif calibration is not None:
-            quantize_onnx(onnx_path, calibration_inputs(calibration, description))
+        with _quiet():
+            write_onnx(LatentDetector(pipeline, steps), description, onnx_path)
+            if format == "openvino":
+                write_openvino(onnx_path, unfinished / MODEL_FILES["openvino"], description, calibration)
+                onnx_path.unlink()
+            elif calibration is not None:
+                quantize_onnx(onnx_path, calibration_inputs(calibration, description))
         (unfinished / DESCRIPTION).write_text(description.to_json(), encoding="utf-8")
         os.replace(unfinished, folder)
     finally:
@@ -116,7 +118,7 @@ def write_onnx(networks: LatentDetector, description: ExportedDetector, path: Pa
         torch.zeros(EXAMPLE_BATCH, channels, *size),
     )
     dynamic = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad():
         exported = torch.export.export(networks, example, dynamic_shapes=(dynamic,) * len(example), strict=False)
         program: Any = torch.onnx.export(
             exported, (), dynamo=True, verbose=False, input_names=list(INPUTS), output_names=[OUTPUT]
@@ -144,13 +146,13 @@ def write_openvino(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters log their passes and warn of their own deprecations."""
-    loggers: Sequence[logging.Logger] = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    """The exporters log, warn of their own deprecations, and draw progress bars on the standard output."""
+    loggers = [logging.getLogger(name) for name in ("root", "onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -123,7 +123,7 @@ def test_what_is_not_exported(tiny_checkpoint, tiny_diff_checkpoint, tmp_path, c
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ("onnx", "openvino"))
-def test_int8_of_several_steps_by_the_command(tiny_checkpoint, frame, tmp_path, format):
+def test_int8_of_several_steps_by_the_command(tiny_checkpoint, frame, tmp_path, format, capfd):
     data = tmp_path / "data"
     for name in ("images", "masks"):
         (data / name).mkdir(parents=True)
@@ -135,8 +135,20 @@ def test_int8_of_several_steps_by_the_command(tiny_checkpoint, frame, tmp_path, 
     arguments = ["--model", str(tiny_checkpoint), "--format", format, "--output", str(tmp_path / "int8")]
     steps = ["--num-inference-steps", "2"]
     assert main(["export", *arguments, *steps, "--int8", "--calibration", str(data)]) == 0
+    told = capfd.readouterr()
+    assert told.out.count("\n") == 1 and f"{format}, int8, 2 steps" in told.out
+    assert told.err == ""
     content = json.loads((tmp_path / "int8" / "detector.json").read_text())
     assert (content["num_inference_steps"], content["quantization"]["num_images"]) == (2, 3)
     runtime = "onnxruntime" if format == "onnx" else "openvino"
     common = ["detect", str(frame), "--output", str(tmp_path / "out"), "--model", str(tmp_path / "int8")]
     assert main([*common, "--runtime", runtime]) == 0
+
+
+@pytest.mark.slow
+def test_compiled_networks_find_the_same(tiny_checkpoint, frame, tmp_path):
+    common = ["detect", str(frame), "--model", str(tiny_checkpoint), "--threshold", "0.3"]
+    for runtime in ("torch", "compile"):
+        assert main([*common, "--output", str(tmp_path / runtime), "--runtime", runtime]) == 0
+    masks = [np.asarray(Image.open(tmp_path / runtime / "masks" / "frame.png")) for runtime in ("torch", "compile")]
+    assert (masks[0] != masks[1]).mean() < 0.001
