@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..data.images import invert_polarity
+from ..data.raw_format import BLACK_HOT
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from ..pipelines.output import Target
 from ..pipelines.targets import extract_targets
 from .reading import Input
 
-POLARITIES = ("white-hot", "black-hot")
 SEED = 0  # of a pipeline's call without a generator
 
 
@@ -83,7 +83,7 @@ def detect_frames(
         progress: called with the number of frames done.
     """
     for done, frame in enumerate(read.frames, start=1):
-        seen = invert_polarity(frame.image, read.input_range) if settings.polarity == "black-hot" else frame.image
+        seen = invert_polarity(frame.image, read.input_range) if settings.polarity == BLACK_HOT else frame.image
         output = pipeline(
             seen,
             num_inference_steps=settings.num_inference_steps,

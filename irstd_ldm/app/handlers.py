@@ -11,6 +11,7 @@ import gradio as gr
 import numpy as np
 
 from .. import __version__
+from ..cli.inputs import IMAGE_ERRORS
 from ..cli.outputs import finite
 from ..data.frames import Frame
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
@@ -23,8 +24,6 @@ BY_THRESHOLD = "threshold"
 FIELDS = ("x", "y", "width", "height", "area_px", "confidence", "peak", "scr")
 DECIMALS = {"x": 2, "y": 2, "confidence": 3, "peak": 3, "scr": 1}
 MAX_ROWS = 2000
-# What a file may raise: unreadable, refused, too large for the memory (torch reports that as a RuntimeError).
-FILE_ERRORS = (OSError, ValueError, TypeError, ImportError, RuntimeError, MemoryError)
 
 
 def table_headers(is_sequence: bool) -> list[str]:
@@ -40,7 +39,7 @@ class Handlers:
     def detect_file(self, path: str, steps: int, ensemble: int, polarity: str, progress=gr.Progress()):  # noqa: B008
         try:
             read = read_input(Path(path), self.limits)
-        except FILE_ERRORS as error:
+        except IMAGE_ERRORS as error:
             raise _shown(error, Path(path)) from error
         return self._detect(read, Settings(steps, ensemble, polarity), progress)
 
@@ -78,7 +77,7 @@ class Handlers:
             frames = list(
                 detect_frames(self.pipeline, read, settings, lambda done: progress((done, num_frames), unit="frames"))
             )
-        except FILE_ERRORS as error:
+        except IMAGE_ERRORS as error:
             raise _shown(error, Path(read.name)) from error
         seconds = time.perf_counter() - start
         detection = Detection(read, settings, frames, seconds, TemporaryDirectory())

@@ -6,8 +6,8 @@ from typing import Any
 import gradio as gr
 
 from ..data.display import displayable
+from ..data.raw_format import POLARITIES
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
-from .detection import POLARITIES
 from .handlers import BY_THRESHOLD, Handlers, table_headers
 from .reading import EXAMPLES, Limits, example_scene
 

@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..data.frames import FRAME_SUFFIXES, RAW_SUFFIXES, FrameSource, is_sequence, open_frames
-from ..data.images import invert_polarity
 from ..data.synthetic import synthetic_scene
 from ..pipelines.target import Target
 from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandError
 from .detection_writer import DetectionWriter
+from .frame_detector import FrameDetector
 from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
-from .model import load_detector, model_name, predict, resolve_device, resolve_threshold, settings
+from .model import load_detector, model_name, resolve_device, resolve_threshold, settings
 from .outputs import TARGET_FIELDS, make_folder, save_png
 from .quiet import readers_are_quiet
 from .stream_sequence import stream_sequence
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     }
     with _writing(writer):
         writer.begin(header)
-    detection = _Run(pipeline, args, threshold, header, writer, failures)
+    detection = _Run(FrameDetector(pipeline, args, threshold), args, header, writer, failures)
     interrupted = False
     try:
         with readers_are_quiet():
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             print(_table(detection.last_targets))
             if "overlays" in writer.pictures:
                 print(f"overlay: {writer.pictures['overlays'] / inputs[0].name}.png")
-        sequences = "".join(f"sequences: {len(writer.sequences)}, " for _ in writer.sequences[:1])
+        sequences = f"sequences: {len(writer.sequences)}, " if writer.sequences else ""
         tables = ", ".join(map(str, writer.tables))
         print(f"images: {writer.num_images}, {sequences}targets: {writer.num_targets}; {tables}")
     return _close(num_inputs, failures, interrupted)
@@ -83,14 +83,13 @@ class _Run:
 
     def __init__(
         self,
-        pipeline: Any,
+        detector: FrameDetector,
         args: argparse.Namespace,
-        threshold: float,
         header: Mapping[str, Any],
         writer: DetectionWriter,
         failures: list[Failure],
     ):
-        self._pipeline, self._args, self._threshold, self._header = pipeline, args, threshold, header
+        self._detector, self._args, self._header = detector, args, header
         self._writer, self._failures = writer, failures
         self.last_targets: Sequence[Target] = []
 
@@ -128,20 +127,18 @@ class _Run:
         (frame,) = source.frames()
         asked = self._args.input_range
         input_range = asked if isinstance(asked, tuple) else None
-        black_hot = self._args.polarity == "black-hot"
-        seen = invert_polarity(frame.image, input_range) if black_hot else frame.image  # (H, W)
-        probability, mask, targets = predict(self._pipeline, seen, self._args, self._threshold, input_range)
-        return ImageResult(item, frame.image, probability, mask, targets)
+        return ImageResult(item, frame.image, *self._detector(frame.image, input_range))
 
     def _detect_sequence(self, item: InputFile, source: FrameSource) -> None:
-        of_run = (self._pipeline, self._args, self._threshold)
         counts: Mapping[str, Any]
         if self._args.output == STANDARD_OUTPUT:
-            counts = stream_sequence(source, item, *of_run, StandardOutput().write)
+            counts = stream_sequence(source, item, self._detector, self._args, StandardOutput().write)
         else:
             from .detect_sequence import detect_sequence
 
-            counts = asdict(detect_sequence(source, item.name, *of_run, self._args.output, self._header))
+            counts = asdict(
+                detect_sequence(source, item.name, self._detector, self._args, self._args.output, self._header)
+            )
         self._writer.add_sequence({"file": str(item.path), "name": item.name, **counts})
 
     def _fail(self, failure: Failure) -> None:

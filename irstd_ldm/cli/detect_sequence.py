@@ -11,14 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.frames import FrameSource
-from ..data.images import invert_polarity
-from ..data.sequence_range import sequence_range
 from ..pipelines.target import Target
 from ..tracking.parameters import TrackerParameters
 from ..tracking.tracker import Tracker
 from .annotated_video import AnnotatedVideo
+from .frame_detector import FrameDetector, value_range
 from .inputs import describe
-from .model import predict
 from .sequence_files import FrameRecord, SequenceFiles
 
 
@@ -34,9 +32,8 @@ class SequenceResult:
 def detect_sequence(
     source: FrameSource,
     name: str,
-    pipeline: Any,
+    detector: FrameDetector,
     args: argparse.Namespace,
-    threshold: float,
     folder: Path,
     header: Mapping[str, Any],
 ) -> SequenceResult:
@@ -49,9 +46,8 @@ def detect_sequence(
     Args:
         source: The file.
         name: Folder of its results in `folder`.
-        pipeline: As `load_pipeline` returns it.
-        args: Of `detect`: `input_range`, `polarity`, `tracks`, `annotated_video`, `resume`, and what `predict` takes.
-        threshold: Of the mask and the targets.
+        detector: Of its frames.
+        args: Of `detect`: `input_range`, `polarity`, `tracks`, `annotated_video`, `resume`.
         folder: DIR.
         header: Version, model and settings.
 
@@ -62,9 +58,7 @@ def detect_sequence(
         KeyboardInterrupt: As it came; what is written stays.
     """
     asked = args.input_range or "sequence"
-    value_range = asked if isinstance(asked, tuple) else None
-    if asked == "sequence":
-        value_range = sequence_range(source)
+    input_range = value_range(source, asked)
     tracker = Tracker() if args.tracks else None
     described = {
         **header,
@@ -72,14 +66,13 @@ def detect_sequence(
         "file_bytes": source.path.stat().st_size,
         "frames_per_second": source.frames_per_second,
         "input_range": asked,
-        "value_range": value_range,
+        "value_range": input_range,
         "polarity": args.polarity,
         "tracker": dataclasses.asdict(TrackerParameters()) if args.tracks else None,
     }
 
     def detect(image: np.ndarray) -> list[Target]:
-        seen = invert_polarity(image, value_range) if args.polarity == "black-hot" else image
-        return predict(pipeline, seen, args, threshold, value_range)[2]
+        return detector(image, input_range)[2]
 
     video = AnnotatedVideo(folder / name / "annotated.mp4", source.frames_per_second) if args.annotated_video else None
     files = SequenceFiles(folder / name, described, args.tracks, args.resume)
@@ -95,7 +88,7 @@ def detect_sequence(
                     record = dataclasses.replace(record, tracks=tracker.update(positions))
                 files.add(record)
                 if video is not None:
-                    video.add(image, record.targets, record.tracks or (), value_range)
+                    video.add(image, record.targets, record.tracks or (), input_range)
             complete = True
         except Exception as caught:
             error = describe(source.path, caught).error

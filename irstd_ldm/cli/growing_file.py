@@ -1,4 +1,4 @@
-"""A file that grows under a temporary name."""
+"""A file that grows piece by piece, and whose last piece can be taken back."""
 
 import io
 import os
@@ -10,22 +10,28 @@ COPIED_BYTES = 2**20
 
 
 class GrowingFile:
-    """Text appended piece by piece, unbuffered, to the temporary name of `path`; `finish` renames it."""
+    """Text appended piece by piece, unbuffered.
 
-    def __init__(self, path: Path):
+    Args:
+        path: the file.
+        named_at_once: whether it has its name from the start; otherwise a temporary one, until `finish`.
+    """
+
+    def __init__(self, path: Path, named_at_once: bool = False):
         self.path = path
+        self.written = path if named_at_once else part_path(path)
         self._file: io.FileIO | None = None
         self._mark = 0
 
     def open(self) -> None:
-        self._file = io.FileIO(part_path(self.path), "w")
+        self._file = io.FileIO(self.written, "w")
 
     def append(self, text: str) -> None:
         append(self._opened(), text)
 
     def append_file(self, other: "GrowingFile") -> None:
         """Appends all that another file holds, in parts."""
-        with part_path(other.path).open("rb") as source:
+        with other.written.open("rb") as source:
             while part := memoryview(source.read(COPIED_BYTES)):
                 while part:
                     part = part[self._opened().write(part) :]
@@ -40,13 +46,13 @@ class GrowingFile:
 
     def finish(self) -> None:
         self._opened().close()
-        os.replace(part_path(self.path), self.path)
+        os.replace(self.written, self.path)
 
     def discard(self) -> None:
         """Removes the file where it was opened."""
         if self._file is not None:
             self._file.close()
-            part_path(self.path).unlink(missing_ok=True)
+            self.written.unlink(missing_ok=True)
 
     def _opened(self) -> io.FileIO:
         assert self._file is not None

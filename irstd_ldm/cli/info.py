@@ -6,11 +6,11 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 from .. import __version__, bundled_checkpoint
+from ..runtime.engines import ENGINES
 from ..runtime.exported_folder import is_exported, read_description
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
 from .model import load_pipeline
 
-RUNTIMES = ("onnxruntime", "openvino")
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "scipy", "PyWavelets", "pillow")
 
 
@@ -58,7 +58,7 @@ def _describe_exported(folder: str) -> None:
     print("\nconfig:")
     for name, value in sorted(description.config.items()):
         print(f"  {name} = {value}")
-    installed = [name for name in RUNTIMES if find_spec(name) is not None]
+    installed = [name for name in ENGINES if find_spec(name) is not None]
     print("\nversions:")
     print(f"  irstd-ldm {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print("  " + ", ".join(f"{name} {version(name)}" for name in installed))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..data.raw_format import MAX_PIXELS, RawFormat
+from ..data.raw_format import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
 from . import EXIT_INTERRUPTED, CommandError
 from .kinds import DEFAULT_KINDS, KINDS
 
@@ -463,9 +463,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         help="gray values that map to -1 and 1: frame = the 0.1 and 99.9 percentiles of each frame, sequence = those "
         "of frames all over the file, or LO,HI; default: sequence for several frames, else frame; 8-bit: 0 and 255",
     )
-    group.add_argument(
-        "--polarity", choices=("white-hot", "black-hot"), default="white-hot", help="default: white-hot"
-    )
+    group.add_argument("--polarity", choices=POLARITIES, default=WHITE_HOT, help=f"default: {WHITE_HOT}")
     group.add_argument(
         "--max-megapixels",
         dest="max_pixels",

@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 
 from ..evaluation.components import label_components
 from .growing_file import GrowingFile
+from .kinds import TABLE_NAMES
 from .outputs import finite
 from .writers import Ending, ImageResult
 
@@ -20,7 +21,7 @@ class COCOFile:
     """An image per input and an annotation per target, which has a `score`, its confidence, beside COCO's fields."""
 
     def __init__(self, folder: Path):
-        self._file = GrowingFile(folder / "detections_coco.json")
+        self._file = GrowingFile(folder / TABLE_NAMES["coco"])
         self._images = GrowingFile(folder / "detections_coco_images.json")  # joined to the other in the end
         self._num_images = self._num_annotations = 0
         self._counts_before = (0, 0)

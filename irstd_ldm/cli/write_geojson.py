@@ -1,6 +1,5 @@
 """detections.geojson: targets of GeoTIFF images in longitude and latitude (RFC 7946), by rasterio."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.warp import transform
 
 from ..pipelines.target import Target
-from .growing_file import GrowingFile
+from .kinds import TABLE_NAMES
 from .outputs import finite
+from .write_tables import ListTable
 from .writers import Ending, ImageResult
 
 WGS84 = "EPSG:4326"
@@ -20,41 +20,29 @@ DIGITS = 9  # of a degree: 0.1 mm
 Position = tuple[float, float]  # pixels of the image
 
 
-class GeoJSONFile:
+class GeoJSONFile(ListTable):
     """Two features per target: its centroid, a point, and its box, a polygon; see `kind` in their properties.
 
     Of images without a coordinate reference system the geometries are null.
     """
 
-    def __init__(self, folder: Path):
-        self._file = GrowingFile(folder / "detections.geojson")
-        self._is_empty = self._was_empty = True
+    file_name = TABLE_NAMES["geojson"]
 
     def begin(self, header: Mapping[str, Any]) -> None:
-        self._file.open()
+        super().begin(header)
         self._file.append('{"type": "FeatureCollection", "features": [')
 
     def add(self, result: ImageResult) -> None:
-        self._file.mark()
-        self._was_empty = self._is_empty
+        super().add(result)
         places = Georeference(result.item.path)
         for target, row in zip(result.targets, result.target_rows(), strict=True):
             for kind, geometry in (("centroid", places.point(target)), ("box", places.polygon(target))):
                 properties = {"file": str(result.item.path), "name": result.item.name, "kind": kind, **row}
-                feature = {"type": "Feature", "geometry": geometry, "properties": finite(properties)}
-                self._file.append(("\n" if self._is_empty else ",\n") + json.dumps(feature))
-                self._is_empty = False
-
-    def take_back(self) -> None:
-        self._file.take_back()
-        self._is_empty = self._was_empty
+                self.append_element({"type": "Feature", "geometry": geometry, "properties": finite(properties)})
 
     def finish(self, ending: Ending) -> None:
         self._file.append("\n]}\n")
-        self._file.finish()
-
-    def discard(self) -> None:
-        self._file.discard()
+        super().finish(ending)
 
 
 class Georeference:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAX_PIXELS = 100_000_000  # of a frame, by default
+WHITE_HOT, BLACK_HOT = POLARITIES = ("white-hot", "black-hot")
 RAW_TYPES = {
     "uint8": "|u1",
     "uint16le": "<u2",

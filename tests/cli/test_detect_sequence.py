@@ -16,7 +16,8 @@ import pytest
 
 from irstd_ldm.cli import CommandError
 from irstd_ldm.cli.annotated_video import AnnotatedVideo
-from irstd_ldm.cli.detect_sequence import detect_sequence
+from irstd_ldm.cli.detect_sequence import SequenceResult, detect_sequence
+from irstd_ldm.cli.frame_detector import FrameDetector
 from irstd_ldm.cli.model import predict
 from irstd_ldm.cli.outputs import finite
 from irstd_ldm.cli.sequence_files import FrameRecord
@@ -41,6 +42,10 @@ def arguments(**changed) -> argparse.Namespace:
         "resume": False,
     }
     return argparse.Namespace(**values | changed)
+
+
+def run_sequence(source, name, pipeline, args, threshold, folder, header) -> SequenceResult:
+    return detect_sequence(source, name, FrameDetector(pipeline, args, threshold), args, folder, header)
 
 
 def moving_target(num_frames: int = 8, dtype: type = np.uint8, bright: int = 200) -> np.ndarray:
@@ -88,7 +93,7 @@ def lines_of(folder: Path) -> list[dict]:
 
 
 def test_a_frame_gives_what_it_gives_as_a_single_image(tiny_pipeline, stack, threshold, tmp_path):
-    result = detect_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    result = run_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
     lines = lines_of(tmp_path / "one")
     assert [line["frame"] for line in lines] == list(range(8)) and "tracks" not in lines[0]
     for line, image in zip(lines, moving_target(), strict=True):
@@ -105,7 +110,7 @@ def test_a_frame_gives_what_it_gives_as_a_single_image(tiny_pipeline, stack, thr
 
 
 def test_tracks_are_those_of_the_tracker(tiny_pipeline, stack, threshold, tmp_path):
-    detect_sequence(stack, "one", tiny_pipeline, arguments(tracks=True), threshold, tmp_path, HEADER)
+    run_sequence(stack, "one", tiny_pipeline, arguments(tracks=True), threshold, tmp_path, HEADER)
     tracker, expected = Tracker(), []
     for line in lines_of(tmp_path / "one"):
         expected.append(tracker.update(np.array([(t["x"], t["y"]) for t in line["targets"]]).reshape(-1, 2)))
@@ -124,10 +129,10 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny_pipeline, stack, thresh
     if video:
         pytest.importorskip("av")
     asked = arguments(tracks=True, annotated_video=video)
-    detect_sequence(stack, "whole", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    run_sequence(stack, "whole", tiny_pipeline, asked, threshold, tmp_path, HEADER)
     with pytest.raises(KeyboardInterrupt):
         stopped = Interrupted(stack, after, KeyboardInterrupt())
-        detect_sequence(stopped, "parts", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+        run_sequence(stopped, "parts", tiny_pipeline, asked, threshold, tmp_path, HEADER)
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     assert len(lines_of(parts)) == after
     assert json.loads((parts / "sequence.json").read_text())["complete"] is False
@@ -136,7 +141,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny_pipeline, stack, thresh
     calls, run = [], tiny_pipeline.predict_probability
     tiny_pipeline.predict_probability = lambda *given: calls.append(1) or run(*given)
     again = argparse.Namespace(**vars(asked) | {"resume": True})
-    result = detect_sequence(stack, "parts", tiny_pipeline, again, threshold, tmp_path, HEADER)
+    result = run_sequence(stack, "parts", tiny_pipeline, again, threshold, tmp_path, HEADER)
     assert len(calls) == 8 - after and result.num_frames == 8
     for path in whole.iterdir():
         assert (parts / path.name).read_bytes() == path.read_bytes(), path.name
@@ -145,26 +150,26 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny_pipeline, stack, thresh
 
 def test_without_resume_it_begins_anew(tiny_pipeline, stack, threshold, tmp_path):
     for _ in range(2):
-        detect_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+        run_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
     assert len(lines_of(tmp_path / "one")) == 8
 
 
 def test_a_run_with_other_settings_is_not_resumed(tiny_pipeline, stack, threshold, tmp_path):
-    detect_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    run_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
     before = (tmp_path / "one" / "detections.jsonl").read_bytes()
     with pytest.raises(CommandError, match="--resume: .* was made with settings .*0.*, now it is .*1"):
         changed = {**HEADER, "settings": {"seed": 1}}
-        detect_sequence(stack, "one", tiny_pipeline, arguments(resume=True), threshold, tmp_path, changed)
+        run_sequence(stack, "one", tiny_pipeline, arguments(resume=True), threshold, tmp_path, changed)
     assert (tmp_path / "one" / "detections.jsonl").read_bytes() == before
     (tmp_path / "one" / "sequence.json").write_text("[]")
     with pytest.raises(CommandError, match="is not what `detect` writes"):
-        detect_sequence(stack, "one", tiny_pipeline, arguments(resume=True), threshold, tmp_path, HEADER)
+        run_sequence(stack, "one", tiny_pipeline, arguments(resume=True), threshold, tmp_path, HEADER)
 
 
 def test_frames_before_a_broken_one_are_kept(tiny_pipeline, stack, threshold, tmp_path):
     broken = Interrupted(stack, 3, ImageReadError("cannot read video 'stack.npy': frame 3 is damaged"))
     with pytest.raises(ImageReadError, match="frame 3"):
-        detect_sequence(broken, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+        run_sequence(broken, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
     assert len(lines_of(tmp_path / "one")) == 3
     summary = json.loads((tmp_path / "one" / "sequence.json").read_text())
     assert not summary["complete"] and "frame 3 is damaged" in summary["error"]
@@ -184,17 +189,17 @@ def test_a_full_disk_leaves_whole_lines(tiny_pipeline, stack, threshold, tmp_pat
 
     monkeypatch.setattr(sequence_files, "append", filling)
     with pytest.raises(OSError, match="No space left"):
-        detect_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+        run_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
     lines = (tmp_path / "one" / "detections.jsonl").read_text()
     assert lines == "" or lines.endswith("\n")
     assert len(lines_of(tmp_path / "one")) < 8
 
 
 def test_black_hot_frames_are_mirrored(tiny_pipeline, stack, threshold, tmp_path):
-    detect_sequence(stack, "white", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    run_sequence(stack, "white", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
     np.save(tmp_path / "mirrored.npy", 255 - moving_target())
     mirrored, black = open_frames(tmp_path / "mirrored.npy"), arguments(polarity="black-hot")
-    detect_sequence(mirrored, "black", tiny_pipeline, black, threshold, tmp_path, HEADER)
+    run_sequence(mirrored, "black", tiny_pipeline, black, threshold, tmp_path, HEADER)
     white, black = (lines_of(tmp_path / name) for name in ("white", "black"))
     assert [[t["x"] for t in line["targets"]] for line in white] == [
         [t["x"] for t in line["targets"]] for line in black
@@ -209,12 +214,12 @@ def test_one_range_for_all_frames_of_16_bits(tiny_pipeline, threshold, tmp_path)
     source = open_frames(tmp_path / "stack.npy")
     expected = tuple(np.percentile(frames, (0.1, 99.9)))
     assert sequence_range(source) == pytest.approx(expected)
-    detect_sequence(source, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    run_sequence(source, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
     header = json.loads((tmp_path / "one" / "sequence.json").read_text())["header"]
     assert header["input_range"] == "sequence" and header["value_range"] == pytest.approx(expected)
     for name, asked, used in (("two", "frame", None), ("three", (7900, 8100), (7900, 8100)), ("one", None, expected)):
         changed = arguments(input_range=asked)
-        detect_sequence(source, name, tiny_pipeline, changed, threshold, tmp_path, HEADER)
+        run_sequence(source, name, tiny_pipeline, changed, threshold, tmp_path, HEADER)
         targets = predict(tiny_pipeline, frames[0], changed, threshold, used)[2]
         assert lines_of(tmp_path / name)[0]["targets"] == [finite(asdict(target)) for target in targets]
 
@@ -247,7 +252,7 @@ def test_the_annotated_video_shows_the_targets(tiny_pipeline, threshold, tmp_pat
     av = pytest.importorskip("av")
     np.save(tmp_path / "odd.npy", moving_target()[:, :47, :63])
     source, asked = open_frames(tmp_path / "odd.npy"), arguments(tracks=True, annotated_video=True)
-    detect_sequence(source, "one", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    run_sequence(source, "one", tiny_pipeline, asked, threshold, tmp_path, HEADER)
     with av.open(str(tmp_path / "one" / "annotated.mp4")) as container:
         shown = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
     assert len(shown) == 8 and all(side % 2 == 0 for side in shown[0].shape[:2])
@@ -309,7 +314,7 @@ def test_memory_does_not_grow_with_the_frames(tiny_pipeline, tmp_path):
     np.save(tmp_path / "stack.npy", moving_target(200))
     source = Watched(open_frames(tmp_path / "stack.npy"), 20, traced_bytes)
     tracemalloc.start()
-    detect_sequence(source, "one", tiny_pipeline, arguments(tracks=True), threshold, tmp_path, HEADER)
+    run_sequence(source, "one", tiny_pipeline, arguments(tracks=True), threshold, tmp_path, HEADER)
     tracemalloc.stop()
     assert len(source.noted) == 10
     assert source.noted[-1] - source.noted[0] < 60_000  # the frames between are 553 KB
@@ -333,7 +338,7 @@ def test_ten_thousand_frames_in_constant_memory(tiny_pipeline, tmp_path):
     threshold = few_targets(tiny_pipeline)
     source = Watched(open_frames(write_long_video(tmp_path / "long.mkv", 10_000)), 1000, resident_mib)
     asked = arguments(tracks=True, annotated_video=True)
-    result = detect_sequence(source, "long", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    result = run_sequence(source, "long", tiny_pipeline, asked, threshold, tmp_path, HEADER)
     assert result.num_frames == 10_000
     print("resident MiB:", *(f"{mib:.0f}" for mib in source.noted))
     assert source.noted[-1] - source.noted[0] < 16
