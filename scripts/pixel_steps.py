@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import clocks
+from document_table import insert
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDDiffPipeline
@@ -27,7 +28,6 @@ from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, p
 
 STEPS = (0, 1, 2, 4, 10, 20, 100)
 CLOCK_IMAGE_PX = 256
-BEGIN, END = "<!-- table of scripts/pixel_steps.py -->", "<!-- end of the table -->"
 
 
 def read_samples(model: str, data: str, split: str) -> list[Sample]:
@@ -91,20 +91,6 @@ def table(rows: Sequence[dict[str, Any]], caption: str) -> str:
     return "\n".join(lines)
 
 
-def insert(document: Path, text: str) -> None:
-    """Put `text` between the document's two marks.
-
-    Raises:
-        ValueError: The document has not exactly one of each mark.
-    """
-    content = document.read_text(encoding="utf-8")
-    if content.count(BEGIN) != 1 or content.count(END) != 1:
-        raise ValueError(f"{document} must have one line {BEGIN!r} and one line {END!r}")
-    before, _, rest = content.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """IoU with its interval against clocks, a point per number of steps."""
     from matplotlib.figure import Figure  # an extra
@@ -146,7 +132,7 @@ def main() -> None:
     text = table(rows, caption)
     print(text)
     if arguments.document:
-        insert(arguments.document, text)
+        insert(arguments.document, "pixel_steps.py", text)
     if arguments.plot:
         plot(rows, arguments.plot)
     if arguments.output:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from document_table import insert
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline
@@ -37,7 +38,6 @@ from irstd_ldm.training import (
 
 ARMS = ("originals", "squeezed", "generated", "planted")
 SQUEEZE_PROBABILITY = 0.5  # of a crop, in the arms that squeeze
-BEGIN, END = "<!-- table of scripts/scarcity.py -->", "<!-- end of the table -->"
 
 
 def share_of(stems: Sequence[str], fraction: float) -> list[str]:
@@ -162,13 +162,6 @@ def table(arguments: argparse.Namespace) -> list[str]:
     return lines
 
 
-def write_into(document: Path, lines: list[str]) -> None:
-    """Replace what stands between the document's two marks."""
-    text = document.read_text(encoding="utf-8")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    document.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + tail, encoding="utf-8")
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="data set in the field's layout, with a test list")
@@ -188,7 +181,7 @@ def main(argv: list[str] | None = None) -> None:
     lines = table(arguments)
     print("\n".join(lines))
     if arguments.document is not None:
-        write_into(arguments.document, lines)
+        insert(arguments.document, "scarcity.py", "\n".join(lines))
 
 
 if __name__ == "__main__":

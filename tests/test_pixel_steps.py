@@ -13,6 +13,7 @@ from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import iou
 
+BEGIN, END = "<!-- table of scripts/pixel_steps.py -->", "<!-- end of the table -->"
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
@@ -23,7 +24,8 @@ def script(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    sys.modules.pop("benchmark", None)
+    for name in ("benchmark", "document_table"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_the_table_the_plot_and_the_document(
     script, data, tiny_diff_checkpoint, tiny_diff_pipeline, tmp_path, monkeypatch, capsys
 ):
     document = tmp_path / "note.md"
-    document.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     arguments = ["--model", str(tiny_diff_checkpoint), "--data", str(data), "--steps", "0", "2", "--rounds", "1"]
     outputs = ["--document", str(document), "--plot", str(tmp_path / "plot.svg")]
     outputs += ["--output", str(tmp_path / "rows.json")]
@@ -64,16 +66,16 @@ def test_the_table_the_plot_and_the_document(
     printed = capsys.readouterr().out.strip()
     assert "own test, 2 images, 2 targets, native size, threshold 0.5" in printed
     assert "| encoder alone |" in printed and "| 2 |" in printed
-    assert document.read_text() == f"before\n{script.BEGIN}\n{printed}\n{script.END}\nafter\n"
+    assert document.read_text() == f"before\n{BEGIN}\n{printed}\n{END}\nafter\n"
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
 
 
 def test_a_document_without_marks_is_refused(script, tmp_path):
     (tmp_path / "note.md").write_text("nothing")
     with pytest.raises(ValueError, match="note.md must have one line"):
-        script.insert(tmp_path / "note.md", "table")
+        script.insert(tmp_path / "note.md", "pixel_steps.py", "table")
 
 
 def test_the_note_has_the_marks(script):
     text = (SCRIPTS.parent / "docs" / "irstd_diff.md").read_text(encoding="utf-8")
-    assert text.count(script.BEGIN) == text.count(script.END) == 1
+    assert text.count(BEGIN) == text.count(END) == 1

@@ -14,6 +14,7 @@ from irstd_ldm.data.folder import IRSTDFolder, read_stem_list, write_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 
+BEGIN, END = "<!-- table of scripts/scarcity.py -->", "<!-- end of the table -->"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "scarcity.py"
 NARROW = {
     "restoration": {"embed_dim": 8, "depths": (1,), "num_heads": (2,), "window_size": 4},
@@ -23,14 +24,15 @@ NARROW = {
 
 
 @pytest.fixture
-def scarcity():
+def scarcity(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec = importlib.util.spec_from_file_location("scarcity", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["scarcity"] = module
     spec.loader.exec_module(module)
     threads = torch.get_num_threads()
     yield module
     torch.set_num_threads(threads)
+    sys.modules.pop("document_table", None)
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_the_whole_chain(scarcity, roots, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(GENERATOR_CONFIGURATIONS, "gaussian_agnostic_small", narrow)
     data, backgrounds = roots
     document, out = tmp_path / "scarcity.md", tmp_path / "out"
-    document.write_text(f"# Before\n{scarcity.BEGIN}\nold\n{scarcity.END}\nafter\n")
+    document.write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n")
     command = ["--data", data, "--backgrounds", backgrounds, "--output", out, "--fractions", 0.5, "--seeds", 0]
     command += ["--max-train-steps", 2, "--mask-vae-steps", 1, "--generator-steps", 1, "--num-inference-steps", 1]
     command += ["--resolution", 64, "--train-batch-size", 2, "--document", document]

@@ -1,13 +1,14 @@
 """Modelled targets on real frames: a point spread, a sub-pixel place, a chosen SCR and the sensor's noise."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pywt
 
-from .clutter import RING_PX, signal_to_clutter_ratio
+from .clutter import signal_to_clutter_ratio
 from .implant import gaussian_profile
-from .synthetic import MASK_FRACTION, SCR_TOLERANCE, SyntheticTarget
+from .point_target import MASK_FRACTION, SyntheticTarget, draw_place, solve_amplitude
 
 PLACING_ATTEMPTS = 200
 MAD_TO_SIGMA = 0.6745  # median absolute deviation of a unit normal: Donoho and Johnstone, Biometrika 81 (1994)
@@ -92,48 +93,33 @@ def _plant(
     rng: np.random.Generator,
 ) -> SyntheticTarget | None:
     """Plants one target on `levels` and `mask`, in place; None where this place does not suit it."""
-    height, width = levels.shape
-    radius = int(np.ceil(4 * spread_px)) + 1
-    x, y = rng.uniform(radius, width - 1 - radius), rng.uniform(radius, height - 1 - radius)
-    reach = radius + RING_PX
-    window = (
-        slice(max(round(y) - reach, 0), round(y) + reach + 1),
-        slice(max(round(x) - reach, 0), round(x) + reach + 1),
-    )
+    x, y, window = draw_place(levels.shape, spread_px, rng)
     if mask[window].any():
         return None
     clean = levels[window]
     profile = gaussian_profile(clean.shape, x - window[1].start, y - window[0].start, spread_px, spread_px)
     target = profile > MASK_FRACTION
     local_level = max(clean.mean() - darkest, 1e-6)
+    highest_value = np.iinfo(dtype).max if dtype.kind == "u" else np.inf
+    contrast = 4 * scr * max(clean[~target].std(), 1.0) + np.ptp(clean)  # enough, where nothing saturates
+
+    def planted(photon_noise: np.ndarray, amplitude: float) -> np.ndarray:
+        return clean + amplitude * profile + np.sqrt(amplitude) * photon_noise
+
+    def finished(photon_noise: np.ndarray, amplitude: float) -> np.ndarray:
+        return _quantised(planted(photon_noise, amplitude), dtype)
+
     for _ in range(NOISE_DRAWS):
         photon_noise = sigma * np.sqrt(profile / local_level) * rng.standard_normal(clean.shape)
-        planted = _solve(clean, profile, photon_noise, target, scr, dtype)
-        if planted is not None:
-            levels[window] = planted
-            mask[window] |= target
-            achieved = signal_to_clutter_ratio(_quantised(planted, dtype), target, target)
-            return SyntheticTarget(x, y, spread_px, achieved, int(target.sum()))
-    return None
-
-
-def _solve(
-    clean: np.ndarray, profile: np.ndarray, photon_noise: np.ndarray, target: np.ndarray, scr: float, dtype: np.dtype
-) -> np.ndarray | None:
-    """`clean` with a target of the SCR wanted, by bisection of its amplitude; None where it would saturate."""
-    highest_value = np.iinfo(dtype).max if dtype.kind == "u" else np.inf
-    spread = clean[~target].std()
-    lowest, highest = 0.0, min(highest_value - clean[target].max(), 4 * scr * max(spread, 1.0) + np.ptp(clean))
-    for _ in range(40):
-        amplitude = (lowest + highest) / 2
-        planted = clean + amplitude * profile + np.sqrt(amplitude) * photon_noise
-        if planted.max() > highest_value:
-            highest = amplitude
+        amplitude = solve_amplitude(
+            partial(finished, photon_noise), target, scr, min(highest_value - clean[target].max(), contrast)
+        )
+        if amplitude is None or planted(photon_noise, amplitude).max() > highest_value:
             continue
-        achieved = signal_to_clutter_ratio(_quantised(planted, dtype), target, target)
-        if abs(achieved / scr - 1) < SCR_TOLERANCE:
-            return planted
-        lowest, highest = (amplitude, highest) if achieved < scr else (lowest, amplitude)
+        levels[window] = planted(photon_noise, amplitude)
+        mask[window] |= target
+        achieved = signal_to_clutter_ratio(_quantised(levels[window], dtype), target, target)
+        return SyntheticTarget(x, y, spread_px, achieved, int(target.sum()))
     return None
 
 

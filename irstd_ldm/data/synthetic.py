@@ -5,27 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .clutter import RING_PX, signal_to_clutter_ratio
+from .clutter import signal_to_clutter_ratio
 from .implant import gaussian_profile
+from .point_target import MASK_FRACTION, SyntheticTarget, draw_place, solve_amplitude
 
 SCENE_KINDS = ("sky", "sea", "ground", "horizon")
-MASK_FRACTION = 0.2  # a pixel is a target's where its integrated profile exceeds this fraction of the peak pixel
-SCR_TOLERANCE = 0.05  # relative; quantisation keeps it from being exact
 SIGMA_RANGE_PX = (0.6, 2.0)  # point spread, from sharp optics to a small extended body
 MIN_SIDE_PX = 64
 PLACING_ATTEMPTS = 200
 COUNTS_PER_LEVEL, BASE_COUNTS, SATURATION_COUNTS = 40, 3000, 16383  # a 14-bit sensor's raw counts in uint16
-
-
-@dataclass(frozen=True)
-class SyntheticTarget:
-    """One target; x, y in pixels (pixel centres at integers), of sub-pixel position."""
-
-    x: float
-    y: float
-    sigma_px: float
-    scr: float  # measured on the finished image
-    area_px: int
 
 
 @dataclass(frozen=True)
@@ -202,41 +190,25 @@ def _add_target(
     rng: np.random.Generator,
 ) -> SyntheticTarget | None:
     """Adds one target to `levels`, `mask` and `occupied`, in place; None where no place was found."""
-    height, width = levels.shape
     for _ in range(PLACING_ATTEMPTS):
         sigma = rng.uniform(*SIGMA_RANGE_PX)
-        radius = int(np.ceil(4 * sigma)) + 1
-        x, y = rng.uniform(radius, width - 1 - radius), rng.uniform(radius, height - 1 - radius)
-        reach = radius + RING_PX
-        window = (
-            slice(max(round(y) - reach, 0), round(y) + reach + 1),
-            slice(max(round(x) - reach, 0), round(x) + reach + 1),
-        )
+        x, y, window = draw_place(levels.shape, sigma, rng)
         if occupied[window].any():
             continue
         clean = levels[window]
         profile = gaussian_profile(clean.shape, x - window[1].start, y - window[0].start, sigma, sigma)
         target = profile > MASK_FRACTION
-        amplitude = _solve_amplitude(clean, gain[window] * profile, target, scr, bit_depth)
+        added = gain[window] * profile
+
+        def finished(amplitude: float, clean: np.ndarray = clean, added: np.ndarray = added) -> np.ndarray:
+            return _quantise(clean + amplitude * added, bit_depth)
+
+        amplitude = solve_amplitude(finished, target, scr, 255.0 - clean[target].max())
         if amplitude is None:
             continue
-        levels[window] += amplitude * gain[window] * profile
+        levels[window] += amplitude * added
         mask[window] |= target
         occupied[window] = True
         achieved = signal_to_clutter_ratio(_quantise(levels[window], bit_depth), target, target)
-        return SyntheticTarget(float(x), float(y), float(sigma), achieved, int(target.sum()))
-    return None
-
-
-def _solve_amplitude(
-    clean: np.ndarray, profile: np.ndarray, target: np.ndarray, scr: float, bit_depth: int
-) -> float | None:
-    """The amplitude in gray levels that gives `scr` after quantisation; None where that would saturate or be < 0."""
-    lowest, highest = 0.0, 255.0 - clean[target].max()
-    for _ in range(30):
-        amplitude = (lowest + highest) / 2
-        achieved = signal_to_clutter_ratio(_quantise(clean + amplitude * profile, bit_depth), target, target)
-        if abs(achieved / scr - 1) < SCR_TOLERANCE:
-            return amplitude
-        lowest, highest = (amplitude, highest) if achieved < scr else (lowest, amplitude)
+        return SyntheticTarget(x, y, float(sigma), achieved, int(target.sum()))
     return None
