@@ -5,6 +5,11 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 
+def latent_scale(vae: AutoencoderKL) -> int:
+    """Pixels per latent element and side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
 def encode_gray(vae: AutoencoderKL, image: torch.Tensor) -> DiagonalGaussianDistribution:
     """The posterior of (B, 1, H, W) images in [-1, 1]; a VAE of three channels sees the image in each."""
     return vae.encode(image.expand(-1, vae.config.in_channels, -1, -1)).latent_dist

@@ -18,7 +18,7 @@ from ..data.images import ImageInput, to_gray
 from ..models.prompt_embedding import PromptEmbedding
 from ..models.restoration import IRSTDRestorationModel
 from .color_fix import COLOR_FIXES
-from .gray_vae import decode_gray, encode_gray
+from .gray_vae import decode_gray, encode_gray, latent_scale
 from .irstd_pipeline_base import FORMAT_VERSION, IRSTDPipelineBase
 from .seeds import image_seed
 from .tiling import blend_weight, pad_image, tile_windows
@@ -100,11 +100,6 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             default_tile_size=default_tile_size,
             default_tile_overlap=default_tile_overlap,
         )
-
-    @property
-    def latent_scale(self) -> int:
-        """Pixels per latent element and side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def check_inputs(
         self,
@@ -254,13 +249,10 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         callback_on_step_end: Callable[..., dict | None] | None = None,
     ) -> torch.Tensor:
         """Stage 2: stage 1's images (B, 1, PH, PW) in [0, 1] to realistic ones, about [0, 1]."""
-        scale, factor = self.latent_scale, self.vae.config.scaling_factor
-
-        def encode(tile: torch.Tensor) -> torch.Tensor:
-            return encode_gray(self.vae, tile * 2 - 1).mode() * factor
+        scale, factor = latent_scale(self.vae), self.vae.config.scaling_factor
 
         # Model invocation: self.vae.encode, of the hint.
-        hint = _tiled(encode, restored, tile_size, tile_overlap, 1, scale)  # (B, C, h, w)
+        hint = _tiled(self.encode_hint, restored, tile_size, tile_overlap, 1, scale)  # (B, C, h, w)
 
         # Model invocation: self.controlnet and self.unet, once per step and tile.
         self.scheduler.set_timesteps(num_inference_steps, device=hint.device)
@@ -302,6 +294,10 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(skipped)
         return self.scheduler.add_noise(hint, noise, timesteps[skipped : skipped + 1]), timesteps[skipped:]
+
+    def encode_hint(self, restored: torch.Tensor) -> torch.Tensor:
+        """The control branch's hint (B, C, h, w): the latent's mode of stage 1's images (B, 1, H, W) in [0, 1]."""
+        return encode_gray(self.vae, restored * 2 - 1).mode() * self.vae.config.scaling_factor
 
     def _predict_from_pair(self, pair: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         latents, hint = pair.chunk(2, dim=1)

@@ -1,21 +1,25 @@
 """What the trainers of the Gaussian-agnostic engine share: settings, crops, and squeezed pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 
 from ..data.crops import CropSettings
 from ..data.folder import Sample, held_out_stems
 from ..data.ggs import draw_num_groups, squeeze
 from ..data.images import normalize_image
 from ..models.configurations import GENERATOR_CONFIGURATIONS
+from ..pipelines.gray_vae import encode_gray, latent_scale
 from .settings import TrainSettings
 from .training_data import TrainingData, read_training_data
 
 VALIDATION_PX = 128  # side of the validation crops, from the middle of each image
+VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
+SAMPLES, SAMPLING_STEPS = 6, 20  # of the picture at a validation
 
 
 @dataclass(kw_only=True)
@@ -74,6 +78,40 @@ def validation_batch(samples: Sequence[Sample], limit: int = 32) -> torch.Tensor
         top, left = ((side - VALIDATION_PX) // 2 for side in image.shape)
         crops.append(np.clip(image[top : top + VALIDATION_PX, left : left + VALIDATION_PX], 0, 1))
     return torch.from_numpy(np.stack(crops)[:, None]).float()
+
+
+def latent_shape(vae: AutoencoderKL, image: torch.Tensor) -> tuple[int, ...]:
+    """(B, C, h, w) of the latents of (B, 1, H, W)."""
+    scale = latent_scale(vae)
+    return (len(image), vae.config.latent_channels, image.shape[2] // scale, image.shape[3] // scale)
+
+
+def sample_latents(vae: AutoencoderKL, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Scaled samples of the posterior of images (B, 1, H, W) in [-1, 1], by standard normal noise (B, C, h, w)."""
+    posterior = encode_gray(vae, image)
+    return (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
+
+
+def noise_error(
+    predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    vae: AutoencoderKL,
+    image: torch.Tensor,
+    generator: torch.Generator,
+) -> float:
+    """Mean squared error of the predicted noise at fixed timesteps, of the means of the images' posteriors.
+
+    Args:
+        predict: From timesteps (B,), noise and the posterior's noise (B, C, h, w) to the predicted noise.
+        vae: Of the latents.
+        image: (B, 1, H, W).
+        generator: Of the noise, on the CPU.
+    """
+    errors = []
+    for timestep in VALIDATION_TIMESTEPS:
+        noise = torch.randn(latent_shape(vae, image), generator=generator).to(image)
+        timesteps = torch.full((len(image),), timestep, device=image.device)
+        errors.append((predict(timesteps, noise, torch.zeros_like(noise)) - noise).square().mean())
+    return float(torch.stack(errors).mean())
 
 
 def psnr(image: torch.Tensor, reference: torch.Tensor) -> float:

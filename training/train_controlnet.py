@@ -9,6 +9,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,22 +17,23 @@ from diffusers import ControlNetModel
 from torch import nn
 
 from irstd_ldm.models.restoration import IRSTDRestorationModel
-from irstd_ldm.pipelines.gray_vae import encode_gray
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline
 from irstd_ldm.training.generator import (
+    SAMPLES,
+    SAMPLING_STEPS,
     GeneratorSettings,
+    latent_shape,
+    noise_error,
     pictures,
     read_generator_data,
+    sample_latents,
     squeezed_batch,
     validation_batch,
 )
 from irstd_ldm.training.generator_base import load_base
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.settings import parse_settings
-from irstd_ldm.training.train_image_unet import VALIDATION_TIMESTEPS, latent_shape
 from irstd_ldm.training.training_data import TrainingData, side_by_side, write_split
-
-SAMPLES, SAMPLING_STEPS = 6, 20  # of the picture at a validation
 
 
 @dataclass(kw_only=True)
@@ -52,12 +54,10 @@ class ControlledDiffusion(nn.Module):
 
     def __init__(self, pipeline: GaussianAgnosticPipeline):
         super().__init__()
-        self.restoration = pipeline.restoration.requires_grad_(False)
-        self.vae = pipeline.vae.requires_grad_(False)
-        self.unet = pipeline.unet.requires_grad_(False)
-        self.prompt_embedding = pipeline.prompt_embedding
+        self.pipeline = pipeline
+        self.frozen = nn.ModuleList([pipeline.restoration, pipeline.vae, pipeline.unet, pipeline.prompt_embedding])
+        self.frozen.requires_grad_(False)
         self.controlnet = pipeline.controlnet
-        self.scheduler = pipeline.scheduler
 
     def forward(
         self,
@@ -68,22 +68,12 @@ class ControlledDiffusion(nn.Module):
         sample_noise: torch.Tensor,
     ) -> torch.Tensor:
         """The controlled denoiser's noise (B, C, h, w) for images and squeezed copies (B, 1, H, W) in [0, 1]."""
-        factor = self.vae.config.scaling_factor
+        pipeline = self.pipeline
         with torch.no_grad():
-            posterior = encode_gray(self.vae, image * 2 - 1)
-            latents = (posterior.mean + posterior.std * sample_noise) * factor
-            restored = self.restoration(squeezed).sample.clamp(0, 1)
-            hint = encode_gray(self.vae, restored * 2 - 1).mode() * factor
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        prompt = self.prompt_embedding(len(image))
-        down, middle = self.controlnet(noisy, timesteps, prompt, controlnet_cond=hint, return_dict=False)
-        return self.unet(
-            noisy,
-            timesteps,
-            prompt,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
+            latents = sample_latents(pipeline.vae, image * 2 - 1, sample_noise)
+            hint = pipeline.encode_hint(pipeline.restoration(squeezed).sample.clamp(0, 1))
+        noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
+        return pipeline.predict_noise(noisy, hint, timesteps)
 
 
 def make_pipeline(settings: ControlNetSettings) -> GaussianAgnosticPipeline:
@@ -140,17 +130,12 @@ class ControlNetTask:
         image = validation_batch(self.data.val_samples).to(self.pipeline.device)
         generator = torch.Generator().manual_seed(0)
         squeezed = squeezed_batch(image, generator, generation=True)
-        errors = []
-        for timestep in VALIDATION_TIMESTEPS:
-            noise = torch.randn(latent_shape(self.pipeline.vae, image), generator=generator).to(image)
-            timesteps = torch.full((len(image),), timestep, device=image.device)
-            predicted = self.model(image, squeezed, timesteps, noise, torch.zeros_like(noise))
-            errors.append((predicted - noise).square().mean())
+        error = noise_error(partial(self.model, image, squeezed), self.pipeline.vae, image, generator)
         restored = self.pipeline.restore(squeezed[:SAMPLES], 0, 0)
         generators = [torch.Generator().manual_seed(k) for k in range(len(restored))]
         generated = self.pipeline.refine(restored, generators, SAMPLING_STEPS, 1.0, 0, 0)
         rows = pictures(image[:SAMPLES], squeezed[:SAMPLES], restored, generated)
-        return Validation({"mse": float(torch.stack(errors).mean())}, side_by_side(rows))
+        return Validation({"mse": error}, side_by_side(rows))
 
     def save_pretrained(self, folder: Path) -> None:
         self.model.eval()

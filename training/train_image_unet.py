@@ -8,6 +8,7 @@ Not needed where a Stable-Diffusion-like folder serves as the base of train_cont
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,14 +16,21 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
-from irstd_ldm.pipelines.gray_vae import decode_gray, encode_gray
-from irstd_ldm.training.generator import GeneratorSettings, pictures, read_generator_data, validation_batch
+from irstd_ldm.pipelines.gray_vae import decode_gray
+from irstd_ldm.training.generator import (
+    SAMPLES,
+    SAMPLING_STEPS,
+    GeneratorSettings,
+    latent_shape,
+    noise_error,
+    pictures,
+    read_generator_data,
+    sample_latents,
+    validation_batch,
+)
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.settings import parse_settings
 from irstd_ldm.training.training_data import TrainingData, side_by_side, write_split
-
-SAMPLES, SAMPLING_STEPS = 6, 20  # of the picture at a validation
-VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
 
 
 @dataclass(kw_only=True)
@@ -44,17 +52,10 @@ class ImageDiffusion(nn.Module):
     ) -> torch.Tensor:
         """The denoiser's noise (B, C, h, w) for images (B, 1, H, W) in [-1, 1]."""
         with torch.no_grad():
-            posterior = encode_gray(self.vae, image)
-            latents = (posterior.mean + posterior.std * sample_noise) * self.vae.config.scaling_factor
+            latents = sample_latents(self.vae, image, sample_noise)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         prompt = image.new_zeros(len(image), 1, self.unet.config.cross_attention_dim)
         return self.unet(noisy, timesteps, prompt).sample
-
-
-def latent_shape(vae: AutoencoderKL, image: torch.Tensor) -> tuple[int, ...]:
-    """(B, C, h, w) of the latents of (B, 1, H, W)."""
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    return (len(image), vae.config.latent_channels, image.shape[2] // scale, image.shape[3] // scale)
 
 
 def make_scheduler() -> DDPMScheduler:
@@ -86,7 +87,9 @@ class ImageUNetTask:
     def loss(self, model, batch, step, generator):
         image = batch["image"].clamp(-1, 1)
         shape = latent_shape(self.model.vae, image)
-        timesteps = torch.randint(1000, (len(image),), generator=generator).to(image.device)
+        timesteps = torch.randint(
+            self.model.scheduler.config.num_train_timesteps, (len(image),), generator=generator
+        ).to(image.device)
         noise, sample_noise = (torch.randn(shape, generator=generator).to(image) for _ in range(2))
         loss = (model(image, timesteps, noise, sample_noise) - noise).square().mean()
         return loss, {"mse": loss.detach()}
@@ -98,11 +101,7 @@ class ImageUNetTask:
         vae, unet = self.model.vae, self.model.unet
         image = validation_batch(self.data.val_samples).to(vae.device) * 2 - 1
         generator = torch.Generator().manual_seed(0)
-        errors = []
-        for timestep in VALIDATION_TIMESTEPS:
-            noise = torch.randn(latent_shape(vae, image), generator=generator).to(image)
-            timesteps = torch.full((len(image),), timestep, device=image.device)
-            errors.append((self.model(image, timesteps, noise, torch.zeros_like(noise)) - noise).square().mean())
+        error = noise_error(partial(self.model, image), vae, image, generator)
         latents = torch.randn(latent_shape(vae, image[:SAMPLES]), generator=generator).to(image)
         prompt = image.new_zeros(len(latents), 1, unet.config.cross_attention_dim)
         scheduler = make_scheduler()
@@ -111,7 +110,7 @@ class ImageUNetTask:
             latents = scheduler.step(unet(latents, t, prompt).sample, t, latents, generator=generator).prev_sample
         samples = (decode_gray(vae, latents / vae.config.scaling_factor) + 1) / 2
         picture = side_by_side(pictures((image[:SAMPLES] + 1) / 2, samples))
-        return Validation({"mse": float(torch.stack(errors).mean())}, picture)
+        return Validation({"mse": error}, picture)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the base, with the VAE: what `--pretrained_model_name_or_path` of train_controlnet.py takes."""

@@ -14,7 +14,14 @@ from torch import nn
 
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.pipelines.gray_vae import decode_gray, encode_gray
-from irstd_ldm.training.generator import GeneratorSettings, pictures, psnr, read_generator_data, validation_batch
+from irstd_ldm.training.generator import (
+    GeneratorSettings,
+    latent_shape,
+    pictures,
+    psnr,
+    read_generator_data,
+    validation_batch,
+)
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import kl_loss
 from irstd_ldm.training.settings import parse_settings
@@ -56,9 +63,8 @@ class ImageVAETask:
 
     def loss(self, model, batch, step, generator):
         image = batch["image"].clamp(-1, 1)
-        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        shape = (len(image), self.vae.config.latent_channels, *(side // scale for side in image.shape[2:]))
-        reconstructed, posterior = model(image, torch.randn(shape, generator=generator).to(image))
+        noise = torch.randn(latent_shape(self.vae, image), generator=generator).to(image)
+        reconstructed, posterior = model(image, noise)
         terms = {"l1": (reconstructed - image).abs().mean(), "kl": kl_loss(posterior)}
         error = ((reconstructed - image) / 2).square().mean().detach()
         return terms["l1"] + self.settings.kl_weight * terms["kl"], {**terms, "psnr": -10 * error.log10()}

@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from irstd_ldm import GaussianAgnosticPipeline
 from irstd_ldm.data.folder import IRSTDFolder, read_stem_list, write_stem_list
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
+from irstd_ldm.pipelines.gray_vae import latent_scale
 from irstd_ldm.training import train_controlnet, train_image_unet, train_image_vae, train_restoration
 from irstd_ldm.training.generator import GeneratorSettings, psnr, read_generator_data, squeezed_batch, validation_batch
 from irstd_ldm.training.generator_base import load_base
@@ -113,7 +114,7 @@ def test_a_stable_diffusion_folder_is_a_base(settings, tmp_path):
     train_controlnet.main(flags(settings, output_dir=str(tmp_path / "pipeline"), **names))
     pipeline = GaussianAgnosticPipeline.from_pretrained(tmp_path / "pipeline")
     pipeline.set_progress_bar_config(disable=True)
-    assert pipeline.vae.config.in_channels == 3 and pipeline.latent_scale == 8
+    assert pipeline.vae.config.in_channels == 3 and latent_scale(pipeline.vae) == 8
     image = np.random.default_rng(0).integers(0, 255, (70, 50), dtype=np.uint8)
     assert pipeline(image, num_inference_steps=2).images[0].shape == (70, 50)
 
