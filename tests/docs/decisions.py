@@ -29,7 +29,7 @@ FEW_STEPS = {
     "num_cpu_threads": 1,
     "report_to": "null",
 }
-OF_ONE_TRAINER = {"train_mask_vae": {"statistics_crops": 8}}
+OF_ONE_TRAINER = {name: {"statistics_crops": 8} for name in ("train_mask_vae", "train_image_vae")}
 # A Python block, by words of it, that another test runs -> that test.
 ELSEWHERE = {"push_to_hub(": "tests/hub/test_readme.py"}
 SPHINX = ("{toctree}", "{eval-rst}")  # tests/docs/test_site.py
