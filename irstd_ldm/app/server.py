@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -50,19 +52,26 @@ class LocalOnly:
         await self.app(scope, receive, send_with_policy)
 
 
-def private_folder() -> TemporaryDirectory:
-    """A folder of this process alone for all temporary files, removed with the returned object; no telemetry either.
+@contextmanager
+def private_folder() -> Iterator[None]:
+    """A folder of this process alone for all temporary files, removed in the end; no telemetry either.
 
-    To be called before gradio is imported, which reads these variables once.
+    To be entered before gradio is imported, which reads these variables once.
     """
-    folder = TemporaryDirectory(prefix="irstd-ldm-app-", ignore_cleanup_errors=True)
-    tempfile.tempdir = folder.name
-    os.environ |= {
-        "GRADIO_TEMP_DIR": os.path.join(folder.name, "served"),
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    return folder
+    environment, earlier = dict(os.environ), tempfile.tempdir
+    with TemporaryDirectory(prefix="irstd-ldm-app-", ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = folder
+        os.environ |= {
+            "GRADIO_TEMP_DIR": os.path.join(folder, "served"),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        try:
+            yield
+        finally:
+            tempfile.tempdir = earlier
+            os.environ.clear()
+            os.environ |= environment
 
 
 def launch_options(max_file_mb: int = MAX_FILE_MB) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import argparse
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from ..app.server import LOOPBACK, launch_options, private_folder
@@ -13,8 +15,7 @@ from .model import load_pipeline, model_name, resolve_device
 
 def run(args: argparse.Namespace) -> NoReturn:
     """Serves the page until it is interrupted or terminated."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_INTERRUPTED))  # so that temporary files are removed
-    with private_folder():
+    with terminated_in_order(), private_folder():
         try:
             from ..app.page import build_page
         except ImportError as error:
@@ -36,3 +37,13 @@ def run(args: argparse.Namespace) -> NoReturn:
                 threading.Event().wait()
         finally:
             page.close(verbose=False)
+
+
+@contextmanager
+def terminated_in_order() -> Iterator[None]:
+    """SIGTERM ends the block as an exception, so that temporary files are removed."""
+    earlier = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)

@@ -2,10 +2,12 @@
 
 import argparse
 import os
+from contextlib import ExitStack
 
 from irstd_ldm.app.server import launch_options, private_folder
 
-folder = private_folder()  # before gradio is imported
+at_end = ExitStack()  # of the process
+at_end.enter_context(private_folder())  # before gradio is imported
 
 from irstd_ldm.app.page import build_page  # noqa: E402
 from irstd_ldm.cli.model import load_pipeline, model_name, resolve_device  # noqa: E402

@@ -1,8 +1,10 @@
 """What the server of the page gives away: nothing but the page and a session's own files."""
 
 import json
+import os
 import signal
 import stat
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -121,6 +123,14 @@ def test_nothing_is_left_when_it_ends(tmp_path, tiny_checkpoint, ending, monkeyp
     _, err = server.process.communicate(timeout=60)
     assert server.process.returncode == 130 and "Traceback" not in err
     assert not stored[0].exists()
+
+
+def test_a_page_that_cannot_start_leaves_the_process_as_it_was(server, tiny_checkpoint):
+    before = tempfile.gettempdir(), dict(os.environ), signal.getsignal(signal.SIGTERM)
+    assert main(["app", "--port", str(server.port), "--model", str(tiny_checkpoint)]) == 1
+    assert (tempfile.gettempdir(), dict(os.environ), signal.getsignal(signal.SIGTERM)) == before
+    with tempfile.TemporaryDirectory() as folder:
+        assert Path(folder).is_dir()
 
 
 def test_a_port_in_use_is_one_line(server, tiny_checkpoint, capsys):
