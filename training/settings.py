@@ -79,6 +79,10 @@ class DetectorSettings(TrainSettings):
     background_probability: float = 0.15  # share of crops of frames without targets
     implant_probability: float = 0.2  # share of crops with implanted targets
     squeeze_probability: float = 0.0  # share of crops that the Gaussian Group Squeezer quantises
+    hard_negative_probability: float = 0.0  # share of background crops around false alarms of the pretrained detector
+    blend_probability: float = 0.0  # share of background crops that are mixtures of two
+    background_rescale_min: float = 0.6  # smallest factor by which background crops are rescaled
+    background_rescale_max: float = 1.6  # largest factor by which background crops are rescaled
 
 
 def field_comments(cls: type) -> dict[str, str]:

@@ -18,6 +18,7 @@ from irstd_ldm.models.image_encoder import IRSTDImageEncoder
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+from irstd_ldm.training.hard_negatives import mine_hard_negatives
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, klda_loss, posterior_loss
 from irstd_ldm.training.settings import DetectorSettings, parse_settings
@@ -217,7 +218,9 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = parse_settings(LatentSettings, argv)
     data = read_training_data(settings, detector_crops(settings))
-    train(settings, LatentTask(settings, data), data.crops)
+    task = LatentTask(settings, data)
+    mine_hard_negatives(task.pipeline, data, settings)
+    train(settings, task, data.crops)
 
 
 if __name__ == "__main__":

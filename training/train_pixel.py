@@ -20,6 +20,7 @@ from irstd_ldm.models.conditional_encoder import ConditionalEncoder
 from irstd_ldm.models.configurations import PIXEL_CONFIGURATIONS
 from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
 from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
+from irstd_ldm.training.hard_negatives import mine_hard_negatives
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, probability_dice_loss
 from irstd_ldm.training.settings import DetectorSettings, parse_settings
@@ -238,7 +239,9 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = parse_settings(PixelSettings, argv)
     data = read_training_data(settings, detector_crops(settings))
-    train(settings, PixelTask(settings, data), data.crops)
+    task = PixelTask(settings, data)
+    mine_hard_negatives(task.pipeline, data, settings)
+    train(settings, task, data.crops)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ class TrainingData:
 
     Attributes:
         crops: Training crops; item k is a function of the seed and k.
+        train_backgrounds: Frames without targets that are trained on, (H, W) each, in the crops' order.
         val_samples: Held-out labelled images.
         val_backgrounds: Held-out frames without targets, (H, W) each.
         train_stems: Stems that are trained on.
@@ -25,6 +26,7 @@ class TrainingData:
     """
 
     crops: TrainingCrops
+    train_backgrounds: list[np.ndarray]
     val_samples: list[Sample]
     val_backgrounds: list[np.ndarray]
     train_stems: list[str]
@@ -41,6 +43,9 @@ def detector_crops(settings: DetectorSettings) -> CropSettings:
         background_probability=settings.background_probability,
         implant_probability=settings.implant_probability,
         squeeze_probability=settings.squeeze_probability,
+        hard_negative_probability=settings.hard_negative_probability,
+        blend_probability=settings.blend_probability,
+        background_rescale_range=(settings.background_rescale_min, settings.background_rescale_max),
     )
 
 
@@ -62,14 +67,11 @@ def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> 
         backgrounds = read_backgrounds(settings.background_dir, settings.background_exclude or ())
     order = np.random.default_rng(settings.seed).permutation(list(backgrounds))
     val_background_stems = sorted(order[: round(settings.val_fraction * len(backgrounds))].tolist())
-    crops = TrainingCrops(
-        [samples[stem] for stem in train_stems],
-        [frame for stem, frame in backgrounds.items() if stem not in val_background_stems],
-        crop_settings,
-        settings.seed,
-    )
+    train_backgrounds = [frame for stem, frame in backgrounds.items() if stem not in val_background_stems]
+    crops = TrainingCrops([samples[stem] for stem in train_stems], train_backgrounds, crop_settings, settings.seed)
     return TrainingData(
         crops,
+        train_backgrounds,
         [samples[stem] for stem in val_stems],
         [backgrounds[stem] for stem in val_background_stems],
         train_stems,

@@ -28,9 +28,12 @@ class CropSettings:
     image_probability: float = 0.15  # anywhere in a training image
     background_probability: float = 0.2  # anywhere in a background frame
     implant_probability: float = 0.2  # anywhere in either, with 1 to 3 implanted targets
+    hard_negative_probability: float = 0.0  # of a background crop to lie around one of the hard negatives
     inversion_probability: float = 0.2  # of a frame without targets: the other polarity is clutter of another kind
+    blend_probability: float = 0.0  # of a background crop to be a mixture of two: clutter that no sensor has seen
     rescale_probability: float = 0.4
     rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor
+    background_rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor of frames without targets
     gamma_probability: float = 0.4
     gamma_range: tuple[float, float] = (0.6, 1.6)  # log-uniform exponent
     gain_probability: float = 0.5
@@ -72,6 +75,10 @@ class TrainingCrops(Dataset):
         settings: the recipe.
         seed: of the whole sequence.
 
+    Attributes:
+        hard_negatives: (number of a background, its pixel (row, column)) of places that look like targets; none at
+            first. Where there are any, they are part of what item k is a function of.
+
     Raises:
         ValueError: no target in `samples`.
     """
@@ -80,6 +87,7 @@ class TrainingCrops(Dataset):
         self, samples: Sequence[Sample], backgrounds: Sequence[np.ndarray], settings: CropSettings, seed: int
     ):
         self.settings, self.seed = settings, seed
+        self.hard_negatives: list[tuple[int, np.ndarray]] = []
         labelled = list(samples)  # read once: a lazy folder reads its files at every access
         self._images = [_Frame(sample.image, sample.mask) for sample in labelled]
         self._backgrounds = [_Frame(image, np.zeros(image.shape, bool)) for image in backgrounds] or self._images
@@ -95,11 +103,12 @@ class TrainingCrops(Dataset):
         kind = int(np.searchsorted(kinds, rng.random(), side="right"))  # 3 = implanted targets
         if kind == 0:
             frame = self._with_targets[rng.integers(len(self._with_targets))]
+            image, mask = self._crop(frame, frame.target_centers[rng.integers(len(frame.target_centers))], rng)
         elif kind == 1 or (kind == 3 and rng.random() < 0.5):
             frame = self._images[rng.integers(len(self._images))]
+            image, mask = self._crop(frame, None, rng)
         else:
-            frame = self._backgrounds[rng.integers(len(self._backgrounds))]
-        image, mask = self._crop(frame, kind == 0, rng)
+            frame, image, mask = self._background_crop(kind == 2, rng)
         if not frame.target_centers.size and rng.random() < settings.inversion_probability:
             image = 1 - image
         if kind == 3:
@@ -114,17 +123,39 @@ class TrainingCrops(Dataset):
             "mask": torch.from_numpy(mask.astype(np.float32))[None],  # (1, S, S)
         }
 
-    def _crop(self, frame: "_Frame", around_target: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _background_crop(self, plain: bool, rng: np.random.Generator) -> tuple["_Frame", np.ndarray, np.ndarray]:
+        """A frame and a crop of it; a plain one may lie around a hard negative and be blended with another crop."""
+        settings = self.settings
+        if plain and self.hard_negatives and rng.random() < settings.hard_negative_probability:
+            number, anchor = self.hard_negatives[rng.integers(len(self.hard_negatives))]
+            frame = self._backgrounds[number]
+        else:
+            frame, anchor = self._backgrounds[rng.integers(len(self._backgrounds))], None
+        image, mask = self._crop(frame, anchor, rng)
+        if plain and settings.blend_probability and rng.random() < settings.blend_probability:
+            other, other_mask = self._crop(self._backgrounds[rng.integers(len(self._backgrounds))], None, rng)
+            if not mask.any() and not other_mask.any():
+                image = image + np.float32(rng.uniform(0.2, 0.8)) * (other - image)
+        return frame, image, mask
+
+    def _crop(
+        self, frame: "_Frame", anchor: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """A region of the frame, rescaled at times unless a target would vanish or merge.
+
+        Args:
+            frame: The frame.
+            anchor: Pixel (row, column) that the region holds; None = anywhere.
 
         Returns:
             image (S, S) float32 on [0, 1] and mask (S, S) bool.
         """
         size = side = self.settings.size
         if rng.random() < self.settings.rescale_probability:
-            side = max(round(size / _log_uniform(rng, self.settings.rescale_range)), 16)
-        if around_target:
-            anchor = frame.target_centers[rng.integers(len(frame.target_centers))]
+            settings = self.settings
+            bounds = settings.rescale_range if frame.target_centers.size else settings.background_rescale_range
+            side = max(round(size / _log_uniform(rng, bounds)), 16)
+        if anchor is not None:
             margin = min(8, side // 4)  # pixels from the crop's border to the target's centroid
             corner = anchor - rng.integers(margin, side - margin, 2)
         else:

@@ -111,6 +111,52 @@ def test_background_crops_are_empty_and_from_the_backgrounds():
     assert without[0]["image"].std() > 0.01
 
 
+def test_background_crops_lie_around_hard_negatives():
+    settings = replace(PLAIN, target_probability=0, background_probability=1, hard_negative_probability=1)
+    frames = [np.full((300, 280), level, np.uint8) for level in (40, 80)]
+    frames[1][200, 50] = 250
+    crops = TrainingCrops([sample(0)], frames, settings, seed=0)
+    assert not any((crops[k]["image"] > 0.9).any() for k in range(3))  # none are known yet
+    crops.hard_negatives.append((1, np.array([200, 50])))
+    places = set()
+    for k in range(20):
+        bright = np.argwhere(crops[k]["image"][0].numpy() > 0.9)
+        assert len(bright) == 1 and not crops[k]["mask"].any()
+        places.add(tuple(bright[0]))
+    assert len(places) > 15
+    half = TrainingCrops([sample(0)], frames, replace(settings, hard_negative_probability=0.5), seed=0)
+    half.hard_negatives.append((1, np.array([200, 50])))
+    assert 10 < sum(bool((half[k]["image"] > 0.9).any()) for k in range(60)) < 50
+
+
+def test_background_crops_are_blended_with_other_empty_ones_alone():
+    settings = replace(PLAIN, target_probability=0, background_probability=1, blend_probability=1)
+    crops = TrainingCrops([sample(0)], [np.full((90, 90), level, np.uint8) for level in (51, 204)], settings, seed=0)
+    values = np.array([crops[k]["image"].unique().item() for k in range(60)])
+    between = values[(values > -0.6 + 1e-5) & (values < 0.6 - 1e-5)]
+    assert len(between) > 15 and np.ptp(between) > 0.5  # the others are two crops of one frame
+    assert np.abs(values).max() < 0.6 + 1e-5
+    labelled = np.full((64, 64), 100, np.uint8), np.ones((64, 64), bool)
+    crops = TrainingCrops([Sample("a", *labelled), sample(0, shape=(64, 64))], [], settings, seed=0)
+    for k in range(20):
+        if crops[k]["mask"].all():
+            np.testing.assert_allclose(crops[k]["image"], 100 / 127.5 - 1, atol=1e-6)
+
+
+def test_frames_without_targets_have_a_range_of_scales_of_their_own():
+    settings = replace(
+        PLAIN, target_probability=0, background_probability=1, rescale_probability=1, background_rescale_range=(2, 2)
+    )
+    ramp = np.repeat(np.arange(128, dtype=np.uint8)[None], 128, axis=0)  # one gray level per pixel
+    crops = TrainingCrops([sample(0)], [ramp], settings, seed=0)
+    for k in range(8):
+        steps = np.abs(np.gradient((crops[k]["image"][0].numpy() + 1) * 127.5))
+        assert np.median(np.maximum(*steps)) == pytest.approx(0.5, abs=0.02)
+    settings = replace(PLAIN, rescale_probability=1, rescale_range=(1, 1), background_rescale_range=(2, 2))
+    image = TrainingCrops([sample(0)], [], settings, seed=0)[0]
+    assert image["mask"].sum() == 9
+
+
 def test_only_frames_without_targets_are_inverted():
     settings = replace(PLAIN, target_probability=0.5, background_probability=0.5, inversion_probability=1)
     crops = TrainingCrops([sample(0)], [np.full((100, 90), 51, np.uint8)], settings, seed=0)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.training import train_latent
+from irstd_ldm.training.hard_negatives import mine_hard_negatives
+from irstd_ldm.training.train_latent import LatentSettings
+from irstd_ldm.training.training_data import detector_crops, read_training_data
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Two frames called empty; the second holds what any detector takes for a target."""
+    folder = tmp_path / "frames" / "images"
+    folder.mkdir(parents=True)
+    scene = synthetic_scene(160, 160, num_targets=1, scr=12.0, seed=3)
+    Image.fromarray(np.full((160, 160), 60, np.uint8)).save(folder / "a.png")
+    Image.fromarray(scene.image).save(folder / "b.png")
+    return folder.parent, scene.targets[0]
+
+
+def settings(few_steps, frames, **changes):
+    values = few_steps | {"output_dir": "unused", "background_dir": str(frames), "hard_negative_probability": 1.0}
+    return LatentSettings(**values | {"pretrained_model_name_or_path": str(bundled_checkpoint())} | changes)
+
+
+def test_false_alarms_become_crops(few_steps, frames):
+    root, target = frames
+    chosen = settings(few_steps, root, target_probability=0, image_probability=0, background_probability=1)
+    chosen.implant_probability = 0
+    data = read_training_data(chosen, detector_crops(chosen))
+    mine_hard_negatives(IRSTDLatentPipeline.from_pretrained(bundled_checkpoint()), data, chosen)
+    near = [n for n, place in data.crops.hard_negatives if np.hypot(*(place - (target.y, target.x))) < 3]
+    assert near == [1] and all(number == 1 for number, _ in data.crops.hard_negatives)
+    assert not any(data.crops[k]["mask"].any() for k in range(5))
+
+
+def test_nothing_is_searched_for_where_nothing_is_asked_for(few_steps, frames):
+    chosen = settings(few_steps, frames[0], hard_negative_probability=0.0)
+    data = read_training_data(chosen, detector_crops(chosen))
+    mine_hard_negatives(None, data, chosen)
+    assert data.crops.hard_negatives == []
+
+
+@pytest.mark.parametrize("missing", ["pretrained_model_name_or_path", "background_dir"])
+def test_what_hard_negatives_need(few_steps, frames, missing):
+    chosen = settings(few_steps, frames[0], **{missing: None})
+    data = read_training_data(chosen, detector_crops(chosen))
+    with pytest.raises(ValueError, match=f"`hard_negative_probability` needs `{missing}`, got null"):
+        mine_hard_negatives(None, data, chosen)
+
+
+def test_a_trainer_mines_before_its_first_step(few_steps, frames, tmp_path, tiny_checkpoint, caplog):
+    values = few_steps | {
+        "output_dir": str(tmp_path / "run"),
+        "background_dir": str(frames[0]),
+        "pretrained_model_name_or_path": str(tiny_checkpoint),
+        "hard_negative_probability": 0.5,
+        "max_train_steps": 1,
+        "report_to": "null",
+    }
+    with caplog.at_level("INFO"):
+        train_latent.main([part for name, value in values.items() for part in (f"--{name}", str(value))])
+    assert "hard negatives on 2 frames" in caplog.text
+    assert torch.isfinite(next(iter(IRSTDLatentPipeline.from_pretrained(tmp_path / "run").unet.parameters()))).all()
