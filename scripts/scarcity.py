@@ -5,10 +5,11 @@
         [--max-train-steps 1000] [--document docs/scarcity.md]
 
 Arms: `originals`; `squeezed`, the same with the Gaussian Group Squeezer on half of the crops; `generated`, that and as
-many images again from both stages of the generator, trained on the share alone; `planted`, the originals and as many
-modelled targets on frames of --backgrounds (S7 is left out). All arms take the same number of optimiser steps from
-scratch; their Mask-VAE is trained on the share's masks. Scored on the test list at threshold 0.5; no choice is made
-on it. What is done is kept in --output and not done again.
+many images again from both stages of the generator; `planted`, the originals and as many modelled targets on frames of
+--backgrounds (S7 is left out). The generator's base, which stands for Stable Diffusion, is trained once, on those
+frames and the smallest share; stage 1 and the control branch on each share alone. All arms take the same number of
+optimiser steps from scratch; their Mask-VAE is trained on the share's masks. Scored on the test list at threshold 0.5,
+in tiles of the training crops' size; no choice is made on it. What is done is kept in --output and not done again.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from irstd_ldm.training import (
 
 ARMS = ("originals", "squeezed", "generated", "planted")
 SQUEEZE_PROBABILITY = 0.5  # of a crop, in the arms that squeeze
+LEFT_OUT = "S7*"  # background family that nothing in this project is trained on
 
 
 def share_of(stems: Sequence[str], fraction: float) -> list[str]:
@@ -69,6 +71,8 @@ class Share:
                 "resolution": self.arguments.resolution,
                 "train_batch_size": self.arguments.train_batch_size,
                 "lr_warmup_steps": max(steps // 20, 1),
+                "mixed_precision": self.arguments.mixed_precision,
+                "num_cpu_threads": self.arguments.num_cpu_threads,
                 "report_to": "null",
                 **({"train_list": self.list} if data is None else {}),
                 **settings,
@@ -77,12 +81,18 @@ class Share:
             (folder / "finished").touch()
         return folder
 
-    def generator(self) -> Path:
-        """Both stages, trained on the share alone."""
+    def generator_base(self) -> Path:
+        """The generator's VAE and base denoiser, trained on this share and the frames without targets."""
         steps = self.arguments.generator_steps
+        frames: dict[str, Any] = {"background_dir": self.arguments.backgrounds, "background_exclude": LEFT_OUT}
+        vae = self.train(train_image_vae, "image_vae", steps, **frames)
+        return self.train(train_image_unet, "image_unet", 2 * steps, image_vae=vae, learning_rate=5e-4, **frames)
+
+    def generator(self) -> Path:
+        """Both stages over the smallest share's base."""
+        steps = self.arguments.generator_steps
+        unet = Share(self.arguments, min(self.arguments.fractions)).generator_base()
         restoration = self.train(train_restoration, "restoration", steps)
-        vae = self.train(train_image_vae, "image_vae", steps)
-        unet = self.train(train_image_unet, "image_unet", 2 * steps, image_vae=vae, learning_rate=5e-4)
         base: dict[str, Any] = {"restoration": restoration, "pretrained_model_name_or_path": unet}
         return self.train(train_controlnet, "generator", steps, learning_rate=5e-4, **base)
 
@@ -96,7 +106,7 @@ class Share:
         if mode == "generated":
             command += ["--model", self.generator(), "--num-inference-steps", self.arguments.num_inference_steps]
         else:
-            command += ["--backgrounds", self.arguments.backgrounds, "--exclude", "S7*"]
+            command += ["--backgrounds", self.arguments.backgrounds, "--exclude", LEFT_OUT]
         if irstd_ldm([str(part) for part in command]):
             raise SystemExit(f"synthesize --mode {mode} failed")
         return folder
@@ -113,13 +123,13 @@ class Share:
         return self.train(train_latent, f"{arm}-{seed}", self.arguments.max_train_steps, data, **settings)
 
 
-def count_test_images(detector: Path, data: Path) -> list[ImageCounts]:
+def count_test_images(detector: Path, data: Path, tile_size: int) -> list[ImageCounts]:
     """Counts per test image; kept beside the detector."""
     path = detector / "test_counts.json"
     if not path.exists():
         pipe = IRSTDLatentPipeline.from_pretrained(detector)
         samples = tqdm(IRSTDFolder(data, split="test"), desc=detector.name)
-        counts = [count_image(pipe(sample.image).mask[0, 0], sample.mask) for sample in samples]
+        counts = [count_image(pipe(sample.image, tile_size=tile_size).mask[0, 0], sample.mask) for sample in samples]
         path.write_text(json.dumps([asdict(one) for one in counts]), encoding="utf-8")
     return [ImageCounts(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
 
@@ -156,7 +166,10 @@ def table(arguments: argparse.Namespace) -> list[str]:
         share = Share(arguments, fraction)
         first: list[ImageCounts] = []
         for arm in arguments.arms:
-            seeds = [count_test_images(share.detector(arm, seed), arguments.data) for seed in arguments.seeds]
+            seeds = [
+                count_test_images(share.detector(arm, seed), arguments.data, arguments.resolution)
+                for seed in arguments.seeds
+            ]
             first = first or [sum(of_image, ImageCounts.zero()) for of_image in zip(*seeds, strict=True)]
             lines.append(row(fraction, len(share.stems), arm, seeds, first))
     return lines
@@ -176,6 +189,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num-inference-steps", type=int, default=20, help="of the generator")
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--train-batch-size", type=int, default=16)
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="of every training")
+    parser.add_argument("--num-cpu-threads", type=int, default=0, help="of every training; 0 = all cores")
     parser.add_argument("--document", type=Path, help="Markdown file whose table is replaced")
     arguments = parser.parse_args(argv)
     lines = table(arguments)
