@@ -194,8 +194,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         )
 
         # 1. Each image by itself, its synthetic images together.
-        generator = generator or torch.Generator().manual_seed(0)
-        base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        base = self.draw_base_seed(generator)
         images: list[np.ndarray] = []
         groups: list[int] = []
         for place, gray in enumerate(grays):

@@ -1,6 +1,7 @@
 """What the pipelines that detect targets share: the call, by torch."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -111,17 +112,13 @@ class IRSTDDetectionPipeline(DetectionCall, IRSTDPipelineBase):
             batch_size=batch_size,
             ensemble_fusion=ensemble_fusion,
         )
-        source = generator or torch.Generator().manual_seed(0)
-
-        def draw_base_seed() -> int:
-            return int(torch.randint(2**62, (1,), generator=source, device=source.device))
 
         def predict(tiles: np.ndarray, seeds: list[int]) -> np.ndarray:
             return self.predict_probability(
                 tiles, seeds, settings.num_inference_steps, settings.ensemble_size, callback_on_step_end
             )  # (B, E, PH, PW)
 
-        found = self.detect_images(image, settings, draw_base_seed, predict)
+        found = self.detect_images(image, settings, partial(self.draw_base_seed, generator), predict)
         outputs = [_convert(maps, output_type) for maps in (found.probability, found.mask, found.uncertainty)]
         self.maybe_free_model_hooks()
         if not return_dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from . irstd_ldm_models_safetensors_only import require_safetensors
@@ -165,6 +166,12 @@ class IRSTDPipelineBase(DiffusionPipeline):
                 token=token,
                 create_pr=create_pr,
             )
+
+    @staticmethod
+    def draw_base_seed(generator: torch.Generator | None) -> int:
+        """The number, below 2**62, that a call's images derive their seeds from; None draws from seed 0."""
+        source = generator or torch.Generator().manual_seed(0)
+        return int(torch.randint(2**62, (1,), generator=source, device=source.device))
 
     def _finish(self, folder: Path) -> None:
         """Adds the code to what diffusers has saved, and names its files in the index."""
