@@ -1,8 +1,8 @@
 """What synthetic images are worth where labelled ones are scarce: the latent detector on shares of a training list.
 
     python scripts/scarcity.py --data DATA/NUAA-SIRST --backgrounds DATA/backgrounds --output runs/scarcity \
-        [--fractions 0.1 0.3 1] [--arms originals squeezed generated planted] [--seeds 0 1 2] \
-        [--max-train-steps 1000] [--document docs/scarcity.md]
+        [--list lists/train.list] [--fractions 0.1 0.3 1] [--arms originals squeezed generated planted] \
+        [--seeds 0 1 2] [--max-train-steps 1000] [--document docs/scarcity.md]
 
 Arms: `originals`; `squeezed`, the same with the Gaussian Group Squeezer on half of the crops; `generated`, that and as
 many images again from both stages of the generator; `planted`, the originals and as many modelled targets on frames of
@@ -28,6 +28,7 @@ from irstd_ldm.cli.main import main as irstd_ldm
 from irstd_ldm.data.folder import IRSTDFolder, write_stem_list
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, iou, paired_bootstrap
+from irstd_ldm.pipelines.tiling import MIN_PADDED_SIZE
 from irstd_ldm.training import (
     train_controlnet,
     train_image_unet,
@@ -56,7 +57,7 @@ class Share:
         self.folder = arguments.output / f"share-{fraction:g}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.list = self.folder / "train.list"
-        self.stems = share_of(IRSTDFolder(arguments.data, split="train").stems, fraction)
+        self.stems = share_of(IRSTDFolder(arguments.data, split="train", list_file=arguments.list).stems, fraction)
         write_stem_list(self.list, self.stems)
 
     def train(self, trainer: Any, name: str, steps: int, data: Path | None = None, **settings: Any) -> Path:
@@ -123,11 +124,12 @@ class Share:
         return self.train(train_latent, f"{arm}-{seed}", self.arguments.max_train_steps, data, **settings)
 
 
-def count_test_images(detector: Path, data: Path, tile_size: int) -> list[ImageCounts]:
-    """Counts per test image; kept beside the detector."""
+def count_test_images(detector: Path, data: Path, resolution: int) -> list[ImageCounts]:
+    """Counts per test image, in tiles of the training crops' size; kept beside the detector."""
     path = detector / "test_counts.json"
     if not path.exists():
         pipe = IRSTDLatentPipeline.from_pretrained(detector)
+        tile_size = max(resolution, MIN_PADDED_SIZE)
         samples = tqdm(IRSTDFolder(data, split="test"), desc=detector.name)
         counts = [count_image(pipe(sample.image, tile_size=tile_size).mask[0, 0], sample.mask) for sample in samples]
         path.write_text(json.dumps([asdict(one) for one in counts]), encoding="utf-8")
@@ -180,6 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="data set in the field's layout, with a test list")
     parser.add_argument("--backgrounds", type=Path, required=True, help="frames without targets, images/")
     parser.add_argument("--output", type=Path, required=True, help="everything that is made")
+    parser.add_argument("--list", type=Path, help="file of training stems; default: the data set's own training list")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="of the training list")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the first is compared with")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
