@@ -1,0 +1,256 @@
+"""How near synthetic images are to real ones: spectra, patches, targets before and after, nearest training image.
+
+Images are (H, W) float32 in gray levels, 0 to 255, whatever the depth they are stored in. FID and KID describe
+images by a network whose weights are a download, trained on colour photographs: what stands here needs neither.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy import fft, signal
+
+from ..data.clutter import ring_window
+from .components import label_components
+
+FLOOR_POWER = 1 / 12  # gray levels squared: the noise of rounding to whole levels; keeps the log of a flat crop finite
+HIGH_FREQUENCY = 0.25  # cycles per px; half of what the grid can hold
+PATCH_PX = 8
+PATCH_FEATURES = ("mean", "log2(1 + std)", "skewness", "log2(1 + gradient)", "log2(1 + high DCT)")
+THUMBNAIL_PX = 64
+
+
+@dataclass(frozen=True)
+class TargetContrast:
+    """One target of a source image, in the source and in the synthetic image.
+
+    Attributes:
+        before, after: mean of target - mean of ring, gray levels; NaN without a ring.
+        labelled: whether the synthetic image's mask still holds a pixel of it.
+    """
+
+    before: float
+    after: float
+    labelled: bool
+
+    @property
+    def ratio(self) -> float:
+        """after / before: 1 as it was, 0 or less lost or turned from bright to dark; NaN where before is 0."""
+        return self.after / self.before if self.before else float("nan")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Synthetic images among the training images, by correlation of thumbnails in [-1, 1].
+
+    Attributes:
+        nearest_other_share: share of the synthetic images that resemble another training image more than their source.
+        median_own: median correlation with the own source.
+        highest_other: highest correlation of a synthetic image with a training image that is not its source.
+        pair: the indices of that synthetic and of that training image.
+        highest_other_of_source: what the source of that synthetic image has with the same training image.
+    """
+
+    nearest_other_share: float
+    median_own: float
+    highest_other: float
+    pair: tuple[int, int]
+    highest_other_of_source: float
+
+
+def random_crops(
+    images: Sequence[np.ndarray], names: Sequence[str], side_px: int, per_image: int, seed: int
+) -> np.ndarray:
+    """Square crops at uniform random places, the same places in images of one name and size.
+
+    Args:
+        images: N arrays (H, W).
+        names: of the N images, or of what they were made of: what is to be compared then shares its places.
+        side_px: of a crop.
+        per_image: crops of each image.
+        seed: of the places.
+
+    Returns:
+        (N * per_image, side_px, side_px).
+
+    Raises:
+        ValueError: no image, another number of names, or an image smaller than a crop.
+    """
+    if not 0 < len(images) == len(names):
+        raise ValueError(f"`images` must be at least one, as many as `names`, got {len(images)} and {len(names)}")
+    crops = []
+    for image, name in zip(images, names, strict=True):
+        if min(image.shape) < side_px:
+            raise ValueError(
+                f"`side_px` must be no more than a side of every image, got {side_px}, '{name}' is "
+                f"{image.shape[1]}x{image.shape[0]} (width x height)"
+            )
+        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+        for _ in range(per_image):
+            top, left = (int(rng.integers(size - side_px + 1)) for size in image.shape)
+            crops.append(image[top : top + side_px, left : left + side_px])
+    return np.stack(crops)
+
+
+def radial_spectrum(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over crops of the radially averaged power spectrum in decibels, under a Hann window.
+
+    A crop's mean is taken out first. White noise of standard deviation s is flat at 20 log10(s), up to FLOOR_POWER.
+
+    Args:
+        crops: (N, S, S).
+
+    Returns:
+        Spatial frequency (S // 2,) in cycles per px, 1 / S to 1/2, and the spectrum (S // 2,) in dB over one gray
+        level squared.
+    """
+    side = crops.shape[-1]
+    window = np.outer(*2 * [signal.windows.hann(side, sym=False)])  # (S, S)
+    weighted_mean = (crops * window).sum(axis=(1, 2), keepdims=True) / window.sum()
+    power = np.abs(np.fft.fft2((crops - weighted_mean) * window)) ** 2 / (window**2).sum()  # (N, S, S)
+    frequency = np.fft.fftfreq(side)
+    ring = np.rint(np.hypot(frequency[:, None], frequency) * side).astype(int).ravel()  # (S * S,)
+    rings = np.arange(1, side // 2 + 1)
+    counts = np.bincount(ring)[rings]
+    radial = np.stack([np.bincount(ring, one.ravel())[rings] / counts for one in power])  # (N, S // 2)
+    return rings / side, (10 * np.log10(radial + FLOOR_POWER)).mean(axis=0)
+
+
+def spectrum_distance(spectrum: np.ndarray, reference: np.ndarray) -> float:
+    """Root mean square difference of two `radial_spectrum`s (F,), in dB; every ring counts the same."""
+    return float(np.sqrt(np.mean((spectrum - reference) ** 2)))
+
+
+def high_frequency_difference(frequency: np.ndarray, spectrum: np.ndarray, reference: np.ndarray) -> float:
+    """Mean of spectrum - reference from HIGH_FREQUENCY on, in dB: below 0 too smooth, above 0 too rough."""
+    return float((spectrum - reference)[frequency >= HIGH_FREQUENCY].mean())
+
+
+def patch_features(patches: np.ndarray) -> np.ndarray:
+    """What PATCH_FEATURES names, of each patch; (N, 5).
+
+    Mean and standard deviation in gray levels; skewness (0 where a patch is flat); mean absolute difference of
+    neighbours across and down; root mean square of the orthonormal DCT coefficients of the finer half (u + v >= S).
+
+    Args:
+        patches: (N, S, S).
+    """
+    side = patches.shape[-1]
+    flat = patches.reshape(len(patches), -1).astype(np.float64)
+    mean, std = flat.mean(axis=1), flat.std(axis=1)
+    third = ((flat - mean[:, None]) ** 3).mean(axis=1)
+    skewness = np.divide(third, std**3, out=np.zeros_like(std), where=std > 1e-6)
+    gradient = sum(np.abs(np.diff(patches, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)) / 2
+    coefficients = fft.dctn(patches, axes=(1, 2), norm="ortho")
+    fine = np.add.outer(np.arange(side), np.arange(side)) >= side
+    high = np.sqrt((coefficients[:, fine] ** 2).mean(axis=1))
+    return np.stack([mean, np.log2(1 + std), skewness, np.log2(1 + gradient), np.log2(1 + high)], axis=1)
+
+
+def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
+    """2-Wasserstein distance of the Gaussians fitted to two sets of features, in standard deviations of the reference.
+
+    Each feature is divided by its standard deviation in `reference` first (one that is constant there, by 1). FID is
+    the square of such a distance. It rises a little as samples get fewer.
+
+    Args:
+        features, reference: (N, D) and (M, D), N and M at least 2.
+
+    Raises:
+        ValueError: another shape, or fewer samples.
+    """
+    for name, values in (("features", features), ("reference", reference)):
+        if values.ndim != 2 or len(values) < 2 or values.shape[1] != reference.shape[-1]:
+            raise ValueError(f"`{name}` must be (N, D) with N >= 2 and one D for both, got {values.shape}")
+    spread = reference.std(axis=0)
+    scale = np.where(spread > 0, spread, 1)
+    a, b = features / scale, reference / scale
+    covariance_a, covariance_b = (np.atleast_2d(np.cov(values, rowvar=False)) for values in (a, b))
+    # the trace of sqrt(AB) is the sum of the roots of its eigenvalues, real and >= 0 for covariances
+    roots = np.sqrt(np.clip(np.linalg.eigvals(covariance_a @ covariance_b).real, 0, None))
+    squared = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
+    squared += np.trace(covariance_a) + np.trace(covariance_b) - 2 * roots.sum()
+    return float(np.sqrt(max(squared, 0)))
+
+
+def target_contrast(image: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
+    """Mean of target - mean of the ring of `signal_to_clutter_ratio`, in the image's units; NaN without a ring.
+
+    Args:
+        image: (H, W).
+        target: (H, W) bool, one target.
+        mask: (H, W) bool, all targets.
+    """
+    rows, columns = np.flatnonzero(target.any(axis=1)), np.flatnonzero(target.any(axis=0))
+    window = ring_window(columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
+    ring = image[window][~mask[window]]
+    return float(image[target].mean(dtype=np.float64) - ring.mean(dtype=np.float64)) if ring.size else float("nan")
+
+
+def compare_targets(
+    source: np.ndarray, mask: np.ndarray, synthetic: np.ndarray, synthetic_mask: np.ndarray
+) -> list[TargetContrast]:
+    """Every target of a source image, before and after, its pixels and its ring those of the source's mask.
+
+    Args:
+        source, synthetic: (H, W) gray levels.
+        mask, synthetic_mask: (H, W) bool.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    if not source.shape == mask.shape == synthetic.shape == synthetic_mask.shape:
+        raise ValueError(f"`synthetic` must have the shape of `source`, {source.shape}, got {synthetic.shape}")
+    labels, components = label_components(mask)
+    found = []
+    for component in components:
+        target = labels == component.label
+        found.append(
+            TargetContrast(
+                before=target_contrast(source, target, mask),
+                after=target_contrast(synthetic, target, mask),
+                labelled=bool(synthetic_mask[target].any()),
+            )
+        )
+    return found
+
+
+def thumbnails(images: Sequence[np.ndarray]) -> np.ndarray:
+    """N images (H, W), each scaled to THUMBNAIL_PX a side, of zero mean and unit norm (flat: all 0); (N, D)."""
+    side = (THUMBNAIL_PX, THUMBNAIL_PX)
+    scaled = [Image.fromarray(image.astype(np.float32)).resize(side, Image.Resampling.BOX) for image in images]
+    values = np.stack([np.asarray(one, np.float64).ravel() for one in scaled])
+    values -= values.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, norms, out=np.zeros_like(values), where=norms > 1e-6)
+
+
+def nearest_training_images(synthetic: np.ndarray, training: np.ndarray, sources: Sequence[int]) -> Neighbours:
+    """Whom synthetic images resemble; an image is meant to resemble its own source, and no other one more than that.
+
+    Args:
+        synthetic, training: (N, D) and (M, D), M at least 2, as `thumbnails` returns them.
+        sources: the index in `training` of each synthetic image's source.
+
+    Raises:
+        ValueError: fewer than two training images, no synthetic one, or another number of sources.
+    """
+    if len(training) < 2 or not 0 < len(synthetic) == len(sources):
+        raise ValueError(
+            f"`training` must hold at least 2 images and `sources` one index per image of `synthetic`, got "
+            f"{len(training)} training images and {len(sources)} sources of {len(synthetic)} images"
+        )
+    rows, own = np.arange(len(synthetic)), np.asarray(sources)
+    others = synthetic @ training.T  # (N, M) normalised cross-correlation
+    of_own = others[rows, own]
+    others[rows, own] = -np.inf
+    row, column = (int(index) for index in np.unravel_index(np.argmax(others), others.shape))
+    return Neighbours(
+        nearest_other_share=float((others.max(axis=1) > of_own).mean()),
+        median_own=float(np.median(of_own)),
+        highest_other=float(others[row, column]),
+        pair=(row, column),
+        highest_other_of_source=float(training[own[row]] @ training[column]),
+    )

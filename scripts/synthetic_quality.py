@@ -1,0 +1,239 @@
+"""How good the images of `irstd-ldm synthesize` are: spectra, patches, targets before and after, memorised images.
+
+    python scripts/synthetic_quality.py --synthetic more/generated more/squeezed more/planted --data DATA/NUAA-SIRST \
+        [--held-out lists/val.list] [--backgrounds DATA/backgrounds] [--document docs/scarcity.md] \
+        [--sheet sheet.png] [--output quality.json]
+
+All is measured against held-out real images: those of --held-out, by default those of the data set's training list
+that no `synthesize` was given. A test list's images and what `synthesize` was given are refused. The row `sources`
+measures the sources the same way: synthetic images are as good as real ones where they are no farther from the
+held-out ones than those. With --backgrounds, `frames` does so for what was planted on. FID and KID need the weights of
+a network, a download, and are not used.
+
+- spectrum: root mean square difference in dB of the radially averaged log power spectra (Hann window, random crops);
+  fine: mean signed difference at 0.25 cycles per px and more, below 0 too smooth.
+- patches: Frechet distance of Gaussians fitted to mean, log deviation, skewness, log gradient and log fine DCT energy
+  of 8x8 patches, in standard deviations of the held-out images' patches.
+- contrast: mean of a target - mean of its ring, synthetic / source; lost: 0 or less. Of the targets that the synthetic
+  mask still holds; unlabelled are those that it does not. Planted targets have no source: only their SCR is given.
+- r: correlation of thumbnails with the training images, which are those that `synthesize` was given. In brackets what
+  the source of that image has with the same training image: memorisation shows as the first well above the second.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contact_sheet import Example, contact_sheet
+from document_table import insert
+from synthetic_set import SyntheticSet, held_out_list, real_levels, samples_of
+
+from irstd_ldm.data.clutter import signal_to_clutter_ratio
+from irstd_ldm.data.folder import Sample, read_backgrounds
+from irstd_ldm.evaluation import synthetic as quality
+from irstd_ldm.evaluation.components import label_components
+
+SCR_QUANTILES = (0.1, 0.5, 0.9)
+
+
+class Reference:
+    """The held-out real images, to which distances are measured."""
+
+    def __init__(self, samples: dict[str, Sample], crop_px: int, crops: int, patches: int, seed: int):
+        self.crop_px, self.crops, self.patches, self.seed = crop_px, crops, patches, seed
+        images = [real_levels(sample.image) for sample in samples.values()]
+        self.frequency, self.spectrum, self.features = self._describe(images, list(samples))
+
+    def distances(self, images: Sequence[np.ndarray], sources: Sequence[str]) -> dict[str, float]:
+        """Of images (H, W); those of one source, and the source itself, are measured at the same places."""
+        _, spectrum, features = self._describe(images, sources)
+        return {
+            "spectrum_db": quality.spectrum_distance(spectrum, self.spectrum),
+            "fine_db": quality.high_frequency_difference(self.frequency, spectrum, self.spectrum),
+            "patches": quality.frechet_distance(features, self.features),
+        }
+
+    def _describe(
+        self, images: Sequence[np.ndarray], names: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Frequencies (F,), spectrum (F,) and patch features (N, D)."""
+        crops = quality.random_crops(images, names, self.crop_px, self.crops, self.seed)
+        patches = quality.random_crops(images, names, quality.PATCH_PX, self.patches, self.seed)
+        return *quality.radial_spectrum(crops), quality.patch_features(patches)
+
+
+def scr_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Quantiles of the SCR of all targets; a target in an even or empty ring has none and is counted."""
+    ratios = []
+    for image, mask in zip(images, masks, strict=True):
+        labels, components = label_components(mask)
+        ratios += [signal_to_clutter_ratio(image, labels == component.label, mask) for component in components]
+    defined = [ratio for ratio in ratios if np.isfinite(ratio)]
+    quantiles = np.quantile(defined, SCR_QUANTILES).tolist() if defined else None
+    return {"targets": len(ratios), "scr_undefined": len(ratios) - len(defined), "scr_quantiles": quantiles}
+
+
+def fidelity(made: SyntheticSet, sources: dict[str, Sample]) -> dict[str, Any]:
+    """What became of the sources' targets."""
+    found: list[quality.TargetContrast] = []
+    for image, sample, source in zip(made.images, made.samples, made.sources, strict=True):
+        real = sources[source]
+        found += quality.compare_targets(real_levels(real.image), real.mask, image, sample.mask)
+    ratios = np.array([target.ratio for target in found if target.labelled and np.isfinite(target.ratio)])
+    return {
+        "unlabelled": sum(not target.labelled for target in found),
+        "contrast_median": float(np.median(ratios)) if len(ratios) else None,
+        "below_half": float((ratios < 0.5).mean()) if len(ratios) else None,
+        "lost": float((ratios <= 0).mean()) if len(ratios) else None,
+    }
+
+
+def resemblance(
+    names: Sequence[str], images: Sequence[np.ndarray], sources: Sequence[str], training: dict[str, Sample]
+) -> dict[str, Any]:
+    """Nearest training images of named images, or nothing where there are not two of them."""
+    if len(training) < 2:
+        return {}
+    stems = list(training)
+    references = quality.thumbnails([real_levels(sample.image) for sample in training.values()])
+    own = [stems.index(source) for source in sources]
+    found = quality.nearest_training_images(quality.thumbnails(images), references, own)
+    return asdict(found) | {"pair": (names[found.pair[0]], stems[found.pair[1]])}
+
+
+def measure_set(made: SyntheticSet, real: dict[str, Sample], reference: Reference) -> dict[str, Any]:
+    """One synthetic folder."""
+    row: dict[str, Any] = {"name": made.name, "kind": made.kind, "images": len(made.images)}
+    row |= reference.distances(made.images, made.sources) | scr_of(
+        made.images, [sample.mask for sample in made.samples]
+    )
+    if made.training:
+        row |= fidelity(made, real)
+        names = [sample.stem for sample in made.samples]
+        row |= resemblance(names, made.images, made.sources, {stem: real[stem] for stem in made.training})
+    return row
+
+
+def measure_real(
+    name: str, samples: dict[str, Sample], training: dict[str, Sample], reference: Reference
+) -> dict[str, Any]:
+    """A baseline: real images, of `training` where that is not empty, as if each were a synthetic one of itself."""
+    stems, images = list(samples), [real_levels(sample.image) for sample in samples.values()]
+    row: dict[str, Any] = {"name": name, "kind": "real", "images": len(images)}
+    row |= reference.distances(images, stems) | scr_of(images, [sample.mask for sample in samples.values()])
+    return row | resemblance(stems, images, stems, training)
+
+
+def table(rows: Sequence[dict[str, Any]], caption: str) -> str:
+    """A Markdown table under its caption."""
+    lines = [
+        caption,
+        "",
+        "| images | N | spectrum, dB | fine, dB | patches | targets | SCR 10/50/90 % | contrast, median | below half "
+        "| lost | unlabelled | nearest is another | r, own source | r, highest other |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        synthetic = row["kind"] != "real"
+        scr, other, before = row["scr_quantiles"], row.get("highest_other"), row.get("highest_other_of_source")
+        cells = [
+            f"{row['name']} ({row['kind']})",
+            str(row["images"]),
+            f"{row['spectrum_db']:.2f}",
+            f"{row['fine_db']:+.2f}",
+            f"{row['patches']:.2f}",
+            str(row["targets"]),
+            "-" if scr is None else " / ".join(f"{value:.1f}" for value in scr),
+            _cell(row.get("contrast_median"), "{:.2f}"),
+            _cell(row.get("below_half"), "{:.1%}"),
+            _cell(row.get("lost"), "{:.1%}"),
+            _cell(row.get("unlabelled"), "{}"),
+            _cell(row.get("nearest_other_share") if synthetic else None, "{:.1%}"),
+            _cell(row.get("median_own") if synthetic else None, "{:.3f}"),
+            _cell(other, "{:.3f}") + (f" ({before:.3f})" if synthetic and other is not None else ""),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value).replace("%", " %")
+
+
+def examples(made: SyntheticSet, sources: dict[str, np.ndarray], count: int, seed: int) -> list[Example]:
+    """A few images of one folder, drawn by the seed."""
+    chosen = np.random.default_rng(seed).permutation(len(made.samples))[:count]
+    return [
+        Example(
+            f"{made.kind}: {made.samples[number].stem}",
+            sources.get(made.sources[number]),
+            made.images[number],
+            made.samples[number].mask,
+        )
+        for number in sorted(chosen)
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--synthetic", type=Path, nargs="+", required=True, help="folders that `synthesize` wrote")
+    parser.add_argument("--data", type=Path, required=True, help="the real data set, in the field's layout")
+    parser.add_argument(
+        "--held-out", nargs="+", default=[], metavar="val|LISTFILE", help="real images to compare with"
+    )
+    parser.add_argument("--backgrounds", type=Path, help="frames that planted images were made of")
+    parser.add_argument("--crop-px", type=int, default=96, help="of the spectra; the smallest image of NUAA-SIRST")
+    parser.add_argument("--crops", type=int, default=4, help="per image, of the spectra")
+    parser.add_argument("--patches", type=int, default=64, help="per image")
+    parser.add_argument("--examples", type=int, default=3, help="per folder, on the sheet")
+    parser.add_argument("--seed", type=int, default=0, help="of crops, patches and examples")
+    parser.add_argument("--document", type=Path, help="a Markdown file with marks, whose table is replaced")
+    parser.add_argument("--sheet", type=Path, help="a PNG file for examples to look at")
+    parser.add_argument("--output", type=Path, help="a JSON file for the rows")
+    arguments = parser.parse_args(argv)
+    try:
+        sets = [SyntheticSet(root) for root in arguments.synthetic]
+        given = dict.fromkeys(stem for made in sets for stem in made.training)
+        held_out = held_out_list(arguments.data, arguments.held_out, set(given))
+        real = samples_of(arguments.data, list(given))
+        held_out_samples = samples_of(arguments.data, held_out)
+        frames = {} if arguments.backgrounds is None else read_backgrounds(arguments.backgrounds)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+    sampling = (arguments.crop_px, arguments.crops, arguments.patches, arguments.seed)
+    reference = Reference(held_out_samples, *sampling)
+    rows = []
+    drawn = {source for made in sets if made.training for source in made.sources}
+    if drawn:
+        rows.append(measure_real("sources", {stem: real[stem] for stem in real if stem in drawn}, real, reference))
+    planted_on = sorted({source for made in sets if not made.training for source in made.sources} & set(frames))
+    if planted_on:
+        empty = {stem: Sample(stem, frames[stem], np.zeros(frames[stem].shape, bool)) for stem in planted_on}
+        rows.append(measure_real("frames", empty, {}, reference))
+    rows += [measure_set(made, real, reference) for made in sets]
+    caption = (
+        f"{arguments.data.name}, against {len(held_out)} held-out images, {arguments.crops} crops of "
+        f"{arguments.crop_px} px and {arguments.patches} patches per image, seed {arguments.seed}:"
+    )
+    text = table(rows, caption)
+    print(text)
+    if arguments.document is not None:
+        insert(arguments.document, "synthetic_quality.py", text)
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    if arguments.sheet is not None:
+        shown = []
+        for made in sets:
+            raw = {stem: sample.image for stem, sample in real.items()} if made.training else frames
+            levels = {stem: real_levels(raw[stem]) for stem in set(made.sources) & set(raw)}
+            shown += examples(made, levels, arguments.examples, arguments.seed)
+        contact_sheet(shown).save(arguments.sheet)
+
+
+if __name__ == "__main__":
+    main()
