@@ -1,5 +1,8 @@
 """The `irstd-ldm` command: argument parsing and files around the rest of the package."""
 
+import os
+import sys
+
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -9,6 +12,27 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int = EXIT_FAILED):
         super().__init__(one_line(message))
         self.exit_code = exit_code
+
+
+def drop_standard_output() -> None:
+    """What is still to be written there goes nowhere: the flush at the exit would fail as the last write did."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """A line on the standard output, at once.
+
+    Raises:
+        BrokenPipeError: the reader left.
+        CommandError: the disk behind it refuses.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_standard_output()
+        raise CommandError(f"cannot write to the standard output: {error.strerror}") from error
 
 
 def one_line(message: object) -> str:

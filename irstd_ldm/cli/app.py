@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,11 +11,17 @@ from typing import NoReturn
 
 from ..app.server import LOOPBACK, launch_options, private_folder
 from . import EXIT_INTERRUPTED, EXIT_USAGE, CommandError
+from .inputs import describe
 from .model import load_pipeline, model_name, resolve_device
 
 
 def run(args: argparse.Namespace) -> NoReturn:
     """Serves the page until it is interrupted or terminated."""
+    try:
+        port = serving_port(args.host, args.port)
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host at all
+        reason = describe("", error).error
+        raise CommandError(f"--host {args.host} --port {args.port}: cannot serve there: {reason}") from error
     with terminated_in_order(), private_folder():
         try:
             from ..app.page import build_page
@@ -24,19 +31,31 @@ def run(args: argparse.Namespace) -> NoReturn:
         try:
             page.launch(
                 server_name=args.host,
-                server_port=args.port,
+                server_port=port,
                 prevent_thread_lock=True,
                 **launch_options(args.max_file_mb),
             )
-        except OSError as error:
-            raise CommandError(f"--host {args.host} --port {args.port}: cannot serve there: {error}") from error
+        except OSError as error:  # taken since
+            raise CommandError(f"--host {args.host} --port {port}: cannot serve there: {error}") from error
         try:
             reach = "this machine alone" if args.host == LOOPBACK else "everyone who can reach this address"
-            print(f"http://{args.host}:{args.port} ({reach}); Ctrl-C ends it", flush=True)
+            print(f"http://{args.host}:{port} ({reach}); Ctrl-C ends it", flush=True)
             while True:
                 threading.Event().wait()
         finally:
             page.close(verbose=False)
+
+
+def serving_port(host: str, port: int) -> int:
+    """The port, or a free one for 0, after a try: gradio's server tells in lines of its own why it cannot start.
+
+    Raises:
+        UnicodeError: The host's name cannot be one.
+        OSError: The host is unknown or not of this machine, or the port is in use or not allowed.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    with socket.create_server(address[:2], family=family) as server:
+        return server.getsockname()[1]
 
 
 @contextmanager

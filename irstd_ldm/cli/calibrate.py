@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     except (ImportError, OSError, ValueError) as error:
         raise CommandError(str(describe(args.data, error)), EXIT_USAGE) from error
     pipeline = load_pipeline(args, resolve_device(args.device))
+    sampled = sampling(args, pipeline)
     found = {images.description: _find(images, pipeline, args) for images in image_sets}
     try:
         counts = {name: [image.counts for image in of_set] for name, of_set in found.items()}
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     path = folder / INDEX
     try:
-        _store(path, _calibration(args, pipeline, image_sets, budgets, confidence))
+        _store(path, _calibration(image_sets, budgets, confidence, sampled))
     except OSError as error:
         raise CommandError(f"{path}: {describe('', error).error}") from error
     for images in image_sets:
@@ -91,18 +92,17 @@ def _find(images: ImageSet, pipeline: IRSTDDetectionPipeline, args: argparse.Nam
 
 
 def _calibration(
-    args: argparse.Namespace,
-    pipeline: IRSTDDetectionPipeline,
     image_sets: Sequence[ImageSet],
     budgets: Sequence[BudgetThreshold],
     confidence: ConfidenceCalibration,
+    sampled: Mapping[str, int],
 ) -> dict[str, Any]:
     return {
         "data": ", ".join(f"{images.root.resolve().name} ({len(images)} images)" for images in image_sets),
         "thresholds": {f"{budget.max_fa_per_million_px:g}": budget.threshold for budget in budgets},
         "budgets": [{**asdict(budget), "is_resolved": budget.is_resolved} for budget in budgets],
         "confidence": confidence.to_dict(),
-        **sampling(args, pipeline),
+        **sampled,
         "version": __version__,
     }
 

@@ -17,13 +17,15 @@ from .. import __version__
 from ..data.frames import FRAME_SUFFIXES, RAW_SUFFIXES, FrameSource, is_sequence, open_frames
 from ..data.synthetic import synthetic_scene
 from ..pipelines.target import Target
-from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandError
+from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandError, say
 from .detection_writer import DetectionWriter
 from .frame_detector import FrameDetector
 from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
+from .kinds import DEFAULT_KINDS
 from .model import load_detector, model_name, resolve_device, resolve_threshold, settings
 from .outputs import TARGET_FIELDS, make_folder, save_png
 from .quiet import readers_are_quiet
+from .sequence_flags import check_flags
 from .stream_sequence import stream_sequence
 from .write_tables import StandardOutput
 from .writers import ImageResult
@@ -38,14 +40,17 @@ def run(args: argparse.Namespace) -> int:
     folder = None if args.output == STANDARD_OUTPUT else args.output
     if folder is None:
         _check_standard_output(args)
-    writer = DetectionWriter(folder, args.write)
     suffixes = FRAME_SUFFIXES if args.raw is None else (*FRAME_SUFFIXES, *RAW_SUFFIXES)
-    inputs, failures = collect_inputs(args.inputs, suffixes) if args.inputs else ([_write_scene(args)], [])
+    inputs, failures = collect_inputs(args.inputs, suffixes)
+    check_flags(inputs, args)
+    writer = DetectionWriter(folder, args.write or DEFAULT_KINDS)
+    if not args.inputs:
+        inputs = [_write_scene(args)]
     for failure in failures:
         _tell(failure)
     num_inputs = len(inputs) + len(failures)
     if not inputs:
-        return _close(num_inputs, failures, interrupted=False)
+        return _close(num_inputs, failures, None)
     pipeline = load_detector(args, device)
     threshold = resolve_threshold(args, pipeline)
     header = {
@@ -58,23 +63,22 @@ def run(args: argparse.Namespace) -> int:
     with _writing(writer):
         writer.begin(header)
     detection = _Run(FrameDetector(pipeline, args, threshold), args, header, writer, failures)
-    interrupted = False
+    interrupted: str | None = None
     try:
         with readers_are_quiet():
             detection.detect(inputs)
     except KeyboardInterrupt:
-        interrupted = True
+        interrupted = _interruption(writer)
     finally:
         with _writing(writer):
-            writer.finish(failures, complete=detection.num_done + len(failures) == num_inputs)
+            writer.finish(failures, complete=detection.num_tried == len(inputs))
     if folder is not None:
         if num_inputs == 1 and writer.num_images == 1:
-            print(_table(detection.last_targets))
+            say(_table(detection.last_targets))
             if "overlays" in writer.pictures:
-                print(f"overlay: {writer.pictures['overlays'] / inputs[0].name}.png")
-        sequences = f"sequences: {len(writer.sequences)}, " if writer.sequences else ""
+                say(f"overlay: {writer.pictures['overlays'] / inputs[0].name}.png")
         tables = ", ".join(map(str, writer.tables))
-        print(f"images: {writer.num_images}, {sequences}targets: {writer.num_targets}; {tables}")
+        say(f"images: {writer.num_images}, {_sequences(writer)}targets: {writer.num_targets}; {tables}")
     return _close(num_inputs, failures, interrupted)
 
 
@@ -92,36 +96,37 @@ class _Run:
         self._detector, self._args, self._header = detector, args, header
         self._writer, self._failures = writer, failures
         self.last_targets: Sequence[Target] = []
-
-    @property
-    def num_done(self) -> int:
-        return self._writer.num_images + len(self._writer.sequences)
+        self.num_tried = 0
 
     def detect(self, inputs: Sequence[InputFile]) -> None:
         for item in tqdm(inputs, unit="image", disable=None):
-            if self._writer.holds(item.path):
-                self._fail(Failure(str(item.path), "is in the folder that this command writes"))
-                continue
-            try:
-                source = open_frames(item.path, self._args.raw, self._args.max_pixels)
-                if is_sequence(source):
-                    self._detect_sequence(item, source)
-                    continue
-                result = self._detect_image(item, source)
-            except BrokenPipeError:  # the reader of the standard output left
-                raise
-            except IMAGE_ERRORS as error:
-                self._fail(describe(item.path, error))
-                continue
-            self.last_targets = result.targets
-            try:
-                self._writer.add(result)
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
-            except IMAGE_ERRORS as error:  # no memory for an overlay, say
-                self._fail(describe(item.path, error))
+            self._detect_input(item)
+            self.num_tried += 1
+
+    def _detect_input(self, item: InputFile) -> None:
+        if self._writer.holds(item.path):
+            self._fail(Failure(str(item.path), "is in the folder that this command writes"))
+            return
+        try:
+            source = open_frames(item.path, self._args.raw, self._args.max_pixels)
+            if is_sequence(source):
+                self._detect_sequence(item, source)
+                return
+            result = self._detect_image(item, source)
+        except BrokenPipeError:  # the reader of the standard output left
+            raise
+        except IMAGE_ERRORS as error:
+            self._fail(describe(item.path, error))
+            return
+        self.last_targets = result.targets
+        try:
+            self._writer.add(result)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
+        except IMAGE_ERRORS as error:  # no memory for an overlay, say
+            self._fail(describe(item.path, error))
 
     def _detect_image(self, item: InputFile, source: FrameSource) -> ImageResult:
         (frame,) = source.frames()
@@ -130,16 +135,15 @@ class _Run:
         return ImageResult(item, frame.image, *self._detector(frame.image, input_range))
 
     def _detect_sequence(self, item: InputFile, source: FrameSource) -> None:
-        counts: Mapping[str, Any]
         if self._args.output == STANDARD_OUTPUT:
-            counts = stream_sequence(source, item, self._detector, self._args, StandardOutput().write)
-        else:
-            from .detect_sequence import detect_sequence
+            stream_sequence(source, item, self._detector, self._args, StandardOutput().write)
+            return
+        from .detect_sequence import SequenceResult, detect_sequence
 
-            counts = asdict(
-                detect_sequence(source, item.name, self._detector, self._args, self._args.output, self._header)
-            )
-        self._writer.add_sequence({"file": str(item.path), "name": item.name, **counts})
+        def report(result: SequenceResult) -> None:
+            self._writer.add_sequence({"file": str(item.path), "name": item.name, **asdict(result)})
+
+        detect_sequence(source, item.name, self._detector, self._args, self._args.output, self._header, report)
 
     def _fail(self, failure: Failure) -> None:
         self._failures.append(failure)
@@ -152,6 +156,7 @@ def _check_standard_output(args: argparse.Namespace) -> None:
         (args.tracks, "--tracks"),
         (args.annotated_video, "--annotated-video"),
         (args.resume, "--resume"),
+        (args.write, "--write"),
     ):
         if is_given:
             raise CommandError(f"--output -: not with {name}: it writes JSON lines and no files", EXIT_USAGE)
@@ -167,7 +172,7 @@ def _write_scene(args: argparse.Namespace) -> InputFile:
     except (OSError, ValueError) as error:  # a full disk, or a seed whose scene has no room for the targets
         raise CommandError(f"{path}: {describe(path, error).error}") from error
     places = ", ".join(f"({target.x:.1f}, {target.y:.1f})" for target in scene.targets)
-    print(f"synthetic scene: {path}, {len(scene.targets)} targets planted at (x, y) = {places}")
+    say(f"synthetic scene: {path}, {len(scene.targets)} targets planted at (x, y) = {places}")
     return InputFile(path, path.stem)
 
 
@@ -195,11 +200,28 @@ def _writing(writer: DetectionWriter) -> Iterator[None]:
         raise CommandError(f"{writer.tables[0]}: {describe('', error).error}") from error
 
 
-def _close(num_inputs: int, failures: Sequence[Failure], interrupted: bool) -> int:
+def _sequences(writer: DetectionWriter) -> str:
+    """Their number in the summary, where there are any."""
+    if not writer.sequences:
+        return ""
+    num_parts = sum(not sequence["complete"] for sequence in writer.sequences)
+    return f"sequences: {len(writer.sequences)}{f' ({num_parts} in part)' if num_parts else ''}, "
+
+
+def _interruption(writer: DetectionWriter) -> str:
+    """What is kept of an interrupted run, and of the sequence in which it was interrupted."""
+    line = "interrupted; what is written stays"
+    for sequence in writer.sequences:
+        if not sequence["complete"] and sequence["error"] is None:
+            line += f"; --resume goes on after the {sequence['num_frames']} frames of {sequence['file']}"
+    return line
+
+
+def _close(num_inputs: int, failures: Sequence[Failure], interrupted: str | None) -> int:
     if failures:
         print(f"irstd-ldm detect: {len(failures)} of {num_inputs} inputs failed", file=sys.stderr)
-    if interrupted:
-        print("irstd-ldm detect: interrupted; what is written stays", file=sys.stderr)
+    if interrupted is not None:
+        print(f"irstd-ldm detect: {interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_FAILED if failures else EXIT_DONE
 

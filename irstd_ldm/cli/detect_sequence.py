@@ -10,23 +10,29 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..data.frames import FrameSource
-from ..pipelines.target import Target
+from ..data.frames import Frame, FrameSource
 from ..tracking.parameters import TrackerParameters
 from ..tracking.tracker import Tracker
 from .annotated_video import AnnotatedVideo
 from .frame_detector import FrameDetector, value_range
+from .frame_pictures import FramePictures
 from .inputs import describe
+from .kinds import PICTURE_KINDS
 from .sequence_files import FrameRecord, SequenceFiles
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceResult:
-    """What a sequence came to; `num_tracks` is 0 without `--tracks`."""
+    """What a sequence came to.
+
+    `num_tracks` is 0 without `--tracks`; a sequence that is not complete has an error or was interrupted.
+    """
 
     num_frames: int
     num_targets: int
     num_tracks: int
+    complete: bool
+    error: str | None
 
 
 def detect_sequence(
@@ -36,7 +42,8 @@ def detect_sequence(
     args: argparse.Namespace,
     folder: Path,
     header: Mapping[str, Any],
-) -> SequenceResult:
+    report: Callable[[SequenceResult], None],
+) -> None:
     """Detects targets in every frame of a file and writes DIR/NAME.
 
     A frame's result is that of the frame as a single image with the same range of gray values. With `--resume` frames
@@ -47,12 +54,13 @@ def detect_sequence(
         source: The file.
         name: Folder of its results in `folder`.
         detector: Of its frames.
-        args: Of `detect`: `input_range`, `polarity`, `tracks`, `annotated_video`, `resume`.
+        args: Of `detect`: `input_range`, `polarity`, `write`, `tracks`, `annotated_video`, `resume`.
         folder: DIR.
         header: Version, model and settings.
+        report: Called with what is kept, whether all frames were done or not.
 
     Raises:
-        CommandError: `--resume` of a run with other settings, or an extra is missing.
+        CommandError: `--resume` of a run with other settings, pictures of other origin, or an extra is missing.
         ImageReadError: A frame cannot be read; what comes before it is written.
         OSError: The disk refuses; what is written stays.
         KeyboardInterrupt: As it came; what is written stays.
@@ -60,6 +68,7 @@ def detect_sequence(
     asked = args.input_range or "sequence"
     input_range = value_range(source, asked)
     tracker = Tracker() if args.tracks else None
+    picture_kinds = [kind for kind in PICTURE_KINDS if kind in (args.write or ())]
     described = {
         **header,
         "file": str(source.path),
@@ -69,10 +78,14 @@ def detect_sequence(
         "value_range": input_range,
         "polarity": args.polarity,
         "tracker": dataclasses.asdict(TrackerParameters()) if args.tracks else None,
+        "pictures": picture_kinds,
     }
+    pictures = FramePictures(folder / name, picture_kinds, input_range)
 
-    def detect(image: np.ndarray) -> list[Target]:
-        return detector(image, input_range)[2]
+    def detect(frame: Frame) -> FrameRecord:
+        probability, mask, targets = detector(frame.image, input_range)
+        pictures.add(frame, probability, mask, targets)  # before its line, so that `--resume` need not look for them
+        return FrameRecord(frame.index, frame.time_s, targets, None)
 
     video = AnnotatedVideo(folder / name / "annotated.mp4", source.frames_per_second) if args.annotated_video else None
     files = SequenceFiles(folder / name, described, args.tracks, args.resume)
@@ -94,12 +107,12 @@ def detect_sequence(
             error = describe(source.path, caught).error
             raise
         finally:
+            report(SequenceResult(files.num_frames, files.num_targets, files.num_tracks, complete, error))
             files.finish(complete, error)
-    return SequenceResult(files.num_frames, files.num_targets, files.num_tracks)
 
 
 def _frames(
-    source: FrameSource, files: SequenceFiles, detect: Callable[[np.ndarray], list[Target]], with_images: bool
+    source: FrameSource, files: SequenceFiles, detect: Callable[[Frame], FrameRecord], with_images: bool
 ) -> Iterator[tuple[np.ndarray | None, FrameRecord]]:
     """Every frame's record, and its image: those recorded earlier, then those detected now.
 
@@ -109,4 +122,4 @@ def _frames(
     for record in files.recorded():
         yield (next(frames).image if with_images else None), record
     for frame in frames:
-        yield frame.image, FrameRecord(frame.index, frame.time_s, detect(frame.image), None)
+        yield frame.image, detect(frame)

@@ -8,7 +8,7 @@ from . import EXIT_USAGE, CommandError
 from .inputs import Failure
 from .kinds import KINDS, PICTURE_KINDS, TABLE_NAMES
 from .outputs import make_folder, part_path
-from .write_pictures import Pictures
+from .write_pictures import Pictures, refuse_foreign_pictures
 from .write_tables import CSVTable, JSONLines, JSONTable, StandardOutput
 from .writers import Ending, ImageResult, Writer
 
@@ -41,14 +41,12 @@ class DetectionWriter:
         ours = any(
             path.exists() for name in TABLE_NAMES.values() for path in (folder / name, part_path(folder / name))
         )
-        for kind in PICTURE_KINDS:
-            if not ours and kind in chosen and (folder / kind).is_dir() and any((folder / kind).iterdir()):
-                raise CommandError(
-                    f"--output {folder}: its {kind}/ holds files that `detect` did not write; name another", EXIT_USAGE
-                )
+        picture_kinds = [kind for kind in chosen if kind in PICTURE_KINDS]
+        if not ours:
+            refuse_foreign_pictures(folder, picture_kinds)
         make_folder(folder)
-        pictures = [Pictures(folder, kind) for kind in chosen if kind in PICTURE_KINDS]
-        self.pictures = {kind: folder / kind for kind in chosen if kind in PICTURE_KINDS}
+        pictures = [Pictures(folder, kind) for kind in picture_kinds]
+        self.pictures = {kind: folder / kind for kind in picture_kinds}
         self.tables = [folder / TABLE_NAMES[kind] for kind in chosen if kind in TABLE_NAMES]
         self._writers = [*pictures, *tables]
 
@@ -88,7 +86,7 @@ class DetectionWriter:
         self.num_targets += len(result.targets)
 
     def add_sequence(self, summary: Mapping[str, Any]) -> None:
-        """Counts an input of several frames, whose own files are written."""
+        """Counts an input of several frames, whose own files are written as far as it came."""
         self.sequences.append(summary)
         self.num_targets += summary["num_targets"]
 

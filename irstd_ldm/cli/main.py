@@ -2,14 +2,13 @@
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
 from ..data.raw_format import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
-from . import EXIT_INTERRUPTED, CommandError
+from . import EXIT_INTERRUPTED, CommandError, drop_standard_output
 from .kinds import DEFAULT_KINDS, KINDS
 
 DEFAULT_OUTPUT = Path("irstd-ldm-output")
@@ -34,7 +33,7 @@ and on demand:
   detections_coco.json    COCO, masks as run lengths (extra coco)
   detections.geojson      targets of GeoTIFF images in longitude and latitude (extra geo)
 An input of several frames (video, pages, stacks) has a folder of its own: DIR/STEM/detections.jsonl, detections.csv,
-sequence.json.
+sequence.json; where --write names pictures, DIR/STEM/masks/FRAME.png and so on, FRAME from 000000; no coco or geojson.
 --output - writes the lines of detections.jsonl on the standard output, and nothing else there or on the disk.
 
 STEM is the input's name without suffix. A second input of the same stem is called STEM-2, a third STEM-3, in the order
@@ -106,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"irstd-ldm {args.command}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; the exit flush stays silent
+    except BrokenPipeError:  # the reader left
+        drop_standard_output()
         return EXIT_INTERRUPTED
 
 
@@ -149,7 +148,6 @@ def _add_detect(commands) -> None:
     parser.add_argument(
         "--write",
         type=_output_kinds,
-        default=DEFAULT_KINDS,
         metavar="KIND,...",
         help=f"of {', '.join(KINDS)}; default: {','.join(DEFAULT_KINDS)}",
     )
@@ -391,7 +389,7 @@ def _add_app(commands) -> None:
     _add_model(parser)
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
     parser.add_argument("--host", default="127.0.0.1", metavar="A", help="default: 127.0.0.1, this machine alone")
-    parser.add_argument("--port", type=_positive_int, default=7860, metavar="N", help="default: 7860")
+    parser.add_argument("--port", type=_port, default=7860, metavar="N", help="0 = any free one; default: 7860")
     parser.add_argument(
         "--max-file-mb", type=_positive_int, default=64, metavar="MB", help="largest upload, 10^6 bytes; default: 64"
     )
@@ -430,12 +428,22 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-inference-steps",
-        type=_step_count,
+        type=_count,
         metavar="N",
         help="denoising steps; 0 = IRSTD-Diff's conditional encoder alone; default: the checkpoint's",
     )
     parser.add_argument(
         "--ensemble-size", type=_positive_int, metavar="E", help="predictions per image; default: the checkpoint's"
+    )
+    parser.add_argument(
+        "--tile-size",
+        type=_count,
+        metavar="PX",
+        help="images with a longer side run in overlapping tiles of this side, at least 128; 0 = no tiles; "
+        "default: the checkpoint's",
+    )
+    parser.add_argument(
+        "--tile-overlap", type=_count, metavar="PX", help="of neighbouring tiles; default: the checkpoint's"
     )
     parser.add_argument(
         "--batch-size",
@@ -521,7 +529,7 @@ def _positive_int(text: str) -> int:
     return value
 
 
-def _step_count(text: str) -> int:
+def _count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
@@ -539,6 +547,13 @@ def _seed(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"must be in [0, 2**63), got {text}")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"must be in [0, 65535], got {text}")
     return value
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 
 BUNDLED = "bundled"
+SAMPLING = ("num_inference_steps", "ensemble_size", "tile_size", "tile_overlap")
 
 
 def model_name(args: argparse.Namespace) -> str:
@@ -118,8 +119,7 @@ def predict(
     """
     probability, mask, _, targets = pipeline(
         image,
-        num_inference_steps=args.num_inference_steps,
-        ensemble_size=args.ensemble_size,
+        **{name: getattr(args, name) for name in SAMPLING},
         threshold=threshold,
         input_range=input_range,
         batch_size=args.batch_size,
@@ -150,9 +150,23 @@ def resolve_threshold(args: argparse.Namespace, pipeline: Detector) -> float:
 
 
 def sampling(args: argparse.Namespace, pipeline: Detector) -> dict[str, int]:
-    """Denoising steps and ensemble size, the checkpoint's own defaults filled in."""
-    given = {name: getattr(args, name) for name in ("num_inference_steps", "ensemble_size")}
-    return {name: pipeline.config[f"default_{name}"] if value is None else value for name, value in given.items()}
+    """Denoising steps, ensemble size and tiles, the checkpoint's own defaults filled in.
+
+    Raises:
+        CommandError: one is out of the pipeline's range; wrong usage.
+    """
+    try:
+        called = pipeline.resolve_settings(
+            **{name: getattr(args, name) for name in SAMPLING},
+            threshold=None,
+            max_fa_per_million_px=None,
+            input_range=None,
+            batch_size=args.batch_size,
+            ensemble_fusion="mean",
+        )
+    except ValueError as error:
+        raise CommandError(f"--model {model_name(args)}: {error}", EXIT_USAGE) from error
+    return {name: getattr(called, name) for name in SAMPLING}
 
 
 def settings(args: argparse.Namespace, pipeline: Detector, threshold: float) -> dict[str, Any]:

@@ -25,8 +25,12 @@ class FrameRecord:
     targets: list[Target]
     tracks: list[Track] | None
 
+    def row(self) -> dict[str, Any]:
+        """The line's fields; those that are None are left out."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
     def to_json(self) -> str:
-        return json.dumps(finite({k: v for k, v in dataclasses.asdict(self).items() if v is not None})) + "\n"
+        return json.dumps(finite(self.row())) + "\n"
 
     @classmethod
     def from_json(cls, line: str) -> "FrameRecord":

@@ -1,12 +1,13 @@
 """Pictures per image: masks, overlays, probabilities."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from . import EXIT_USAGE, CommandError
 from .outputs import make_folder, save_png
 from .overlay import draw_overlay
 from .writers import Ending, ImageResult
@@ -31,6 +32,19 @@ PICTURES: dict[str, Callable[[ImageResult], Image.Image]] = {
     "overlays": overlay_picture,
     "probability": probability_picture,
 }
+
+
+def refuse_foreign_pictures(folder: Path, kinds: Sequence[str]) -> None:
+    """For a folder that `detect` has not written before.
+
+    Raises:
+        CommandError: it holds pictures (a data set's, say); wrong usage.
+    """
+    for kind in kinds:
+        if (folder / kind).is_dir() and any((folder / kind).iterdir()):
+            raise CommandError(
+                f"--output {folder}: its {kind}/ holds files that `detect` did not write; name another", EXIT_USAGE
+            )
 
 
 class Pictures:

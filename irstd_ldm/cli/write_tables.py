@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import say
 from .growing_file import GrowingFile
 from .kinds import TABLE_NAMES
 from .outputs import TARGET_FIELDS, csv_line, finite
@@ -134,5 +134,5 @@ class StandardOutput:
         pass
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """One line, at once."""
-        print(json.dumps(finite(record)), file=sys.stdout, flush=True)
+        """One line, at once; see `say` for what it raises."""
+        say(json.dumps(finite(record)))

@@ -68,6 +68,8 @@ def test_files_hold_what_the_pipeline_returns(detect, threshold, tiny_checkpoint
     assert content["settings"] == {
         "num_inference_steps": 1,
         "ensemble_size": 2,
+        "tile_size": 256,
+        "tile_overlap": 32,
         "threshold": threshold,
         "max_fa_per_million_px": None,
         "batch_size": 1,

@@ -13,28 +13,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from irstd_ldm.cli import CommandError
 from irstd_ldm.cli.annotated_video import AnnotatedVideo
 from irstd_ldm.cli.detect_sequence import SequenceResult, detect_sequence
 from irstd_ldm.cli.frame_detector import FrameDetector
+from irstd_ldm.cli.kinds import PICTURE_KINDS
 from irstd_ldm.cli.model import predict
 from irstd_ldm.cli.outputs import finite
+from irstd_ldm.cli.overlay import draw_overlay
 from irstd_ldm.cli.sequence_files import FrameRecord
+from irstd_ldm.data.display import displayable
 from irstd_ldm.data.frames import Frame, open_frames
 from irstd_ldm.data.images import ImageReadError
 from irstd_ldm.data.sequence_range import SAMPLED_FRAMES, sequence_range
 from irstd_ldm.tracking.tracker import Tracker
 
 HEADER = {"version": "0", "model": "tiny", "settings": {"seed": 0}}
+RESULTS: dict[Path, SequenceResult | None] = {}  # of the last run into each folder, also where it raised
 
 
 def arguments(**changed) -> argparse.Namespace:
     values = {
         "num_inference_steps": None,
         "ensemble_size": None,
+        "tile_size": None,
+        "tile_overlap": None,
         "batch_size": 1,
         "seed": 0,
+        "write": None,
         "input_range": None,
         "polarity": "white-hot",
         "tracks": False,
@@ -45,7 +53,13 @@ def arguments(**changed) -> argparse.Namespace:
 
 
 def run_sequence(source, name, pipeline, args, threshold, folder, header) -> SequenceResult:
-    return detect_sequence(source, name, FrameDetector(pipeline, args, threshold), args, folder, header)
+    ends: list[SequenceResult] = []
+    detector = FrameDetector(pipeline, args, threshold)
+    try:
+        detect_sequence(source, name, detector, args, folder, header, ends.append)
+    finally:
+        RESULTS[folder / name] = ends[-1] if ends else None
+    return ends[0]
 
 
 def moving_target(num_frames: int = 8, dtype: type = np.uint8, bright: int = 200) -> np.ndarray:
@@ -100,7 +114,7 @@ def test_a_frame_gives_what_it_gives_as_a_single_image(tiny_pipeline, stack, thr
         targets = predict(tiny_pipeline, image, arguments(), threshold)[2]
         assert targets and line["targets"] == [finite(asdict(target)) for target in targets]
     num_targets = sum(len(line["targets"]) for line in lines)
-    assert (result.num_frames, result.num_targets, result.num_tracks) == (8, num_targets, 0)
+    assert result == SequenceResult(8, num_targets, 0, complete=True, error=None)
     summary = json.loads((tmp_path / "one" / "sequence.json").read_text())
     assert summary["complete"] and summary["error"] is None and summary["num_frames"] == 8
     with (tmp_path / "one" / "detections.csv").open() as file:
@@ -136,6 +150,9 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny_pipeline, stack, thresh
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     assert len(lines_of(parts)) == after
     assert json.loads((parts / "sequence.json").read_text())["complete"] is False
+    kept = RESULTS[parts]
+    assert (kept.num_frames, kept.complete, kept.error) == (after, False, None)
+    assert kept.num_targets == sum(len(line["targets"]) for line in lines_of(parts)) > 0
     with (parts / "detections.jsonl").open("a") as file:
         file.write('{"frame": 5, "targ')  # what a kill leaves
     calls, run = [], tiny_pipeline.predict_probability
@@ -173,6 +190,8 @@ def test_frames_before_a_broken_one_are_kept(tiny_pipeline, stack, threshold, tm
     assert len(lines_of(tmp_path / "one")) == 3
     summary = json.loads((tmp_path / "one" / "sequence.json").read_text())
     assert not summary["complete"] and "frame 3 is damaged" in summary["error"]
+    kept = RESULTS[tmp_path / "one"]
+    assert (kept.num_frames, kept.complete) == (3, False) and "frame 3 is damaged" in kept.error
 
 
 def test_a_full_disk_leaves_whole_lines(tiny_pipeline, stack, threshold, tmp_path, monkeypatch):
@@ -193,6 +212,54 @@ def test_a_full_disk_leaves_whole_lines(tiny_pipeline, stack, threshold, tmp_pat
     lines = (tmp_path / "one" / "detections.jsonl").read_text()
     assert lines == "" or lines.endswith("\n")
     assert len(lines_of(tmp_path / "one")) < 8
+
+
+def pictures_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+
+
+def test_pictures_are_those_of_the_frames_as_single_images(tiny_pipeline, threshold, tmp_path):
+    frames = moving_target(dtype=np.uint16, bright=60) + 8000
+    np.save(tmp_path / "stack.npy", frames)
+    source = open_frames(tmp_path / "stack.npy")
+    run_sequence(source, "none", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
+    assert not pictures_of(tmp_path / "none")
+    asked = arguments(write=("masks", "overlays", "probability", "csv"))
+    run_sequence(source, "one", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    names = [f"{kind}/{frame:06}.png" for kind in ("masks", "overlays", "probability") for frame in range(8)]
+    assert list(pictures_of(tmp_path / "one")) == names
+    for number, image in enumerate(frames):
+        probability, mask, targets = predict(tiny_pipeline, image, asked, threshold, sequence_range(source))
+        shown = {kind: np.asarray(Image.open(tmp_path / "one" / kind / f"{number:06}.png")) for kind in PICTURE_KINDS}
+        np.testing.assert_array_equal(shown["masks"], mask * np.uint8(255))
+        np.testing.assert_allclose(shown["probability"] / 65535, probability, atol=0.501 / 65535)
+        expected = draw_overlay(displayable(image, sequence_range(source)), targets)
+        np.testing.assert_array_equal(shown["overlays"], np.asarray(expected))
+
+
+def test_pictures_of_a_resumed_run_are_those_of_an_uninterrupted_one(tiny_pipeline, stack, threshold, tmp_path):
+    asked = arguments(write=("masks", "overlays"))
+    run_sequence(stack, "whole", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    with pytest.raises(KeyboardInterrupt):
+        stopped = Interrupted(stack, 5, KeyboardInterrupt())
+        run_sequence(stopped, "parts", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    assert len(pictures_of(tmp_path / "parts")) == 2 * 5
+    with pytest.raises(CommandError, match="was made with pictures .*masks.*, now it is .*probability"):
+        others = arguments(write=("probability",), resume=True)
+        run_sequence(stack, "parts", tiny_pipeline, others, threshold, tmp_path, HEADER)
+    again = argparse.Namespace(**vars(asked) | {"resume": True})
+    run_sequence(stack, "parts", tiny_pipeline, again, threshold, tmp_path, HEADER)
+    assert pictures_of(tmp_path / "parts") == pictures_of(tmp_path / "whole")
+
+
+def test_pictures_of_other_origin_are_not_overwritten(tiny_pipeline, stack, threshold, tmp_path):
+    (tmp_path / "set" / "masks").mkdir(parents=True)
+    (tmp_path / "set" / "masks" / "000000.png").write_bytes(b"truth")
+    with pytest.raises(CommandError, match="set: its masks/ holds files that `detect` did not write"):
+        run_sequence(stack, "set", tiny_pipeline, arguments(write=("masks",)), threshold, tmp_path, HEADER)
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["masks"]
+    for _ in range(2):
+        run_sequence(stack, "own", tiny_pipeline, arguments(write=("masks",)), threshold, tmp_path, HEADER)
 
 
 def test_black_hot_frames_are_mirrored(tiny_pipeline, stack, threshold, tmp_path):
@@ -314,7 +381,8 @@ def test_memory_does_not_grow_with_the_frames(tiny_pipeline, tmp_path):
     np.save(tmp_path / "stack.npy", moving_target(200))
     source = Watched(open_frames(tmp_path / "stack.npy"), 20, traced_bytes)
     tracemalloc.start()
-    run_sequence(source, "one", tiny_pipeline, arguments(tracks=True), threshold, tmp_path, HEADER)
+    asked = arguments(tracks=True, write=("masks", "probability"))
+    run_sequence(source, "one", tiny_pipeline, asked, threshold, tmp_path, HEADER)
     tracemalloc.stop()
     assert len(source.noted) == 10
     assert source.noted[-1] - source.noted[0] < 60_000  # the frames between are 553 KB

@@ -1,0 +1,45 @@
+"""Pictures of a sequence's frames: DIR/NAME/masks, overlays, probability."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data.display import displayable
+from ..data.frames import Frame
+from ..pipelines.target import Target
+from .inputs import InputFile
+from .write_pictures import Pictures, refuse_foreign_pictures
+from .writers import ImageResult
+
+
+class FramePictures:
+    """DIR/NAME/KIND/FRAME.png, FRAME in six digits from 000000.
+
+    Args:
+        folder: DIR/NAME.
+        kinds: of `PICTURE_KINDS`.
+        value_range: black and white of overlays, None as in `displayable`.
+
+    Raises:
+        CommandError: DIR/NAME/KIND holds files of other origin, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[str], value_range: tuple[float, float] | None):
+        if not (folder / "sequence.json").exists():
+            refuse_foreign_pictures(folder, kinds)
+        self._pictures = [Pictures(folder, kind) for kind in kinds]
+        self._path, self._value_range = folder, value_range
+
+    def add(self, frame: Frame, probability: np.ndarray, mask: np.ndarray, targets: Sequence[Target]) -> None:
+        """Writes a frame's pictures.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        if not self._pictures:
+            return
+        shown = displayable(frame.image, self._value_range)
+        item = InputFile(self._path, f"{frame.index:06}")
+        for pictures in self._pictures:
+            pictures.add(ImageResult(item, shown, probability, mask, targets))
