@@ -13,7 +13,7 @@ FEATURES = {
     "export": ["nncf>=3", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "openvino>=2025.0"],
     "geo": ["rasterio>=1.4"],
     "train": ["datasets>=4", "pyyaml", "tensorboard"],
-    "video": ["av>=14", "tifffile>=2024.8"],
+    "video": ["av>=14", "imagecodecs>=2024.6", "tifffile>=2024.8"],
 }
 DOCS = ["furo", "myst-parser>=4", "sphinx>=8"]
 EXTRAS = {

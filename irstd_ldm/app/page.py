@@ -10,6 +10,8 @@ from ..data.raw_format import POLARITIES
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from .handlers import BY_THRESHOLD, Handlers, table_headers
 from .reading import EXAMPLES, Limits, example_scene
+from .server import MAX_WAITING
+from .uploads import UploadsOnly
 
 MAX_STEPS, MAX_ENSEMBLE = 20, 16
 STATE_LIFETIME_S = 3600
@@ -35,7 +37,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | No
     config = pipeline.config
     budgets = list((config.calibration or {}).get("thresholds", {}))
     handlers = Handlers(pipeline, model, limits)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FILES_LIFETIME_S)) as page:
+    with UploadsOnly(title=TITLE, analytics_enabled=False, delete_cache=(60, FILES_LIFETIME_S)) as page:
         gr.Markdown(HEADING)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
@@ -136,7 +138,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | No
             changed(handlers.show_targets, decision, results, **quick)
         frame.change(handlers.show_all, decision, results, **quick)
         table.select(handlers.focus, decision, [frame, viewer], **quick)
-    return page.queue(max_size=32, default_concurrency_limit=4, api_open=False)
+    return page.queue(max_size=MAX_WAITING, default_concurrency_limit=4, api_open=False)
 
 
 def _text(name: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 PORT = 7860
 MAX_FILE_MB = 64
+MAX_WAITING = 32  # calls, beside those that run: one detection, and a few of what follows from one
 MAX_SESSIONS = 16  # whose results are kept in memory: up to 200 MB each
 SYSTEM_FONTS = ("system-ui", "sans-serif")
 SYSTEM_MONO_FONTS = ("ui-monospace", "monospace")
@@ -29,7 +30,10 @@ CONTENT_POLICY = (
 
 
 class LocalOnly:
-    """Refuses to fetch foreign addresses for a client, which gradio's file route offers, and says so to browsers."""
+    """Refuses to fetch foreign addresses for a client, which gradio's file route offers, and says so to browsers.
+
+    Those in the body of a call are refused by `UploadsOnly`.
+    """
 
     def __init__(self, app: "ASGIApp"):
         self.app = app

@@ -1,6 +1,6 @@
 """TIFF and BigTIFF: the pages of full resolution, by Pillow where it keeps their values, else by tifffile."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from .tiff_pages import TiffPage, read_tiff_pages
 BIG_ENDIAN_BIGTIFF = b"MM\0+"  # Pillow 12 does not recognise it
 # (bits, sample format) of gray pages whose values Pillow keeps; formats: 1 unsigned, 2 signed, 3 floating point
 KEPT_BY_PILLOW = ((12, 1), (16, 1), (16, 2), (32, 2), (32, 3))
+KEPT_MIN_WHITE = ((16, 1), (32, 3))  # little-endian ones; it knows no others
+KEPT_COMPRESSED_BIG_ENDIAN = ((16, 1),)  # of the others it exchanges the bytes once more
 
 
 class TiffFrames:
@@ -63,13 +65,19 @@ class TiffFrames:
         except ImageReadError:
             raise
         except Exception as error:  # tifffile raises whatever a broken tag leads to
-            raise ImageReadError(f"cannot read image '{self.path}': {error}") from error
+            extra = ": pip install irstd-ldm[video]" if "'imagecodecs' package" in str(error) else ""
+            raise ImageReadError(f"cannot read image '{self.path}': {error}{extra}") from error
 
 
 def _is_kept_by_pillow(page: TiffPage) -> bool:
     if max(page.bits) <= 8:
         return set(page.sample_formats) == {1}
-    return len(page.bits) == 1 and (page.bits[0], page.sample_formats[0]) in KEPT_BY_PILLOW
+    kept: Iterable[tuple[int, int]] = KEPT_BY_PILLOW
+    if page.is_min_white:
+        kept = () if page.is_big_endian else KEPT_MIN_WHITE
+    elif page.is_big_endian and page.is_compressed:
+        kept = KEPT_COMPRESSED_BIG_ENDIAN
+    return len(page.bits) == 1 and (page.bits[0], page.sample_formats[0]) in kept
 
 
 def _without_alpha(pixels: np.ndarray, axes: str) -> np.ndarray:

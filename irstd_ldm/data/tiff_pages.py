@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .images import ImageReadError
+from .pillow_files import COMPRESSION, MIN_IS_WHITE, PHOTOMETRIC, UNCOMPRESSED, ImageReadError
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, SAMPLE_FORMAT = 254, 256, 257, 258, 339
-READ_TAGS = (SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, SAMPLE_FORMAT)
+READ_TAGS = (SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT)
 REDUCED_OR_MASK = 1 | 4  # bits of the subfile type
 VALUE_TYPES = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
 MAX_SAMPLES = 1024
@@ -24,6 +24,9 @@ class TiffPage:
     height: int
     bits: tuple[int, ...]  # per sample
     sample_formats: tuple[int, ...]  # per sample: 1 unsigned, 2 signed, 3 floating point
+    is_big_endian: bool
+    is_compressed: bool
+    is_min_white: bool  # the smallest value is to be shown white
     is_full: bool  # neither an overview nor a mask of another page
 
 
@@ -82,6 +85,9 @@ class _Walk:
             height=values[HEIGHT][0],
             bits=values.get(BITS_PER_SAMPLE, (1,)),
             sample_formats=values.get(SAMPLE_FORMAT, (1,)),
+            is_big_endian=self._order == ">",
+            is_compressed=values.get(COMPRESSION, (UNCOMPRESSED,))[0] != UNCOMPRESSED,
+            is_min_white=values.get(PHOTOMETRIC, (None,))[0] == MIN_IS_WHITE,
             is_full=not values.get(SUBFILE_TYPE, (0,))[0] & REDUCED_OR_MASK,
         )
 

@@ -27,16 +27,26 @@ FLAGS = (
 )
 START_S = 300  # on a machine with other work
 
-# The server's own process; what it connects to beside loopback is written to the file named first.
+# The server's own process. Hosts beside loopback that it looks up or connects to are written to the file named first,
+# and nothing goes out. What stands in the second argument is executed before the page is imported.
 SERVER = """
 import sys
+LOOPBACK = (None, "", "127.0.0.1", "::1", "localhost")
 def told(event, arguments):
-    if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][0] not in ("127.0.0.1", "::1"):
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0]
+    else:
+        return
+    if host not in LOOPBACK:
         with open(sys.argv[1], "a") as file:
-            print(arguments[1], file=file)
+            print(event, host, file=file)
+        raise PermissionError(host)
 sys.addaudithook(told)
+exec(sys.argv[2])
 from irstd_ldm.cli.main import main
-sys.exit(main(sys.argv[2:]))
+sys.exit(main(sys.argv[3:]))
 """
 
 
@@ -59,14 +69,24 @@ def wait_for(url: str, process: subprocess.Popen) -> None:
 
 
 class Server:
-    """`irstd-ldm app` with arguments, in a working directory of its own."""
+    """`irstd-ldm app` with arguments, in a working directory of its own, after a change of its constants."""
 
-    def __init__(self, folder: Path, *arguments: str):
+    def __init__(self, folder: Path, *arguments: str, change: str = ""):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder, self.contacts = folder, folder / "contacts.txt"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
-        command = [sys.executable, "-c", SERVER, str(self.contacts), "app", "--port", str(self.port), *arguments]
+        command = [
+            sys.executable,
+            "-c",
+            SERVER,
+            str(self.contacts),
+            change,
+            "app",
+            "--port",
+            str(self.port),
+            *arguments,
+        ]
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -5,28 +5,26 @@ import os
 import signal
 import stat
 import tempfile
-import urllib.error
+import threading
 import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 from irstd_ldm.cli.main import main
 
+from .calls import Session, file_data, request, upload
 from .conftest import Server
 
 ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / "irstd_ldm" / "checkpoints" / "tiny"
 
 
-def request(url: str, content: bytes | None = None, content_type: str = "application/json") -> tuple[int, bytes]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    asked = urllib.request.Request(url, data=content, headers={"Content-Type": content_type} if content else {})
-    try:
-        with opener.open(asked, timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
+NOT_UPLOADED = "a call may name files uploaded to this page, no others"
 
 
 def test_the_page_says_that_it_loads_from_here_alone(server):
@@ -60,31 +58,110 @@ def test_no_file_of_the_server_is_readable(server, route):
         assert b"root:" not in content and b"install_requires" not in content, place
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1/", "https://example.org/", "HTTP://127.0.0.1:1/"])
-def test_no_foreign_address_is_fetched(server, address):
+class Foreign(ThreadingHTTPServer):
+    """Another server on loopback; it counts who comes."""
+
+    def __init__(self):
+        self.visits: list[str] = []
+        foreign = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                foreign.visits.append(self.path)
+                self.send_error(404)
+
+            def log_message(self, *_):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def foreign() -> Iterator[Foreign]:
+    with Foreign() as foreign:
+        threading.Thread(target=foreign.serve_forever, daemon=True).start()
+        assert request(f"http://127.0.0.1:{foreign.server_port}/probe")[0] == 404 and foreign.visits == ["/probe"]
+        foreign.visits.clear()
+        yield foreign
+        foreign.shutdown()
+
+
+@pytest.fixture(scope="module")
+def uploaded(server) -> str:
+    """The path of a file that the page has."""
+    status, content = upload(server.url, "a.png", (CHECKPOINT / "example.png").read_bytes())
+    assert status == 200
+    return json.loads(content)[0]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "HTTP"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "images.example"])
+def test_no_foreign_address_is_fetched(server, foreign, uploaded, host, scheme):
+    """`images.example` is of nobody (RFC 2606); the server's process refuses to look it up, and tells."""
+    address = f"{scheme}://{host}:{foreign.server_port}/x.png"
     for route in ("file", "proxy"):
         assert request(f"{server.url}/gradio_api/{route}={address}")[0] in (400, 403, 404)
+    session = Session(server.url)
+    up = "/.." * 12
+    for file in (
+        file_data(address),
+        file_data(f"{scheme}://{host}:{foreign.server_port}{up}{uploaded}"),  # as a path it leads to the upload
+        file_data(address) | {"url": address, "is_stream": True},
+        [file_data(address)],
+    ):
+        for data in ([file, 1, 1, "white-hot"], [file_data(uploaded), file, 1, "white-hot"]):
+            ended = session.call("detect_file", data)
+            assert ended["success"] is False and ended["output"]["error"] == NOT_UPLOADED
+    call = json.dumps({"data": [file_data(address), 1, 1, "white-hot"], "session_hash": session.name}).encode()
+    for route in ("run", "api"):
+        assert request(f"{server.url}/gradio_api/{route}/detect_file", call)[0] == 404
+    event = json.loads(request(f"{server.url}/gradio_api/call/detect_file", call)[1])["event_id"]
+    assert NOT_UPLOADED.encode() in request(f"{server.url}/gradio_api/call/detect_file/{event}")[1]
+    assert foreign.visits == []
+    assert not server.contacts.exists(), server.contacts.read_text()
 
 
-def test_a_call_cannot_name_a_file_of_the_server(server):
-    config = json.loads(request(f"{server.url}/config")[1])
-    upload = next(one for one in config["dependencies"] if one["targets"] and one["targets"][0][1] == "upload")
-    for place in ("/etc/passwd", str(ROOT / "irstd_ldm" / "checkpoints" / "tiny" / "example.png")):
-        file = {"path": place, "meta": {"_type": "gradio.FileData"}}
-        call = {"fn_index": upload["id"], "data": [file, 1, 1, "white-hot"], "session_hash": "stranger"}
-        joined, content = request(f"{server.url}/gradio_api/queue/join", json.dumps(call).encode())
-        if joined == 200:
-            content = request(f"{server.url}/gradio_api/queue/data?session_hash=stranger")[1]
-            assert b'"success":true' not in content.replace(b" ", b"")
-        assert b"root:" not in content
+def test_an_address_beside_an_upload_is_not_fetched(server, foreign, uploaded):
+    """A browser sends the address at which the server gave the file; nothing is asked there."""
+    file = file_data(uploaded) | {"url": f"http://127.0.0.1:{foreign.server_port}/x.png"}
+    ended = Session(server.url).call("detect_file", [file, 1, 1, "white-hot"])
+    assert ended["success"] is True
+    assert foreign.visits == []
+
+
+@pytest.mark.parametrize(
+    "place", ["/etc/passwd", str(CHECKPOINT / "example.png"), "{folder}/../../passwd", "example.png", ""]
+)
+def test_a_call_cannot_name_a_file_of_the_server(server, uploaded, place):
+    path = place.replace("{folder}", str(Path(uploaded).parent))
+    ended = Session(server.url).call("detect_file", [file_data(path), 1, 1, "white-hot"])
+    assert ended["success"] is False and ended["output"]["error"] == NOT_UPLOADED
 
 
 def test_an_upload_beyond_the_limit_is_refused(server):
-    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
     for size, refused in ((1000, False), (3_000_000, True)):
-        body = head + bytes(size) + b"\r\n--x--\r\n"
-        status, _ = request(f"{server.url}/gradio_api/upload", body, "multipart/form-data; boundary=x")
-        assert (status >= 400) == refused
+        assert (upload(server.url, "a.png", bytes(size))[0] >= 400) == refused
+
+
+def test_a_full_queue_refuses_calls(tmp_path, tiny_checkpoint):
+    """Two may wait while one is detected, of 16 million pixels, for minutes: the server ends before."""
+    change = "import irstd_ldm.app.server as server; server.MAX_WAITING = 2"
+    server = Server(tmp_path, "--model", str(tiny_checkpoint), change=change)
+    try:
+        np.save(tmp_path / "large.npy", np.zeros((4000, 4000), np.uint8))
+        status, content = upload(server.url, "large.npy", (tmp_path / "large.npy").read_bytes())
+        assert status == 200
+        data = [file_data(json.loads(content)[0]), 20, 16, "white-hot"]
+        running = Session(server.url)
+        assert running.join("detect_file", data)[0] == 200
+        assert running.messages(last="process_starts")
+        waiting = [Session(server.url) for _ in range(2)]
+        assert [session.join("detect_file", data)[0] for session in waiting] == [200, 200]
+        status, content = Session(server.url).join("detect_file", data)
+        assert status == 503 and b"Queue is full" in content
+    finally:
+        server.process.kill()
+        server.process.communicate()
 
 
 def test_it_is_bound_to_loopback_and_speaks_to_nobody(server):
@@ -101,10 +178,7 @@ def test_it_is_bound_to_loopback_and_speaks_to_nobody(server):
 def test_what_it_stores_is_in_a_private_folder(server):
     environment = Path(f"/proc/{server.process.pid}/environ")  # as it started: the process sets its own folder later
     assert b"GRADIO_TEMP_DIR" not in environment.read_bytes()
-    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-    status, content = request(
-        f"{server.url}/gradio_api/upload", head + b"1\r\n--x--\r\n", "multipart/form-data; boundary=x"
-    )
+    status, content = upload(server.url, "a.png", b"1")
     assert status == 200
     (stored,) = map(Path, json.loads(content))
     folder = next(parent for parent in stored.parents if parent.name.startswith("irstd-ldm-app-"))

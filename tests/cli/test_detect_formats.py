@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.images import invert_polarity
-from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.data.synthetic import SyntheticScene, synthetic_scene
 
 RNG = np.random.default_rng(0)
 ONE_RANGE = ("--input-range", "7900,8500")
@@ -120,6 +121,8 @@ def test_an_input_of_several_frames_has_a_folder_of_its_own(detect, frame16, thr
             "num_frames": 3,
             "num_targets": num_targets,
             "num_tracks": 0,
+            "complete": True,
+            "error": None,
         }
     ]
     assert content["complete"] is True
@@ -134,11 +137,15 @@ def test_a_broken_sequence_is_one_line_and_the_others_are_done(detect, frame16, 
     content[-300:-200] = bytes(100)  # of the last page
     (tmp_path / "a.tif").write_bytes(content)
     pages[0].save(tmp_path / "b.png")
-    code, out = detect(tmp_path / "a.tif", tmp_path / "b.png")
+    code, out = detect(tmp_path / "a.tif", tmp_path / "b.png", *ONE_RANGE)
     assert code == 1
     first, last = capsys.readouterr().err.splitlines()[-2:]
     assert "a.tif" in first and last == "irstd-ldm detect: 1 of 2 inputs failed"
-    assert [image["name"] for image in json.loads((out / "detections.json").read_text())["images"]] == ["b"]
+    content = json.loads((out / "detections.json").read_text())
+    assert [image["name"] for image in content["images"]] == ["b"]
+    (sequence,) = content["sequences"]
+    assert (sequence["num_frames"], sequence["complete"]) == (2, False) and "a.tif" in sequence["error"]
+    assert content["complete"] is True
 
 
 def test_the_limit_of_megapixels(detect, frame16, tmp_path, capsys):
@@ -193,6 +200,8 @@ def test_the_standard_output_holds_lines_of_json_alone(tiny_checkpoint, frame16,
     first, frame_0, frame_1, failed = lines(out)
     assert first["name"] == "a" and first["targets"] == frame_0["targets"] == frame_1["targets"] != []
     assert (frame_0["frame"], frame_1["frame"], frame_1["name"]) == (0, 1, "stack")
+    assert list(first) == ["file", "name", "width", "height", "targets"]
+    assert list(frame_0) == ["file", "name", "width", "height", "frame", "targets"]
     assert failed["file"] == str(tmp_path / "broken.tif") and "TIFF" in failed["error"]
     assert err.splitlines() == [
         f"irstd-ldm detect: {failed['error']}",
@@ -202,10 +211,36 @@ def test_the_standard_output_holds_lines_of_json_alone(tiny_checkpoint, frame16,
     assert list(work.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [[], ["--tracks", "a.png"], ["--annotated-video", "a.png"], ["--resume", "a.png"]])
+@pytest.mark.parametrize(
+    "flags", [[], *([flag, "a.png"] for flag in ("--tracks", "--annotated-video", "--resume", "--write=csv"))]
+)
 def test_what_needs_files_does_not_go_to_the_standard_output(flags, capsys):
     assert main(["detect", *flags, "--output", "-"]) == 2
     assert capsys.readouterr().err.startswith("irstd-ldm detect: --output -: not with ")
+
+
+def test_a_full_disk_behind_the_standard_output_is_one_line(tiny_checkpoint, frame16, tmp_path):
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("needs /dev/full (Linux)")
+    Image.fromarray(frame16).save(tmp_path / "a.png")
+    np.save(tmp_path / "stack.npy", np.stack([frame16] * 2))
+    flags = ["--model", str(tiny_checkpoint), "--device", "cpu"]
+
+    def run(*names: str, output: str) -> list[str]:
+        inputs = [str(tmp_path / name) for name in names]
+        command = [sys.executable, "-m", "irstd_ldm.cli.main", "detect", *inputs, *flags, "--output", output]
+        with full.open("w") as out:
+            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1
+        return done.stderr.splitlines()
+
+    told = "irstd-ldm detect: cannot write to the standard output: No space left on device"
+    assert run("stack.npy", output="-") == [told]
+    missing, *others = run("missing.png", "a.png", output="-")
+    assert "missing.png" in missing and others == [told]
+    assert run("a.png", output=str(tmp_path / "out")) == [told]
+    assert json.loads((tmp_path / "out" / "detections.json").read_text())["complete"] is True
 
 
 def test_a_reader_that_leaves_ends_the_command(tiny_checkpoint, frame16, tmp_path):
@@ -236,24 +271,99 @@ def test_ctrl_c_leaves_whole_lines(tiny_checkpoint, frame16, tmp_path):
     assert err.splitlines() == ["irstd-ldm detect: interrupted; what is written stays"]
 
 
-def test_a_dim_target_in_the_lowest_part_of_a_14_bit_range_is_found_as_in_8_bits(tmp_path):
-    """A scene in 2 % of the range, 327 of 16383 values, beside a few saturated pixels."""
-    scene = synthetic_scene(seed=1)
-    dim = np.rint(scene.image / 255 * 0.02 * 16383).astype(np.uint16)
-    assert dim.max() <= 328
-    Image.fromarray(dim).save(tmp_path / "alone.png")
-    dim[:5, :10] = 16383  # fewer than 0.1 % of 65536
-    in_8_bits = (dim / 16383 * 255).astype(np.uint8)  # what scaling by the type's range makes of it
-    Image.fromarray(dim).save(tmp_path / "dim.png")
+def test_ctrl_c_in_a_sequence_tells_what_is_kept(tiny_checkpoint, frame16, tmp_path):
+    np.save(tmp_path / "stack.npy", np.stack([frame16] * 300))
+    out = tmp_path / "out"
+
+    def heed_ctrl_c() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    arguments = [tmp_path / "stack.npy", "--threshold", 0, "--model", tiny_checkpoint, "--output", out]
+    process = start(*arguments, preexec_fn=heed_ctrl_c)
+    written, deadline = out / "stack" / "detections.jsonl", time.monotonic() + 120
+    while not (written.exists() and written.read_bytes().count(b"\n") > 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    printed, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    frames = lines(written.read_text())
+    assert 2 < len(frames) < 300
+    content = json.loads((out / "detections.json").read_text())
+    (sequence,) = content["sequences"]
+    assert (sequence["num_frames"], sequence["complete"], sequence["error"]) == (len(frames), False, None)
+    assert sequence["num_targets"] == sum(len(frame["targets"]) for frame in frames) > 0
+    assert content["complete"] is False
+    assert f"sequences: 1 (1 in part), targets: {sequence['num_targets']}; " in printed
+    assert err.splitlines() == [
+        f"irstd-ldm detect: interrupted; what is written stays; --resume goes on after the {len(frames)} frames "
+        f"of {tmp_path / 'stack.npy'}"
+    ]
+
+
+# Scenes of SCR 8 in the lowest 2 % of a 14-bit range, 327 of 16383 values.
+KINDS = ("sky", "ground", "sea", "horizon")
+SCENES = [synthetic_scene(kind=KINDS[seed % 4], num_targets=2, scr=8.0, seed=seed) for seed in range(10)]
+LARGEST = 16383
+DIM_RANGE = (0, 0.02 * LARGEST)
+
+
+def dim_frame(scene: SyntheticScene, num_saturated: int) -> np.ndarray:
+    """(256, 256) uint16; the saturated pixels lie side by side in the corner that is farthest from the targets."""
+    frame = np.rint(scene.image / 255 * DIM_RANGE[1]).astype(np.uint16)
+    corners = [(x, y, frame[:: 1 - 2 * (y > 0), :: 1 - 2 * (x > 0)]) for x in (0, 255) for y in (0, 255)]  # views
+    *_, corner = max(corners, key=lambda c: min(np.hypot(t.x - c[0], t.y - c[1]) for t in scene.targets))
+    for index in range(num_saturated):
+        corner[divmod(index, 26)] = LARGEST
+    return frame
+
+
+def found(scene: SyntheticScene, places: list[tuple[float, float]]) -> list[bool]:
+    """Of each planted target, whether one of the places is within 3 px of it."""
+    return [any(np.hypot(x - planted.x, y - planted.y) < 3 for x, y in places) for planted in scene.targets]
+
+
+def test_dim_targets_in_the_lowest_part_of_a_14_bit_range_are_found_as_in_8_bits():
+    """Also beside saturated pixels, as long as they are at most 0.1 % of the frame: 65 of 65536."""
     pipeline = IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
 
-    def num_found(image, input_range=None) -> int:
-        targets = pipeline(image, input_range=input_range).targets[0]
-        places = [(planted.x, planted.y) for planted in scene.targets]
-        return sum(any(np.hypot(t.x - x, t.y - y) < 3 for t in targets) for x, y in places)
+    def found_in(scene: SyntheticScene, image: np.ndarray) -> list[bool]:
+        return found(scene, [(target.x, target.y) for target in pipeline(image).targets[0]])
 
-    assert len(scene.targets) == 2
-    assert num_found(scene.image) == 2
-    assert num_found(tmp_path / "dim.png") == 2
-    assert num_found(tmp_path / "alone.png", (0, 0.02 * 16383)) == 2
-    assert num_found(in_8_bits) == 0
+    for scene in SCENES:
+        assert dim_frame(scene, 0).max() <= 328
+        in_8_bits = found_in(scene, scene.image)
+        assert in_8_bits == [True, True]
+        for num_saturated in (0, 50, 65):
+            assert found_in(scene, dim_frame(scene, num_saturated)) == in_8_bits
+    scaled_by_type = (dim_frame(SCENES[0], 0) / LARGEST * 255).astype(np.uint8)
+    assert found_in(SCENES[0], scaled_by_type) == [False, False]
+
+
+@pytest.mark.parametrize("num_saturated", [66, 131])  # 0.1007 %, 0.2 %
+def test_a_range_finds_dim_targets_again_beside_many_saturated_pixels(tmp_path, num_saturated):
+    """More than 0.1 % raise the 99.9 percentile to the largest value, and hide every dim target."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed, scene in enumerate(SCENES):
+        Image.fromarray(dim_frame(scene, num_saturated)).save(folder / f"{seed}.png")
+    for flags, seen in (([], False), (["--input-range", "{},{}".format(*DIM_RANGE)], True)):
+        out = tmp_path / f"out{seen}"
+        assert main(["detect", str(folder), "--device", "cpu", *flags, "--write", "csv", "--output", str(out)]) == 0
+        images = json.loads((out / "detections.json").read_text())["images"]
+        assert len(images) == len(SCENES)
+        for image, scene in zip(images, SCENES, strict=True):
+            places = [(target["x"], target["y"]) for target in image["targets"]]
+            assert found(scene, places) == [seen, seen], (image["name"], flags)
+
+
+def test_one_range_of_a_sequence_finds_dim_targets_of_a_frame_with_many_saturated_pixels(tmp_path):
+    """0.2 % of one frame of four are 0.05 % of them together."""
+    scene = SCENES[0]
+    np.save(tmp_path / "stack.npy", np.stack([dim_frame(scene, number) for number in (0, 0, 131, 0)]))
+    for kind, seen in (("frame", False), ("sequence", True)):
+        flags = ["--device", "cpu", "--input-range", kind, "--output", str(tmp_path / kind)]
+        assert main(["detect", str(tmp_path / "stack.npy"), *flags]) == 0
+        frames = lines((tmp_path / kind / "stack" / "detections.jsonl").read_text())
+        places = [(target["x"], target["y"]) for target in frames[2]["targets"]]
+        assert found(scene, places) == [seen, seen]

@@ -193,6 +193,9 @@ def test_multi_page_lzw_tiff_by_pillow_alone(tmp_path):
     assert_frames(tmp_path / "a.tif", STACK16)
 
 
+PREDICTORS = {"u": 2, "i": 2, "f": 3}  # of TIFF: differences of whole numbers, and of floating point
+
+
 @pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize(
@@ -207,12 +210,54 @@ def test_multi_page_lzw_tiff_by_pillow_alone(tmp_path):
         (np.float64, np.float32),
     ],
 )
-def test_tiff_stacks_of_every_type(tmp_path, dtype, read_as, byteorder, bigtiff):
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "deflate"])
+def test_tiff_stacks_of_every_type(tmp_path, dtype, read_as, byteorder, bigtiff, compression):
+    """`zlib` and `deflate` are the two numbers that TIFF has for one method."""
     tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
     stack = RNG.integers(0, 100, (3, 20, 30)).astype(dtype)
-    keywords = {"photometric": "minisblack", "byteorder": byteorder, "bigtiff": bigtiff}
+    keywords = {"photometric": "minisblack", "byteorder": byteorder, "bigtiff": bigtiff, "compression": compression}
     tifffile.imwrite(tmp_path / "a.tif", stack, **keywords)
     assert_frames(tmp_path / "a.tif", stack, read_as)
+    if compression in ("lzw", "zlib"):
+        tifffile.imwrite(tmp_path / "a.tif", stack, **keywords, predictor=PREDICTORS[stack.dtype.kind])
+        assert_frames(tmp_path / "a.tif", stack, read_as)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32])
+def test_what_pillow_alone_would_misread_is_refused_where_it_reads_alone(tmp_path, dtype):
+    """Big-endian and compressed: Pillow 12 gives 7 as 1792 (int16), without any error."""
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", np.full((4, 5), 7, dtype), byteorder=">", compression="zlib")
+    with pytest.raises(ImageReadError, match=r"cannot read image '.*a\.tif': compressed and big-endian"):
+        to_gray(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "lzw"])
+@pytest.mark.parametrize(
+    ("dtype", "read_as"),
+    [(np.uint8, np.uint8), (np.uint16, np.uint16), (np.int16, np.int32), (np.float32, np.float32)],
+)
+def test_values_to_be_shown_inverted_are_read_as_stored(tmp_path, dtype, read_as, compression, byteorder, bigtiff):
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    stack = RNG.integers(0, 100, (2, 20, 30)).astype(dtype)
+    keywords = {"byteorder": byteorder, "bigtiff": bigtiff, "compression": compression}
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="miniswhite", **keywords)
+    assert_frames(tmp_path / "a.tif", stack, read_as)
+    if byteorder == "<" and dtype in (np.uint8, np.uint16):  # what Pillow alone opens
+        np.testing.assert_array_equal(to_gray(tmp_path / "a.tif"), stack[0])
+
+
+def test_bits_to_be_shown_inverted_are_read_as_stored(tmp_path):
+    tags = ((256, 8), (257, 1), (258, 1), (259, 1), (262, 0), (273, 110), (278, 1), (279, 1))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<IH", 8, 8) + entries + bytes(4) + b"\xa0")  # 10100000
+    expected = np.array([[255, 0, 255, 0, 0, 0, 0, 0]], np.uint8)
+    assert_frames(tmp_path / "a.tif", expected[None])
+    np.testing.assert_array_equal(to_gray(tmp_path / "a.tif"), expected)
 
 
 def test_a_thermal_tiff_in_kelvin(tmp_path):
@@ -230,8 +275,40 @@ def test_16_bit_colours_of_a_tiff_keep_their_bits(tmp_path):
     tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
     alpha = np.concatenate([colours, colours[..., :1]], axis=-1)
     tifffile.imwrite(tmp_path / "alpha.tif", alpha, photometric="rgb", extrasamples=["unassalpha"])
-    for name in ("a.tif", "planes.tif", "alpha.tif"):
+    names = ["a.tif", "planes.tif", "alpha.tif"]
+    pytest.importorskip("imagecodecs")
+    for byteorder in "<>":
+        for compression, predictor in (("lzw", None), ("lzw", 2), ("zlib", None), ("zlib", 2)):
+            names.append(f"{byteorder}{compression}{predictor}.tif")
+            keywords = {"byteorder": byteorder, "compression": compression, "predictor": predictor}
+            tifffile.imwrite(tmp_path / names[-1], colours, photometric="rgb", **keywords)
+    for name in names:
         np.testing.assert_array_equal(read(tmp_path / name), [to_gray(colours)])
+
+
+def write_png16(path: Path, pixels: np.ndarray, colour_type: int) -> None:
+    """(H, W, samples) uint16; colour types of PNG: 4 gray with alpha, 0 gray."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)  # 0: no filter
+    head = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    data = b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+
+
+def test_a_16_bit_png_with_alpha_is_refused_and_never_cut_to_8_bits(tmp_path):
+    write_png16(tmp_path / "gray.png", GRAY16[..., None], 0)
+    assert_frames(tmp_path / "gray.png", GRAY16[None])
+    write_png16(tmp_path / "alpha.png", np.dstack([GRAY16, np.full_like(GRAY16, 65535)]), 4)
+    for read_file in (read, to_gray):
+        with pytest.raises(ImageReadError, match=r"cannot read image '.*alpha\.png': 16-bit gray with alpha"):
+            read_file(tmp_path / "alpha.png")
+    gray_alpha = Image.fromarray(np.dstack([GRAY8, GRAY8]), "LA")
+    gray_alpha.save(tmp_path / "8.png")
+    assert_frames(tmp_path / "8.png", GRAY8[None])
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint32, np.int64, np.complex64])
@@ -382,3 +459,17 @@ def test_tiff_without_tifffile_names_the_extra(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.tif"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout).endswith("needs tifffile: pip install irstd-ldm[video]")
+
+
+def test_lzw_without_imagecodecs_names_it(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    tifffile.imwrite(tmp_path / "a.tif", GRAY16.astype(np.float16), compression="lzw")
+    code = (
+        "import sys, json; sys.modules['imagecodecs'] = None\n"
+        "from irstd_ldm.data.frames import open_frames\n"
+        "try: list(open_frames(sys.argv[1]).frames())\n"
+        "except ValueError as error: print(json.dumps(str(error)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.tif"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout).endswith("requires the 'imagecodecs' package: pip install irstd-ldm[video]")
