@@ -139,3 +139,29 @@ def test_confidences_are_measured_with_and_without_diffusion(tiny_checkpoint, tm
         bins = row["as predicted"]["bins"]
         assert sum(b["num_predicted"] for b in bins) == row["num_predicted"]
         assert 0 <= row["after Platt"]["brier"] <= row["as predicted"]["brier"]
+
+
+def test_the_mean_of_two_checkpoints(tiny_checkpoint, tmp_path):
+    pipe = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
+    first = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    with torch.no_grad():
+        for parameter in pipe.unet.parameters():
+            parameter += 1
+    pipe.save_pretrained(tmp_path / "second")
+    (tmp_path / "second" / "val.txt").write_text("a\n")
+    script = load("average_checkpoints")
+    script.main(
+        [str(tiny_checkpoint), str(tmp_path / "second"), "--weight", "0.25", "--output", str(tmp_path / "mean")]
+    )
+    mean = IRSTDLatentPipeline.from_pretrained(tmp_path / "mean")
+    for name, value in mean.unet.state_dict().items():
+        torch.testing.assert_close(value, first[name] + 0.25)
+    for name, value in mean.vae.state_dict().items():
+        torch.testing.assert_close(value, pipe.vae.state_dict()[name])
+    assert (tmp_path / "mean" / "val.txt").read_text() == "a\n"
+
+
+def test_the_mean_of_different_networks_is_refused(tiny_pipeline):
+    other = IRSTDLatentPipeline(**tiny_pipeline.components | {"unet": torch.nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match="`unet` differs"):
+        load("average_checkpoints").average(tiny_pipeline, other, 0.5)

@@ -3,7 +3,7 @@
 Python blocks run as they are, those of a page in one namespace, but for the blocks in `ELSEWHERE`.
 """
 
-import importlib
+import importlib.util
 import re
 import shlex
 import shutil
@@ -66,6 +66,15 @@ def trained(command: str) -> None:
     trainer.main([*flags, *(part for name, value in short.items() for part in (f"--{name}", str(value)))])
 
 
+def averaged(command: str) -> None:
+    """The mean of two checkpoints, in this process."""
+    words = shlex.split(command, comments=True)
+    specification = importlib.util.spec_from_file_location("average_checkpoints", ROOT / words[1])
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    script.main(words[2:])
+
+
 def two_processes(command: str) -> None:
     """A launch by torchrun; tests/cli/test_evaluate.py and tests/training/test_two_processes.py make real ones."""
     words = shlex.split(command, comments=True)
@@ -113,6 +122,7 @@ DECISIONS: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("torchrun ", two_processes),
     ("pip install ", installed),
     ("make ", made),
+    ("python scripts/average_checkpoints.py", averaged),
     ("python scripts/", scripted),
 )
 
