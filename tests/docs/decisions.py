@@ -27,6 +27,7 @@ FEW_STEPS = {
     "validation_steps": 0,
     "checkpointing_steps": 2,
     "num_cpu_threads": 1,
+    "mixed_precision": "no",  # one process knows one only
     "report_to": "null",
 }
 OF_ONE_TRAINER = {name: {"statistics_crops": 8} for name in ("train_mask_vae", "train_image_vae")}
@@ -116,6 +117,7 @@ DECISIONS: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("irstd-ldm export", parsed),  # tests/runtime
     ("irstd-ldm detect --runtime", parsed),  # tests/runtime
     ("irstd-ldm evaluate --runtime", parsed),  # tests/runtime
+    ("irstd-ldm synthesize --data NUAA-SIRST --list", parsed),  # tests/cli/test_synthesize.py
     ("irstd-ldm card", card),
     ("irstd-ldm ", run),
     ("accelerate launch training/", trained),
