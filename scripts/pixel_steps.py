@@ -94,6 +94,7 @@ def table(rows: Sequence[dict[str, Any]], caption: str) -> str:
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """IoU with its interval against clocks, a point per number of steps."""
     from matplotlib.figure import Figure  # an extra
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -101,9 +102,12 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     spans = [[100 * abs(row["iou_interval_95"][side] - row["iou"]) for row in rows] for side in (0, 1)]
     axes.errorbar([row["clocks"] for row in rows], values, yerr=spans, marker="o", capsize=3, linewidth=1)
     for row, value in zip(rows, values, strict=True):
-        label = str(row["steps"]) if row["steps"] else "encoder"
-        axes.annotate(label, (row["clocks"], value), textcoords="offset points", xytext=(5, 5))
+        label, offset = (str(row["steps"]), (5, 5)) if row["steps"] else ("encoder", (5, -14))
+        axes.annotate(label, (row["clocks"], value), textcoords="offset points", xytext=offset)
     axes.set(xscale="log", xlabel="clocks per 256x256 image", ylabel="IoU in percent, 95 % over images")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title("IRSTD-Diff: denoising steps (at the points) against quality and time", fontsize=10)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
