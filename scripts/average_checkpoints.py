@@ -1,7 +1,6 @@
 """The weighted mean of two checkpoints' weights, one of which was trained from the other.
 
-    python scripts/average_checkpoints.py runs/tiny_latent_second runs/tiny_latent_third --weight 0.5 \
-        --output runs/tiny_latent_mean
+    python scripts/average_checkpoints.py irstd_ldm/checkpoints/tiny runs/fewer --weight 0.5 --output runs/mean
 
 Between a detector and its continuation on other data lies one that is often better than both on either (Wortsman et
 al., *Robust fine-tuning of zero-shot models*, CVPR 2022). `--weight` is that of the second; choose it on validation

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.main import main as irstd_ldm
-from irstd_ldm.data.folder import IRSTDFolder, write_stem_list
+from irstd_ldm.data.folder import IRSTDFolder, held_out_stems, write_stem_list
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, iou, paired_bootstrap
 from irstd_ldm.pipelines.tiling import MIN_PADDED_SIZE
@@ -50,14 +50,22 @@ def share_of(stems: Sequence[str], fraction: float) -> list[str]:
 
 
 class Share:
-    """One share of the training list and everything that is trained on it."""
+    """One share of the training list and everything that is trained on it.
+
+    Raises:
+        ValueError: The list names an image that is on a test list.
+    """
 
     def __init__(self, arguments: argparse.Namespace, fraction: float):
         self.arguments = arguments
         self.folder = arguments.output / f"share-{fraction:g}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.list = self.folder / "train.list"
-        self.stems = share_of(IRSTDFolder(arguments.data, split="train", list_file=arguments.list).stems, fraction)
+        stems = IRSTDFolder(arguments.data, split="train", list_file=arguments.list).stems
+        tested = sorted(held_out_stems(arguments.data).intersection(stems))
+        if tested:
+            raise ValueError(f"`--list` must hold no image of a test list, got {len(tested)}, such as {tested[0]}")
+        self.stems = share_of(stems, fraction)
         write_stem_list(self.list, self.stems)
 
     def train(self, trainer: Any, name: str, steps: int, data: Path | None = None, **settings: Any) -> Path:

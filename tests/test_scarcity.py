@@ -94,6 +94,15 @@ def test_the_whole_chain(scarcity, roots, tmp_path, monkeypatch, capsys):
     assert document.read_text() == text
 
 
+def test_a_list_with_a_test_image_is_refused(scarcity, roots, tmp_path):
+    data, backgrounds = roots
+    write_stem_list(tmp_path / "mine.list", ["s0", "s6"])
+    command = ["--data", data, "--backgrounds", backgrounds, "--output", tmp_path / "out", "--list"]
+    with pytest.raises(ValueError, match="`--list` must hold no image of a test list, got 1, such as s6"):
+        scarcity.main([str(part) for part in (*command, tmp_path / "mine.list")])
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
 def test_smaller_shares_lie_in_larger_ones(scarcity):
     stems = [f"s{number}" for number in range(100)]
     tenth, third, whole = (scarcity.share_of(stems, fraction) for fraction in (0.1, 0.3, 1.0))

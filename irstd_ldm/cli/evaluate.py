@@ -89,6 +89,8 @@ def _device(args: argparse.Namespace, state: PartialState) -> torch.device | Non
 def _open(args: argparse.Namespace) -> ImageSet:
     try:
         split, list_file = args.split, args.list
+        if args.no_targets and split is not None:
+            raise CommandError("--no-targets: frames are on no split's list, name one with --list", EXIT_USAGE)
         if list_file is None and not args.no_targets:
             split = split or "test"
             if split == "val" and args.predictions is None:

@@ -175,10 +175,11 @@ def _add_evaluate(commands) -> None:
         help="which list; val is MODEL/val.txt (with --predictions: ROOT's); default: test",
     )
     images.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of a split's list")
-    images.add_argument(
+    parser.add_argument(
         "--no-targets",
         action="store_true",
-        help="ROOT/images (or ROOT) holds frames without any target: no masks are read, all detections are false",
+        help="ROOT/images (or ROOT) holds frames without any target: no masks are read, all detections are false; "
+        "of all frames or of those of --list",
     )
     parser.add_argument("--include", metavar="GLOB", help="only the stems that match, such as 'S7*'")
     source = parser.add_mutually_exclusive_group()

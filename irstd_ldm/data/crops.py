@@ -57,6 +57,9 @@ class CropSettings:
         )
         if min(kinds) < 0 or abs(sum(kinds) - 1) > 1e-6:
             raise ValueError(f"the probabilities of the crops' four kinds must be >= 0 and sum to 1, got {kinds}")
+        low, high = self.background_rescale_range
+        if not 0 < low <= high:
+            raise ValueError(f"`background_rescale_range` must be (low, high) with 0 < low <= high, got {(low, high)}")
         if self.size < 64:
             raise ValueError(f"`size` must be at least 64 pixels, got {self.size}")
 

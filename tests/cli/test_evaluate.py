@@ -85,6 +85,7 @@ def test_predictions_of_the_test_split(data, predictions, tmp_path, capsys):
         (["--list", "mine.txt"], ["T2"], 0),
         (["--no-targets"], ["S1", "S2", "T1", "T2"], 7),
         (["--no-targets", "--include", "?1"], ["S1", "T1"], 7),
+        (["--no-targets", "--list", "mine.txt"], ["T2"], 0),
     ],
 )
 def test_which_images_and_which_false_alarms(data, predictions, tmp_path, monkeypatch, arguments, stems, fa_px):
@@ -213,6 +214,7 @@ def test_the_validation_list_is_the_models(data, tiny_checkpoint, predictions, t
         (["--data", "set", "--list", "none.txt"], "evaluate: none.txt: No such file or directory"),
         (["--data", "set", "--include", "X*"], "no image under 'set': split test like X*"),
         (["--data", "nowhere", "--no-targets"], "evaluate: no folder 'nowhere'"),
+        (["--data", ".", "--no-targets", "--split", "test"], "evaluate: --no-targets: frames are on no split's list"),
         (["--data", "set", "set"], "a data set, a model or a folder of predictions is named twice"),
         (["--data", "set", "--predictions", "nowhere"], "must be a folder of predictions, got nowhere"),
         (["--data", "set", "--predictions", "set/images", "--output", "set/test.txt"], "cannot write there"),

@@ -157,6 +157,12 @@ def test_frames_without_targets_have_a_range_of_scales_of_their_own():
     assert image["mask"].sum() == 9
 
 
+@pytest.mark.parametrize("bounds", [(0, 1), (2, 1)])
+def test_a_range_of_scales_is_positive_and_in_order(bounds):
+    with pytest.raises(ValueError, match=r"`background_rescale_range` must be \(low, high\)"):
+        replace(CropSettings(), background_rescale_range=bounds)
+
+
 def test_only_frames_without_targets_are_inverted():
     settings = replace(PLAIN, target_probability=0.5, background_probability=0.5, inversion_probability=1)
     crops = TrainingCrops([sample(0)], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
