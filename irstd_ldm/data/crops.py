@@ -31,6 +31,7 @@ class CropSettings:
     hard_negative_probability: float = 0.0  # of a background crop to lie around one of the hard negatives
     inversion_probability: float = 0.2  # of a frame without targets: the other polarity is clutter of another kind
     blend_probability: float = 0.0  # of a background crop to be a mixture of two: clutter that no sensor has seen
+    negative_image_probability: float = 0.0  # of a background crop to be a training image's negative: no bright target
     rescale_probability: float = 0.4
     rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor
     background_rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor of frames without targets
@@ -47,6 +48,7 @@ class CropSettings:
     noise_sigma_max: float = 0.03  # of the full scale
     column_noise_probability: float = 0.1
     column_noise_sigma_max: float = 0.02  # of the full scale
+    stuck_pixel_probability: float = 0.0  # of 1 to 10 pixels, none of a target's, to be hot, cold or at any level
 
     def __post_init__(self):
         kinds = (
@@ -127,8 +129,12 @@ class TrainingCrops(Dataset):
         }
 
     def _background_crop(self, plain: bool, rng: np.random.Generator) -> tuple["_Frame", np.ndarray, np.ndarray]:
-        """A frame and a crop of it; a plain one may lie around a hard negative and be blended with another crop."""
+        """A frame and a crop of it; a plain one may be a negative, around a hard negative or blended with another."""
         settings = self.settings
+        if plain and settings.negative_image_probability and rng.random() < settings.negative_image_probability:
+            frame = self._images[rng.integers(len(self._images))]
+            image, mask = self._crop(frame, None, rng)
+            return frame, 1 - image, np.zeros_like(mask)
         if plain and self.hard_negatives and rng.random() < settings.hard_negative_probability:
             number, anchor = self.hard_negatives[rng.integers(len(self.hard_negatives))]
             frame = self._backgrounds[number]
@@ -203,6 +209,8 @@ class TrainingCrops(Dataset):
         if rng.random() < settings.column_noise_probability:
             sigma = rng.uniform(0, settings.column_noise_sigma_max)
             image = image + sigma * rng.standard_normal(image.shape[1], np.float32)
+        if settings.stuck_pixel_probability and rng.random() < settings.stuck_pixel_probability:
+            image = _stick_pixels(image, mask, rng)
         if not stretched and frame.is_8_bit:
             image = np.clip(image, 0, 1)  # a sensor's saturation
         return image * 2 - 1
@@ -261,6 +269,15 @@ def _squeeze(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> t
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     squeezed = squeeze_with_targets(pixels, torch.from_numpy(np.ascontiguousarray(mask)), generator)
     return squeezed.image[0].numpy(), squeezed.mask.numpy()
+
+
+def _stick_pixels(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The image with single pixels outside targets hot, cold or at any level, as a detector array's defects are."""
+    places = rng.integers(image.size, size=rng.integers(1, 11))
+    places = places[~mask.ravel()[places]]
+    stuck = image.copy()
+    stuck.ravel()[places] = rng.choice([0, 1, rng.random()], len(places), p=[0.25, 0.5, 0.25])
+    return stuck
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

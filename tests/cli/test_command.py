@@ -60,7 +60,6 @@ def test_version(capsys):
         ["evaluate", "--data", "x", "--tile-size", "1.5"],
         ["app", "--port", "99999999"],
         ["app", "--port", "-1"],
-        ["evaluate", "--data", "x", "--split", "test", "--no-targets"],
         ["evaluate", "--data", "x", "--model", "m", "--predictions", "p"],
     ],
 )

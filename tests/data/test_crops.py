@@ -143,6 +143,29 @@ def test_background_crops_are_blended_with_other_empty_ones_alone():
             np.testing.assert_allclose(crops[k]["image"], 100 / 127.5 - 1, atol=1e-6)
 
 
+def test_background_crops_are_negatives_of_training_images():
+    settings = replace(PLAIN, target_probability=0, background_probability=1, negative_image_probability=1)
+    crops = TrainingCrops([sample(0, shape=(64, 64))], [np.full((90, 90), 51, np.uint8)], settings, seed=0)
+    flips = [np.sort(crops[k]["image"].ravel()) for k in range(4)]
+    for k, pixels in enumerate(flips):
+        assert not crops[k]["mask"].any()
+        np.testing.assert_allclose(pixels, np.sort(1 - sample(0, shape=(64, 64)).image.ravel() / 127.5), atol=1e-6)
+
+
+def test_stuck_pixels_are_single_and_spare_targets():
+    settings = replace(PLAIN, stuck_pixel_probability=1)
+    plain, stuck = (
+        TrainingCrops([sample(0, shape=(64, 64), centers=[(30, 30)])], [], one, seed=3) for one in (PLAIN, settings)
+    )
+    levels = []
+    for k in range(40):
+        changed = (stuck[k]["image"] != plain[k]["image"]).numpy()
+        assert 1 <= changed.sum() <= 10
+        assert not changed[stuck[k]["mask"].numpy() > 0].any()
+        levels += stuck[k]["image"].numpy()[changed].tolist()
+    assert {-1.0, 1.0} < set(levels) and min(levels) == -1 and max(levels) == 1
+
+
 def test_frames_without_targets_have_a_range_of_scales_of_their_own():
     settings = replace(
         PLAIN, target_probability=0, background_probability=1, rescale_probability=1, background_rescale_range=(2, 2)
