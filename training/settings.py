@@ -48,7 +48,7 @@ class TrainSettings:
     checkpoints_total_limit: int = 2  # checkpoints that are kept
     resume_from_checkpoint: str | None = "latest"  # latest, a checkpoint's path, or null = start anew
     validation_steps: int = 500  # steps between validations; 0 = none
-    seed: int = 0  # of weights, crops, noise and the validation split
+    seed: int = 0  # of weights, crops and noise; the validation split is the same for all
     report_to: str | None = "tensorboard"  # an accelerate tracker, or null
     push_to_hub: bool = False  # upload the model and a card after every validation and at the end
     hub_model_id: str | None = None  # repository on the Hub, OWNER/NAME; null = the name of output_dir

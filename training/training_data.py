@@ -10,6 +10,8 @@ from ..data.folder import IRSTDFolder, Sample, read_backgrounds, write_stem_list
 from ..data.splits import validation_split
 from .settings import DetectorSettings, TrainSettings
 
+SPLIT_SEED = 0  # fixed: runs of other seeds, and continuations of a run, hold out the same images
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -58,7 +60,7 @@ def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> 
     val_stems: list[str] = []
     if settings.val_fraction:
         try:
-            train_stems, val_stems = validation_split(folder, settings.val_fraction, settings.seed)
+            train_stems, val_stems = validation_split(folder, settings.val_fraction, SPLIT_SEED)
         except ValueError as error:
             raise ValueError(
                 f"`val_fraction` {settings.val_fraction}: {error}; set it to 0 or give images of several scenes"
@@ -67,7 +69,7 @@ def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> 
     backgrounds: dict[str, np.ndarray] = {}
     if settings.background_dir is not None:
         backgrounds = read_backgrounds(settings.background_dir, settings.background_exclude or ())
-    order = np.random.default_rng(settings.seed).permutation(list(backgrounds))
+    order = np.random.default_rng(SPLIT_SEED).permutation(list(backgrounds))
     val_background_stems = sorted(order[: round(settings.val_fraction * len(backgrounds))].tolist())
     train_backgrounds = [frame for stem, frame in backgrounds.items() if stem not in val_background_stems]
     crops = TrainingCrops([samples[stem] for stem in train_stems], train_backgrounds, crop_settings, settings.seed)

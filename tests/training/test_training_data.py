@@ -1,3 +1,5 @@
+import numpy as np
+
 from irstd_ldm.data.crops import CropSettings
 from irstd_ldm.data.folder import read_stem_list
 from irstd_ldm.training.settings import TrainSettings
@@ -19,3 +21,17 @@ def test_without_backgrounds_there_is_no_list_of_them(tmp_path, synthetic_root):
     settings = TrainSettings(train_data_dir=str(synthetic_root), output_dir=str(tmp_path), val_fraction=0.4)
     write_split(read_training_data(settings, CropSettings(size=64)), tmp_path)
     assert not (tmp_path / "val_backgrounds.txt").exists()
+
+
+def test_runs_of_other_seeds_hold_out_the_same_images(tmp_path, synthetic_root):
+    root = str(synthetic_root)
+    first, second = (
+        read_training_data(
+            TrainSettings(train_data_dir=root, output_dir="", background_dir=root, val_fraction=0.4, seed=seed),
+            CropSettings(size=64),
+        )
+        for seed in (0, 1)
+    )
+    assert [sample.stem for sample in first.val_samples] == [sample.stem for sample in second.val_samples]
+    assert first.val_background_stems == second.val_background_stems
+    assert not np.array_equal(first.crops[0]["image"], second.crops[0]["image"])
