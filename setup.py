@@ -25,6 +25,7 @@ EXTRAS = {
         "build",
         "mypy",
         "playwright",
+        "psutil",
         "pytest",
         "ruff",
         "scikit-image",

@@ -275,7 +275,8 @@ def test_several_detectors_on_several_data_sets_give_a_cross_dataset_table(data,
 def test_two_processes_score_as_one(data, tiny_checkpoint, tmp_path):
     model = ["--model", str(tiny_checkpoint), "--threshold", "0.4", "--device", "cpu"]
     arguments = ["evaluate", "--data", str(data), *model, "--no-report"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "irstd_ldm.cli"]
+    torchrun = ["-m", "torch.distributed.run", "--local-addr", "127.0.0.1", "--nproc_per_node", "2"]
+    launcher = [sys.executable, *torchrun, "-m", "irstd_ldm.cli"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
     command = [*launcher, *arguments, "--output", str(tmp_path / "two")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

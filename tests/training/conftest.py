@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -74,5 +75,8 @@ def start_trainer(tmp_path):
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        if process.poll() is None:
+            workers = psutil.Process(process.pid).children(recursive=True)  # a killed launcher leaves them behind
+            for living in (process, *workers):
+                living.kill()
+        process.communicate(timeout=60)

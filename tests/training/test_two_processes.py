@@ -5,7 +5,8 @@ import numpy as np
 from irstd_ldm.data.folder import IRSTDFolder
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+# The launcher looks for itself under the host's name, which not every machine can resolve, unless told an address.
+TORCHRUN = ("-m", "torch.distributed.run", "--local-addr", "127.0.0.1", "--nproc_per_node", "2")
 
 
 def test_two_processes_train_one_model(start_trainer, few_steps, tiny_checkpoint, synthetic_root, tmp_path):
@@ -18,7 +19,7 @@ def test_two_processes_train_one_model(start_trainer, few_steps, tiny_checkpoint
         "validation_steps": 2,
     }
     process = start_trainer("train_latent", settings, prefix=TORCHRUN)
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
 
     record = json.loads((run / "run.json").read_text())
