@@ -82,6 +82,7 @@ class DetectorSettings(TrainSettings):
     hard_negative_probability: float = 0.0  # share of background crops around false alarms of the pretrained detector
     blend_probability: float = 0.0  # share of background crops that are mixtures of two
     negative_image_probability: float = 0.0  # share of background crops that are training images' negatives
+    synthetic_probability: float = 0.0  # share of frames without targets that are new synthetic scenes
     stuck_pixel_probability: float = 0.0  # of 1 to 10 single pixels of a crop to be a defect of the array
     background_rescale_min: float = 0.6  # smallest factor by which background crops are rescaled
     background_rescale_max: float = 1.6  # largest factor by which background crops are rescaled

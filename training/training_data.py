@@ -48,6 +48,7 @@ def detector_crops(settings: DetectorSettings) -> CropSettings:
         hard_negative_probability=settings.hard_negative_probability,
         blend_probability=settings.blend_probability,
         negative_image_probability=settings.negative_image_probability,
+        synthetic_probability=settings.synthetic_probability,
         stuck_pixel_probability=settings.stuck_pixel_probability,
         background_rescale_range=(settings.background_rescale_min, settings.background_rescale_max),
     )

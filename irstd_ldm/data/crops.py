@@ -15,7 +15,9 @@ from .folder import Sample
 from .ggs import squeeze_with_targets
 from .images import normalize_image, percentile_range, soft_compress
 from .implant import TargetBank, implant
+from .synthetic import synthetic_scene
 
+SYNTHETIC_MARGIN = 1.25  # sides of a synthetic scene per side of a crop
 MIN_RANGE = 8 / 255  # narrower ranges are not stretched to the full one: that would amplify quantisation
 
 
@@ -32,6 +34,7 @@ class CropSettings:
     inversion_probability: float = 0.2  # of a frame without targets: the other polarity is clutter of another kind
     blend_probability: float = 0.0  # of a background crop to be a mixture of two: clutter that no sensor has seen
     negative_image_probability: float = 0.0  # of a background crop to be a training image's negative: no bright target
+    synthetic_probability: float = 0.0  # of a background frame, implanted in or not, to be a new synthetic scene
     rescale_probability: float = 0.4
     rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor
     background_rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor of frames without targets
@@ -129,13 +132,20 @@ class TrainingCrops(Dataset):
         }
 
     def _background_crop(self, plain: bool, rng: np.random.Generator) -> tuple["_Frame", np.ndarray, np.ndarray]:
-        """A frame and a crop of it; a plain one may be a negative, around a hard negative or blended with another."""
+        """A frame and a crop of it; a plain one may be a negative, around a hard negative or blended with another.
+
+        Plain or not, it may be a synthetic scene.
+        """
         settings = self.settings
         if plain and settings.negative_image_probability and rng.random() < settings.negative_image_probability:
             frame = self._images[rng.integers(len(self._images))]
             image, mask = self._crop(frame, None, rng)
             return frame, 1 - image, np.zeros_like(mask)
-        if plain and self.hard_negatives and rng.random() < settings.hard_negative_probability:
+        if settings.synthetic_probability and rng.random() < settings.synthetic_probability:
+            side = round(settings.size * SYNTHETIC_MARGIN)
+            scene = synthetic_scene(side, side, num_targets=0, seed=int(rng.integers(2**63)))
+            frame, anchor = _Frame(scene.image, scene.mask), None
+        elif plain and self.hard_negatives and rng.random() < settings.hard_negative_probability:
             number, anchor = self.hard_negatives[rng.integers(len(self.hard_negatives))]
             frame = self._backgrounds[number]
         else:
