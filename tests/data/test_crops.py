@@ -152,6 +152,20 @@ def test_background_crops_are_negatives_of_training_images():
         np.testing.assert_allclose(pixels, np.sort(1 - sample(0, shape=(64, 64)).image.ravel() / 127.5), atol=1e-6)
 
 
+def test_frames_without_targets_are_synthetic_scenes_at_a_share():
+    flat = np.full((90, 90), 51, np.uint8)
+    settings = replace(PLAIN, target_probability=0, background_probability=1, synthetic_probability=0.5)
+    crops = TrainingCrops([sample(0)], [flat], settings, seed=0)
+    scenes = [crops[k]["image"] for k in range(60) if crops[k]["image"].std() > 1e-3]
+    assert 20 < len(scenes) < 40
+    assert len({float(scene.mean()) for scene in scenes}) == len(scenes)
+    assert not any(crops[k]["mask"].any() for k in range(60))
+    implanted = replace(settings, background_probability=0, implant_probability=1, synthetic_probability=1)
+    crops = TrainingCrops([sample(0)], [flat], implanted, seed=0)
+    assert sum(bool(crops[k]["mask"].any()) for k in range(20)) > 15
+    assert torch.equal(crops[7]["image"], TrainingCrops([sample(0)], [flat], implanted, seed=0)[7]["image"])
+
+
 def test_stuck_pixels_are_single_and_spare_targets():
     settings = replace(PLAIN, stuck_pixel_probability=1)
     plain, stuck = (
