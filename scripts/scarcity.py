@@ -9,7 +9,8 @@ many images again from both stages of the generator; `planted`, the originals an
 --backgrounds (S7 is left out). The generator's base, which stands for Stable Diffusion, is trained once, on those
 frames and the smallest share; stage 1 and the control branch on each share alone. All arms take the same number of
 optimiser steps from scratch; their Mask-VAE is trained on the share's masks. Scored on the test list at threshold 0.5,
-in tiles of the training crops' size; no choice is made on it. What is done is kept in --output and not done again.
+in tiles of the training crops' size; no choice is made on it. What is done is kept in --output and not done again;
+other settings than those of the first start (SETTINGS) are refused there.
 """
 
 import argparse
@@ -40,7 +41,37 @@ from irstd_ldm.training import (
 
 ARMS = ("originals", "squeezed", "generated", "planted")
 SQUEEZE_PROBABILITY = 0.5  # of a crop, in the arms that squeeze
+SETTINGS = (  # those that what is kept depends on; shares, arms and seeds may be added
+    "data",
+    "backgrounds",
+    "list",
+    "max_train_steps",
+    "mask_vae_steps",
+    "generator_steps",
+    "num_inference_steps",
+    "resolution",
+    "train_batch_size",
+    "mixed_precision",
+)
 LEFT_OUT = "S7*"  # background family that nothing in this project is trained on
+
+
+def check_settings(arguments: argparse.Namespace) -> None:
+    """Keep the settings in --output, or compare with those that are kept there.
+
+    Raises:
+        ValueError: A setting differs from the first start's.
+    """
+    settings = {name: getattr(arguments, name) for name in SETTINGS} | {"smallest_fraction": min(arguments.fractions)}
+    settings |= {name: str(value.resolve()) for name, value in settings.items() if isinstance(value, Path)}
+    path = arguments.output / "settings.json"
+    if not path.exists():
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in settings.items():
+        if kept[name] != value:
+            raise ValueError(f"`{name}` must be {kept[name]}, as in {path}, got {value}; give another --output")
 
 
 def share_of(stems: Sequence[str], fraction: float) -> list[str]:
@@ -204,6 +235,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num-cpu-threads", type=int, default=0, help="of every training; 0 = all cores")
     parser.add_argument("--document", type=Path, help="Markdown file whose table is replaced")
     arguments = parser.parse_args(argv)
+    check_settings(arguments)
     lines = table(arguments)
     print("\n".join(lines))
     if arguments.document is not None:

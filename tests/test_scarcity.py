@@ -93,6 +93,12 @@ def test_the_whole_chain(scarcity, roots, tmp_path, monkeypatch, capsys):
     assert {path: path.stat().st_mtime_ns for path in share.rglob("*.safetensors")} == before
     assert document.read_text() == text
 
+    with pytest.raises(ValueError, match=r"`max_train_steps` must be 2, as in .*settings.json, got 3; give another"):
+        scarcity.main([str(part) for part in (*command, "--max-train-steps", 3)])
+    with pytest.raises(ValueError, match=r"`smallest_fraction` must be 0.6"):  # the generator's base is trained on it
+        scarcity.main([str(part) for part in (*command, "--fractions", 0.5, 0.6)])
+    assert document.read_text() == text
+
 
 def test_a_list_with_a_test_image_is_refused(scarcity, roots, tmp_path):
     data, backgrounds = roots
