@@ -10,7 +10,7 @@ many images again from both stages of the generator; `planted`, the originals an
 frames and the smallest share; stage 1 and the control branch on each share alone. All arms take the same number of
 optimiser steps from scratch; their Mask-VAE is trained on the share's masks. Scored on the test list at threshold 0.5,
 in tiles of the training crops' size; no choice is made on it. What is done is kept in --output and not done again;
-other settings than those of the first start (SETTINGS) are refused there.
+settings (SETTINGS) other than those that it was made with are then refused.
 """
 
 import argparse
@@ -57,15 +57,15 @@ LEFT_OUT = "S7*"  # background family that nothing in this project is trained on
 
 
 def check_settings(arguments: argparse.Namespace) -> None:
-    """Keep the settings in --output, or compare with those that are kept there.
+    """Compare the settings with those of the trainings in --output; before the first training, note them there.
 
     Raises:
-        ValueError: A setting differs from the first start's.
+        ValueError: A setting differs.
     """
     settings = {name: getattr(arguments, name) for name in SETTINGS} | {"smallest_fraction": min(arguments.fractions)}
     settings |= {name: str(value.resolve()) for name, value in settings.items() if isinstance(value, Path)}
     path = arguments.output / "settings.json"
-    if not path.exists():
+    if not any(arguments.output.glob("share-*/*/settings.yaml")):  # which a training writes before its first step
         arguments.output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     kept = json.loads(path.read_text(encoding="utf-8"))

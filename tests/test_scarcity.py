@@ -97,16 +97,24 @@ def test_the_whole_chain(scarcity, roots, tmp_path, monkeypatch, capsys):
         scarcity.main([str(part) for part in (*command, "--max-train-steps", 3)])
     with pytest.raises(ValueError, match=r"`smallest_fraction` must be 0.6"):  # the generator's base is trained on it
         scarcity.main([str(part) for part in (*command, "--fractions", 0.5, 0.6)])
+    with pytest.raises(ValueError, match=r"`list` must be .*train.list, as in"):
+        scarcity.main([str(part) for part in (*command, "--list", data / "train.txt")])
+    assert read_stem_list(share / "train.list") == stems
     assert document.read_text() == text
 
 
 def test_a_list_with_a_test_image_is_refused(scarcity, roots, tmp_path):
     data, backgrounds = roots
     write_stem_list(tmp_path / "mine.list", ["s0", "s6"])
-    command = ["--data", data, "--backgrounds", backgrounds, "--output", tmp_path / "out", "--list"]
+    command = ["--data", data, "--backgrounds", backgrounds, "--output", tmp_path / "out", "--arms", "originals"]
+    command += ["--fractions", 1, "--seeds", 0, "--max-train-steps", 1, "--mask-vae-steps", 1, "--resolution", 64]
+    command += ["--train-batch-size", 1, "--num-cpu-threads", 1, "--list", tmp_path / "mine.list"]
     with pytest.raises(ValueError, match="`--list` must hold no image of a test list, got 1, such as s6"):
-        scarcity.main([str(part) for part in (*command, tmp_path / "mine.list")])
+        scarcity.main([str(part) for part in command])
     assert not list((tmp_path / "out").rglob("*.safetensors"))
+    write_stem_list(tmp_path / "corrected.list", ["s0", "s1"])  # nothing is kept yet that a setting could contradict
+    scarcity.main([str(part) for part in (*command, "--list", tmp_path / "corrected.list")])
+    assert read_stem_list(tmp_path / "out" / "share-1" / "originals-0" / "train.txt") == ["s0", "s1"]
 
 
 def test_smaller_shares_lie_in_larger_ones(scarcity):
