@@ -10,7 +10,7 @@ FEATURES = {
     "coco": ["pycocotools>=2.0.8"],
     "demo": ["gradio>=6"],
     "eval": ["datasets>=4", "matplotlib>=3.8"],
-    "export": ["nncf>=3", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "openvino>=2025.0"],
+    "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "openvino>=2025.0"],
     "geo": ["rasterio>=1.4"],
     "train": ["datasets>=4", "pyyaml", "tensorboard"],
     "video": ["av>=14", "imagecodecs>=2024.6", "tifffile>=2024.8"],

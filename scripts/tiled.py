@@ -4,6 +4,7 @@
 
 An image no larger than a tile is one tile, its result that of the whole: it is left out of the second row. A target is
 the same where a target found whole and one found in tiles are matched, by centroids nearer than 3 px, one to one.
+`true both ways` counts the labelled targets that both find, of those that either finds.
 `--split val` reads the checkpoint's val.txt. Both runs are at the checkpoint's own threshold.
 """
 
@@ -12,12 +13,14 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.data.folder import IRSTDFolder, Sample
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.matching import label_image
 from irstd_ldm.evaluation.metrics import iou
 
 
@@ -35,25 +38,39 @@ def main() -> None:
     rows = [compare(pipeline, sample, args.tile_size, args.tile_overlap) for sample in tqdm(samples, disable=None)]
     tiled = [row for row, sample in zip(rows, samples, strict=True) if max(sample.image.shape) > args.tile_size]
     print(f"{args.data.name} {args.split}, tiles of {args.tile_size} px that overlap by {args.tile_overlap} px")
-    print("| images | IoU whole | IoU tiled | targets whole | targets tiled | the same |\n|---|---|---|---|---|---|")
+    print("| images | IoU whole | IoU tiled | targets whole | targets tiled | the same | true both ways |")
+    print("|---|---|---|---|---|---|---|")
     for name, chosen in (("all", rows), ("larger than a tile", tiled)):
         print(row_of(f"{name}: {len(chosen)}", chosen))
 
 
-def compare(
-    pipeline: IRSTDLatentPipeline, sample: Sample, tile_size: int, tile_overlap: int
-) -> tuple[ImageCounts, ImageCounts, ImageCounts]:
+class Comparison(NamedTuple):
     """Counts of the whole image, of the tiled one, and of the tiled one with the whole one's mask as the truth."""
+
+    whole: ImageCounts
+    tiled: ImageCounts
+    between: ImageCounts
+    hits_of_both: int
+    hits_of_either: int
+
+
+def compare(pipeline: IRSTDLatentPipeline, sample: Sample, tile_size: int, tile_overlap: int) -> Comparison:
     whole, tiled = (
         pipeline(sample.image, tile_size=size, tile_overlap=tile_overlap).mask[0, 0] for size in (0, tile_size)
     )
-    return count_image(whole, sample.mask), count_image(tiled, sample.mask), count_image(tiled, whole)
+    first, second = ({target for target, _ in label_image(mask, sample.mask).match()} for mask in (whole, tiled))
+    counts = (count_image(whole, sample.mask), count_image(tiled, sample.mask), count_image(tiled, whole))
+    return Comparison(*counts, len(first & second), len(first | second))
 
 
-def row_of(name: str, rows: Sequence[tuple[ImageCounts, ImageCounts, ImageCounts]]) -> str:
-    whole, tiled, between = (reduce(add, counts, ImageCounts.zero()) for counts in zip(*rows, strict=True))
+def row_of(name: str, rows: Sequence[Comparison]) -> str:
+    counts = [reduce(add, column, ImageCounts.zero()) for column in zip(*(row[:3] for row in rows), strict=True)]
+    whole, tiled, between = counts
+    both, either = (sum(column) for column in zip(*(row[3:] for row in rows), strict=True))
     same = f"{between.hits} ({100 * between.hits / max(whole.predicted, 1):.1f} %)"
-    return f"| {name} | {iou(whole):.4f} | {iou(tiled):.4f} | {whole.predicted} | {tiled.predicted} | {same} |"
+    true = f"{both} of {either} ({100 * both / max(either, 1):.1f} %)"
+    cells = (name, f"{iou(whole):.4f}", f"{iou(tiled):.4f}", f"{whole.predicted}", f"{tiled.predicted}", same, true)
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from ..pipelines.tiling import PAD_MULTIPLE
 from .exported_folder import DESCRIPTION, MODEL_FILES, ExportedDetector
 from .networks import LatentDetector
-from .quantize import Calibration, calibration_inputs, quantize_onnx, quantize_openvino
+from .quantize import Calibration, calibration_inputs, quantize_onnx
 
 INPUTS, OUTPUT = ("image", "noise", "posterior_noise"), "probability"
 # Sizes of 1 and equal sizes would become constants of the graph.
@@ -82,11 +82,11 @@ def export_detector(
         onnx_path = unfinished / MODEL_FILES["onnx"]
         with _quiet():
             write_onnx(LatentDetector(pipeline, steps), description, onnx_path)
-            if format == "openvino":
-                write_openvino(onnx_path, unfinished / MODEL_FILES["openvino"], description, calibration)
-                onnx_path.unlink()
-            elif calibration is not None:
+            if calibration is not None:
                 quantize_onnx(onnx_path, calibration_inputs(calibration, description))
+            if format == "openvino":
+                write_openvino(onnx_path, unfinished / MODEL_FILES["openvino"])
+                onnx_path.unlink()
         (unfinished / DESCRIPTION).write_text(description.to_json(), encoding="utf-8")
         os.replace(unfinished, folder)
     finally:
@@ -126,22 +126,17 @@ def write_onnx(networks: LatentDetector, description: ExportedDetector, path: Pa
         program.save(path, external_data=False)
 
 
-def write_openvino(
-    onnx_path: Path, path: Path, description: ExportedDetector, calibration: Calibration | None
-) -> None:
-    """Writes an ONNX graph as OpenVINO's, in float32 or, with a calibration, with int8 convolutions.
+def write_openvino(onnx_path: Path, path: Path) -> None:
+    """Writes an ONNX graph, float32 or int8, as OpenVINO's.
 
     Raises:
-        ModuleNotFoundError: openvino or nncf is not installed.
+        ModuleNotFoundError: openvino is not installed.
     """
     try:
         import openvino
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("openvino is not installed: pip install irstd-ldm[export]") from error
-    model = openvino.Core().read_model(onnx_path)
-    if calibration is not None:
-        model = quantize_openvino(model, calibration_inputs(calibration, description))
-    openvino.save_model(model, path, compress_to_fp16=False)
+    openvino.save_model(openvino.Core().read_model(onnx_path), path, compress_to_fp16=False)
 
 
 @contextmanager

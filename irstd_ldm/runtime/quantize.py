@@ -1,7 +1,8 @@
 """Post-training quantisation of exported graphs: int8 convolutions, float32 for all else.
 
-What stays in float32: matrix products (attention, FAE's transform, the time embedding), normalisations and every
-other operation. Convolutions hold nearly all of the multiplications.
+Matrix products (attention, FAE's transform, the time embedding), normalisations and every other operation compute in
+float32; one that shares its input with a convolution reads it rounded to int8. Convolutions hold nearly all of the
+multiplications.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,33 +59,6 @@ def calibration_inputs(calibration: Calibration, description: ExportedDetector) 
         mode = np.zeros((1, description.latent_channels, *latent), np.float32)
         inputs.append({"image": tile[None, None], "noise": noise, "posterior_noise": mode})
     return inputs
-
-
-def quantize_openvino(model: Any, inputs: Sequence[Inputs]) -> Any:
-    """An OpenVINO model with int8 convolutions.
-
-    Raises:
-        ModuleNotFoundError: nncf is not installed.
-    """
-    try:
-        import nncf
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("nncf is not installed: pip install irstd-ldm[export]") from error
-    nncf.set_log_level(40)  # errors
-    quantized = {"Convolution", "GroupConvolution"}
-    others = sorted({operation.get_type_name() for operation in model.get_ops()} - quantized)
-    return nncf.quantize(
-        model,
-        nncf.Dataset(list(inputs)),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(inputs),
-        ignored_scope=nncf.IgnoredScope(types=others, validate=False),
-        # Targets are the outliers of their images: the default, a mean over images of each one's range, clips them.
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
-        ),
-    )
 
 
 def quantize_onnx(path: Path, inputs: Sequence[Inputs]) -> None:

@@ -32,17 +32,16 @@ def exported(onnx_folder, calibration, tmp_path_factory) -> dict[str, Path]:
     """Folders of one graph: onnx, openvino, and both with int8 convolutions."""
     description = read_description(onnx_folder)
     folders = {"onnx": onnx_folder}
-    for name in ("openvino", "onnx-int8", "openvino-int8"):
+    for name in ("onnx-int8", "openvino", "openvino-int8"):
         folders[name] = tmp_path_factory.mktemp("exported") / name
         folders[name].mkdir()
-        chosen = calibration if name.endswith("int8") else None
         described = dataclasses.replace(
             description,
             format=name.removesuffix("-int8"),
-            quantization=None if chosen is None else chosen.describe(),
+            quantization=calibration.describe() if name.endswith("int8") else None,
         )
         if described.format == "openvino":
-            write_openvino(onnx_folder / "model.onnx", folders[name] / "model.xml", description, chosen)
+            write_openvino(folders[name.replace("openvino", "onnx")] / "model.onnx", folders[name] / "model.xml")
         else:
             shutil.copy(onnx_folder / "model.onnx", folders[name])
             quantize_onnx(folders[name] / "model.onnx", calibration_inputs(calibration, description))
