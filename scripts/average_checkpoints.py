@@ -4,7 +4,8 @@
 
 Between a detector and its continuation on other data lies one that is often better than both on either (Wortsman et
 al., *Robust fine-tuning of zero-shot models*, CVPR 2022). `--weight` is that of the second; choose it on validation
-images. The lists of what was trained on and held out are those of the second.
+images. The lists of what was trained on and held out are those of the second, counts of batches too; the mean is not
+calibrated.
 """
 
 import argparse
@@ -30,7 +31,13 @@ def average(first: IRSTDDetectionPipeline, second: IRSTDDetectionPipeline, weigh
         ours, theirs = module.state_dict(), getattr(first, name).state_dict()
         if {key: value.shape for key, value in ours.items()} != {key: value.shape for key, value in theirs.items()}:
             raise ValueError(f"`first` and `second` must hold the same networks, `{name}` differs")
-        module.load_state_dict({key: torch.lerp(theirs[key], value, weight) for key, value in ours.items()})
+        module.load_state_dict(
+            {
+                key: torch.lerp(theirs[key], value, weight) if value.is_floating_point() else value
+                for key, value in ours.items()
+            }
+        )
+    second.register_to_config(calibration=None)
     return second
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from irstd_ldm import IRSTDLatentPipeline
+from irstd_ldm import IRSTDDiffPipeline, IRSTDLatentPipeline
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import count_image
@@ -147,6 +147,7 @@ def test_the_mean_of_two_checkpoints(tiny_checkpoint, tmp_path):
     with torch.no_grad():
         for parameter in pipe.unet.parameters():
             parameter += 1
+    pipe.register_to_config(calibration={"thresholds": {"10": 0.9}})
     pipe.save_pretrained(tmp_path / "second")
     (tmp_path / "second" / "val.txt").write_text("a\n")
     script = load("average_checkpoints")
@@ -159,6 +160,23 @@ def test_the_mean_of_two_checkpoints(tiny_checkpoint, tmp_path):
     for name, value in mean.vae.state_dict().items():
         torch.testing.assert_close(value, pipe.vae.state_dict()[name])
     assert (tmp_path / "mean" / "val.txt").read_text() == "a\n"
+    assert mean.config.calibration is None
+
+
+def test_the_mean_of_two_pixel_checkpoints(tiny_diff_checkpoint, tmp_path):
+    pipe = IRSTDDiffPipeline.from_pretrained(tiny_diff_checkpoint)
+    for name, value in pipe.conditional_encoder.state_dict().items():
+        value += 2 if name.endswith("num_batches_tracked") else 1
+    pipe.save_pretrained(tmp_path / "second")
+    load("average_checkpoints").main([str(tiny_diff_checkpoint), str(tmp_path / "second"), "--output", str(tmp_path)])
+    first, mean = (
+        IRSTDDiffPipeline.from_pretrained(folder).conditional_encoder.state_dict()
+        for folder in (tiny_diff_checkpoint, tmp_path)
+    )
+    batches = {name for name in mean if name.endswith("num_batches_tracked")}
+    assert batches and all(mean[name] == first[name] + 2 for name in batches)
+    for name in mean.keys() - batches:
+        torch.testing.assert_close(mean[name], first[name] + 0.5)
 
 
 def test_the_mean_of_different_networks_is_refused(tiny_pipeline):

@@ -137,6 +137,7 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         for name in ("use_fae", "use_liw"):
             if getattr(settings, name) != pipeline.unet.config[name]:
                 raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained denoiser")
+        pipeline.register_to_config(calibration=None)  # it is of the weights that training changes
         return pipeline
     if settings.mask_vae is None:
         raise ValueError("`mask_vae` or `pretrained_model_name_or_path` must be set, got neither")

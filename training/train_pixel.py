@@ -167,7 +167,10 @@ def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
         for name, value in pretrained.items():
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is {value!r} in the pretrained pipeline, got {getattr(settings, name)!r}")
-        pipeline.register_to_config(default_num_inference_steps=settings.num_inference_steps)
+        pipeline.register_to_config(
+            default_num_inference_steps=settings.num_inference_steps,
+            calibration=None,  # it is of the weights that training changes
+        )
         return pipeline
     configuration = PIXEL_CONFIGURATIONS[settings.model]
     encoder_arguments = configuration["conditional_encoder"] | {"use_liw": settings.use_liw}

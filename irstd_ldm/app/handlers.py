@@ -71,6 +71,11 @@ class Handlers:
     def _detect(self, read: Input, settings: Settings, progress: gr.Progress) -> tuple[Any, ...]:
         """A detection, its frame slider, and the button that repeats it."""
         num_frames = len(read.frames)
+        passes = settings.ensemble_size * max(1, settings.num_inference_steps)
+        most = self.limits.max_passes_px // sum(frame.image.size for frame in read.frames)
+        if passes > most:
+            message = f"Steps times ensemble size must be at most {most} for an input of this size, got {passes}."
+            raise gr.Error(message, print_exception=False)
         progress((0, num_frames), unit="frames")
         start = time.perf_counter()
         try:

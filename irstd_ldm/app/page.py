@@ -76,7 +76,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | No
                 with gr.Group():
                     steps = gr.Slider(
                         pipeline.min_inference_steps,
-                        MAX_STEPS,
+                        min(max(MAX_STEPS, config.default_num_inference_steps), pipeline.max_inference_steps),
                         value=config.default_num_inference_steps,
                         step=1,
                         label="Denoising steps",
@@ -84,7 +84,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | No
                     )
                     ensemble = gr.Slider(
                         1,
-                        MAX_ENSEMBLE,
+                        max(MAX_ENSEMBLE, config.default_ensemble_size),
                         value=config.default_ensemble_size,
                         step=1,
                         label="Ensemble size",

@@ -18,15 +18,17 @@ EXAMPLES = {  # name: kind of scene, seed, bit depth
 
 @dataclass(frozen=True)
 class Limits:
-    """What one input may hold; a longer video is read from its start up to them.
+    """What one input may hold, and what may be done with it; a longer video is read from its start up to them.
 
     Attributes:
         max_pixels: of all frames together.
         max_frames: of a video or of a stack.
+        max_passes_px: pixels of all frames, times members, times steps: the work of one detection.
     """
 
     max_pixels: int = 2**24
     max_frames: int = 64
+    max_passes_px: int = 2**27
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def read_input(path: Path, limits: Limits) -> Input:
         frames.append(frame)
     if not frames:
         raise ValueError(f"{path} holds no frame")
-    return Input(path.name, frames, left_out, sequence_range(source) if is_sequence(source) else None)
+    return Input(path.name, frames, left_out, sequence_range(source, len(frames)) if is_sequence(source) else None)
 
 
 def example_scene(name: str) -> SyntheticScene:

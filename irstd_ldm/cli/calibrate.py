@@ -35,7 +35,7 @@ class Found:
 def run(args: argparse.Namespace) -> int:
     """Calibrates, prints the table, writes model_index.json and returns the exit code."""
     folder = model_folder(args)
-    if folder is None or folder == bundled_checkpoint():
+    if folder is None or folder.resolve().parent == bundled_checkpoint().resolve().parent:
         raise CommandError("--model must be the folder of a checkpoint of your own; it is written to", EXIT_USAGE)
     try:
         image_sets = _open(args, folder)

@@ -6,7 +6,7 @@ from ..data.folder import held_out_stems
 from ..data.images import to_gray
 from ..runtime.quantize import Calibration, evenly_spaced
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
-from .image_set import ImageSet
+from .image_set import HF_PREFIX, ImageSet
 from .inputs import IMAGE_ERRORS, describe
 from .model import load_pipeline, model_name
 
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
 def _calibration(args: argparse.Namespace) -> Calibration:
     """Evenly spaced images of the training list; no test image, whichever list it is on."""
     try:
+        if str(args.calibration).startswith(HF_PREFIX):
+            raise ValueError(f"--calibration must be a folder with its lists of test images, got {args.calibration}")
         images = ImageSet(args.calibration, split="train")
         held_out = held_out_stems(args.calibration)
         stems = [stem for stem in images.stems if stem not in held_out]

@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 
@@ -58,7 +59,7 @@ def _describe_exported(folder: str) -> None:
     print("\nconfig:")
     for name, value in sorted(description.config.items()):
         print(f"  {name} = {value}")
-    installed = [name for name in ENGINES if find_spec(name) is not None]
+    installed = [import_module(name) for name in ENGINES if find_spec(name) is not None]
     print("\nversions:")
     print(f"  irstd-ldm {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    print("  " + ", ".join(f"{name} {version(name)}" for name in installed))
+    print("  " + ", ".join(f"{runtime.__name__} {runtime.__version__}" for runtime in installed))

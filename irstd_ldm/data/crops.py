@@ -109,6 +109,7 @@ class TrainingCrops(Dataset):
         settings = self.settings
         kinds = np.cumsum([settings.target_probability, settings.image_probability, settings.background_probability])
         kind = int(np.searchsorted(kinds, rng.random(), side="right"))  # 3 = implanted targets
+        inverted = False
         if kind == 0:
             frame = self._with_targets[rng.integers(len(self._with_targets))]
             image, mask = self._crop(frame, frame.target_centers[rng.integers(len(frame.target_centers))], rng)
@@ -116,31 +117,32 @@ class TrainingCrops(Dataset):
             frame = self._images[rng.integers(len(self._images))]
             image, mask = self._crop(frame, None, rng)
         else:
-            frame, image, mask = self._background_crop(kind == 2, rng)
+            frame, image, mask, inverted = self._background_crop(kind == 2, rng)
         if not frame.target_centers.size and rng.random() < settings.inversion_probability:
-            image = 1 - image
+            image, inverted = 1 - image, not inverted
         if kind == 3:
             image, mask = implant(image * 255, mask, self._bank, rng)
             image /= 255
         image, mask = _flip(image, mask, rng)
         if settings.squeeze_probability and rng.random() < settings.squeeze_probability:
             image, mask = _squeeze(image, mask, rng)
-        image = self._vary_intensity(image, mask, frame, rng)
+        image = self._vary_intensity(image, mask, frame, inverted, rng)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],  # (1, S, S)
             "mask": torch.from_numpy(mask.astype(np.float32))[None],  # (1, S, S)
         }
 
-    def _background_crop(self, plain: bool, rng: np.random.Generator) -> tuple["_Frame", np.ndarray, np.ndarray]:
-        """A frame and a crop of it; a plain one may be a negative, around a hard negative or blended with another.
+    def _background_crop(self, plain: bool, rng: np.random.Generator) -> tuple["_Frame", np.ndarray, np.ndarray, bool]:
+        """A frame, a crop of it, and whether that is its negative.
 
-        Plain or not, it may be a synthetic scene.
+        A plain crop may be a negative, lie around a hard negative or be blended with another; plain or not, it may be
+        of a synthetic scene.
         """
         settings = self.settings
         if plain and settings.negative_image_probability and rng.random() < settings.negative_image_probability:
             frame = self._images[rng.integers(len(self._images))]
             image, mask = self._crop(frame, None, rng)
-            return frame, 1 - image, np.zeros_like(mask)
+            return frame, 1 - image, np.zeros_like(mask), True
         if settings.synthetic_probability and rng.random() < settings.synthetic_probability:
             side = round(settings.size * SYNTHETIC_MARGIN)
             scene = synthetic_scene(side, side, num_targets=0, seed=int(rng.integers(2**63)))
@@ -155,7 +157,7 @@ class TrainingCrops(Dataset):
             other, other_mask = self._crop(self._backgrounds[rng.integers(len(self._backgrounds))], None, rng)
             if not mask.any() and not other_mask.any():
                 image = image + np.float32(rng.uniform(0.2, 0.8)) * (other - image)
-        return frame, image, mask
+        return frame, image, mask, False
 
     def _crop(
         self, frame: "_Frame", anchor: np.ndarray | None, rng: np.random.Generator
@@ -190,13 +192,16 @@ class TrainingCrops(Dataset):
         return image, scaled_mask
 
     def _vary_intensity(
-        self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", rng: np.random.Generator
+        self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", inverted: bool, rng: np.random.Generator
     ) -> np.ndarray:
-        """(S, S) on [0, 1] -> (S, S) on about [-1, 1]."""
+        """(S, S) on [0, 1] -> (S, S) on about [-1, 1]; `inverted`: it is of the frame's negative."""
         settings = self.settings
         stretched = False
         if rng.random() < settings.range_probability:
-            lo, hi = percentile_range(image) if rng.random() < 0.5 else frame.percentiles
+            if rng.random() < 0.5:
+                lo, hi = percentile_range(image)
+            else:
+                lo, hi = frame.percentiles if not inverted else 1 - np.flip(frame.percentiles)
             stretched = hi - lo >= MIN_RANGE
             if stretched:
                 image = (soft_compress((image - lo) * (2 / (hi - lo)) - 1) + 1) / 2

@@ -1,6 +1,7 @@
 """One range of gray values for all frames of a sequence."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -11,11 +12,15 @@ SAMPLED_FRAMES = 32  # of a video up to twice as many: its length is not known b
 SAMPLED_PX = 2**20  # of each sampled frame, at most
 
 
-def sequence_range(source: FrameSource) -> tuple[float, float] | None:
+def sequence_range(source: FrameSource, num_frames: int | None = None) -> tuple[float, float] | None:
     """The raw values that map to -1 and 1 in every frame: `gray_range` of 32 to 64 evenly spaced frames together.
 
     Of frames larger than a megapixel every n-th pixel counts. A video is decoded once for this; of a file that breaks
     off, the frames before count.
+
+    Args:
+        source: of the frames.
+        num_frames: that the sequence is cut to, no more than it has; None = all.
 
     Returns:
         (lo, hi); None for uint8 frames, whose range is fixed, and where all sampled values are equal.
@@ -26,18 +31,19 @@ def sequence_range(source: FrameSource) -> tuple[float, float] | None:
     first = next(source.frames())
     if first.image.dtype == np.uint8:
         return None
-    lo, hi = gray_range(np.concatenate(_samples(source))[None]) or (0, 0)
+    lo, hi = gray_range(np.concatenate(_samples(source, num_frames))[None]) or (0, 0)
     return None if lo == hi else (lo, hi)
 
 
-def _samples(source: FrameSource) -> list[np.ndarray]:
+def _samples(source: FrameSource, num_frames: int | None) -> list[np.ndarray]:
     """Pixels (M,) of evenly spaced frames."""
     if source.num_frames is not None and source.path.suffix.lower() not in VIDEO_SUFFIXES:
-        places = np.unique(np.linspace(0, source.num_frames - 1, SAMPLED_FRAMES).round().astype(int))
+        last = (num_frames or source.num_frames) - 1
+        places = np.unique(np.linspace(0, last, SAMPLED_FRAMES).round().astype(int))
         return [_thinned(next(source.frames(int(place)))) for place in places]
     samples: list[np.ndarray] = []
     step = 1
-    for frame in _readable(source):
+    for frame in islice(_readable(source), num_frames):
         if frame.index % step == 0:
             samples.append(_thinned(frame))
         if len(samples) > 2 * SAMPLED_FRAMES:

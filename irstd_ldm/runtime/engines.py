@@ -12,7 +12,7 @@ INSTALL = "pip install irstd-ldm[export]"
 
 
 def onnxruntime_engine(path: Path, num_threads: int | None, tile_size: int) -> Engine:
-    """onnxruntime has one plan for all sizes; `tile_size` changes nothing."""
+    """onnxruntime has one plan for all sizes; `tile_size` changes nothing. What fails in it is a RuntimeError."""
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -22,7 +22,14 @@ def onnxruntime_engine(path: Path, num_threads: int | None, tile_size: int) -> E
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(None, dict(inputs))[0]
+
+    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        try:
+            return session.run(None, dict(inputs))[0]
+        except Exception as error:  # onnxruntime's own have no base class in common
+            raise RuntimeError(str(error)) from error
+
+    return run
 
 
 def openvino_engine(path: Path, num_threads: int | None, tile_size: int) -> Engine:

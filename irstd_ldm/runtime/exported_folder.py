@@ -8,6 +8,14 @@ from typing import Any
 
 DESCRIPTION = "detector.json"
 FORMAT_VERSION = 1
+CONFIG = {
+    "calibration",
+    "default_ensemble_size",
+    "default_num_inference_steps",
+    "default_threshold",
+    "default_tile_overlap",
+    "default_tile_size",
+}
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # OpenVINO's weights lie beside it, in model.bin
 
 
@@ -70,6 +78,8 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
         description = ExportedDetector(**content)
     except TypeError as error:
         raise ValueError(f"{path}: {error}") from error
+    if not isinstance(description.config, dict) or not description.config.keys() >= CONFIG:
+        raise ValueError(f"{path}: `config` must hold {', '.join(sorted(CONFIG))}, got {description.config!r}")
     if description.format not in MODEL_FILES:
         raise ValueError(f"{path}: `format` must be one of {', '.join(MODEL_FILES)}, got {description.format!r}")
     if not description.model_path(Path(folder)).is_file():

@@ -270,14 +270,3 @@ def test_frames_of_a_video_or_a_stack(open_page, tmp_path, name):
     record = json.loads(download(page, "#json")[1])
     assert [image["frame"] for image in record["images"]] == [0, 1, 2]
     assert name == "stack.npy" or record["images"][1]["time_s"] == pytest.approx(1 / 25)
-
-
-def test_a_long_stack_is_cut_and_says_so(tmp_path):
-    from irstd_ldm.app.reading import Limits, read_input
-
-    np.save(tmp_path / "long.npy", np.zeros((9, 64, 64), np.uint8))
-    read = read_input(tmp_path / "long.npy", Limits(max_frames=4))
-    assert len(read.frames) == 4 and read.left_out.startswith("the first 4 frames")
-    read = read_input(tmp_path / "long.npy", Limits(max_pixels=3 * 64 * 64))
-    assert len(read.frames) == 3 and read.left_out.startswith("the first 3 frames")
-    assert read_input(tmp_path / "long.npy", Limits()).left_out == ""

@@ -107,8 +107,13 @@ def test_wrong_usage(data, model, capsys, arguments, message):
     assert (model / "model_index.json").read_bytes() == before
 
 
-def test_the_bundled_checkpoint_is_not_written_to(data, capsys):
+@pytest.mark.parametrize("name", ["tiny", "irstd_diff_small"])
+def test_bundled_checkpoints_are_not_written_to(data, capsys, monkeypatch, tmp_path, name):
     from irstd_ldm import bundled_checkpoint
 
-    assert calibrate(bundled_checkpoint(), data, "--max-fa-per-million-px", 1) == 2
-    assert "--model must be the folder of a checkpoint of your own" in capsys.readouterr().err
+    folder = bundled_checkpoint(name)
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    monkeypatch.chdir(folder.parent)
+    for spelled in (folder, Path(name), tmp_path / "link"):
+        assert calibrate(spelled, data, "--max-fa-per-million-px", 1) == 2
+        assert "--model must be the folder of a checkpoint of your own" in capsys.readouterr().err

@@ -355,3 +355,18 @@ def test_squeezed_crops_have_few_levels_and_keep_visible_targets():
         before, after = plain[k], squeezed[k]
         assert len(before["image"].unique()) > 27 >= len(after["image"].unique())
         assert torch.equal(before["mask"], after["mask"])  # a target of 110 gray levels of contrast never merges
+
+
+def test_a_negative_is_stretched_by_its_own_range():
+    ramp = np.tile(np.linspace(20, 60, 64), (64, 1)).astype(np.uint8)
+    settings = replace(PLAIN, target_probability=0, background_probability=1, range_probability=1)
+    negatives = replace(settings, negative_image_probability=1)
+    inverted = replace(settings, inversion_probability=1)
+    frames = {
+        "as it is": TrainingCrops([sample(0)], [ramp], settings, seed=0),
+        "negative": TrainingCrops([Sample("ramp", ramp, np.eye(64) > 2), sample(0)], [ramp], negatives, seed=0),
+        "inverted": TrainingCrops([sample(0)], [ramp], inverted, seed=0),
+    }
+    for name, crops in frames.items():
+        images = torch.stack([crops[k]["image"] for k in range(40)])
+        assert all(abs(float(image.median())) < 1 and float(image.max() - image.min()) > 0.5 for image in images), name

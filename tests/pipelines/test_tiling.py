@@ -82,3 +82,14 @@ def test_tiles_that_differ_are_weighed_in_the_overlap():
     (strip,) = strips
     expected = [0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.6, 0.4, 0.2, 0, 0, 0, 0]
     np.testing.assert_allclose(strip, np.broadcast_to(expected, (1, 8, 16)), atol=1e-6)
+
+
+@pytest.mark.parametrize("overlap", (20, 40, 100))
+def test_certain_members_stay_within_one(overlap):
+    shape, strips = (300, 420), []
+    windows = tile_windows(shape, 128, overlap)
+    blender = TileBlender(shape, windows, overlap, 1, lambda rows, strip: strips.append(strip.copy()))
+    for window in windows:
+        blender.add(window, np.ones((1, 128, 128), np.float32))
+    blended = np.concatenate(strips, axis=1)
+    assert blended.max() == 1 and blended.min() > 1 - 1e-6

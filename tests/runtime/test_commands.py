@@ -88,6 +88,17 @@ def test_the_model_and_the_runtime_must_fit(exported, tiny_checkpoint, frame, ca
     assert "--device cuda: --runtime openvino runs on the cpu" in device
 
 
+@pytest.mark.parametrize("config", [None, [], {}])
+def test_a_broken_config_is_named(exported, frame, tmp_path, capsys, config):
+    broken = shutil.copytree(exported["onnx"], tmp_path / "broken")
+    content = json.loads((broken / "detector.json").read_text()) | {"config": config}
+    (broken / "detector.json").write_text(json.dumps(content))
+    common = ("detect", str(frame), "--output", str(tmp_path / "out"))
+    said = refused(capsys, *common, "--runtime", "onnxruntime", "--model", str(broken))
+    assert "`config` must hold calibration, default_ensemble_size" in said
+    assert "`config` must hold" in refused(capsys, "info", "--model", str(broken))
+
+
 @pytest.mark.parametrize("content", ["not json", "[]", '{"format_version": 2}', '{"format_version": 1}'])
 def test_a_broken_description_is_named(exported, frame, tmp_path, capsys, content):
     broken = shutil.copytree(exported["onnx"], tmp_path / "broken")
@@ -114,6 +125,8 @@ def test_what_is_not_exported(tiny_checkpoint, tiny_diff_checkpoint, tmp_path, c
     assert "`num_inference_steps` must lie in [1, 1000], got 2000" in steps
     missing = refused(capsys, *latent, *output, "--int8", "--calibration", str(tmp_path / "none"))
     assert "none" in missing
+    hub = refused(capsys, *latent, *output, "--int8", "--calibration", "hf:owner/name")
+    assert "--calibration must be a folder" in hub
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")

@@ -8,6 +8,8 @@ import torch
 
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
+from irstd_ldm.runtime.engines import ENGINES
+from irstd_ldm.runtime.exported_folder import MODEL_FILES
 
 FLOAT32 = (("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino"))
 # Image size, tile size: padded, equal and unequal sides, tiled.
@@ -85,3 +87,16 @@ def test_what_a_runtime_does_not_read(exported):
         ExportedDetectorRunner(exported["onnx"], "torch")
     with pytest.raises(ValueError, match="`runtime` 'onnxruntime' reads the format onnx, got openvino"):
         ExportedDetectorRunner(exported["openvino"], "onnxruntime")
+
+
+def test_what_fails_in_a_runtime_is_a_runtime_error(exported):
+    """Half of an image's noise: the command treats it as one image's failure, as it does a lack of memory."""
+    inputs = {
+        "image": np.zeros((1, 1, 64, 64), np.float32),
+        "noise": np.zeros((1, 8, 4, 8), np.float32),
+        "posterior_noise": np.zeros((1, 4, 8, 8), np.float32),
+    }
+    for name, (format, runtime) in {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "openvino")}.items():
+        infer = ENGINES[runtime](exported[format] / MODEL_FILES[name], 1, 256)
+        with pytest.raises(RuntimeError):
+            infer(inputs)

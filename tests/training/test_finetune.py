@@ -83,6 +83,8 @@ def test_the_bundled_checkpoint_adapts_to_20_images(few_steps, tmp_path):
         }
     )
     train_latent.main(flags)
+    assert IRSTDLatentPipeline.load_config(bundled_checkpoint())["calibration"] is not None
+    assert IRSTDLatentPipeline.load_config(tmp_path / "run")["calibration"] is None
     before = parse_settings(LatentSettings, flags)
     after = parse_settings(LatentSettings, [*flags, "--pretrained_model_name_or_path", str(tmp_path / "run")])
     crops = read_training_data(before, CropSettings(size=96)).crops
