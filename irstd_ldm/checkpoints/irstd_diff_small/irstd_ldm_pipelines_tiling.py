@@ -83,6 +83,7 @@ class TileBlender:
         end = self._tops[place] if place < len(self._tops) else self._height
         done = self._strip[:, : end - top]
         done /= np.outer(self._row_weight[top:end], self._column_weight)
+        np.minimum(done, 1, out=done)  # members of 1 may add up to 1 and some rounding
         self._finish(slice(top, end), done)
         kept = self._strip.shape[1] - (end - top)
         self._strip[:, :kept] = self._strip[:, end - top :].copy()
