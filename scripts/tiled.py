@@ -15,6 +15,7 @@ from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
@@ -55,11 +56,17 @@ class Comparison(NamedTuple):
 
 
 def compare(pipeline: IRSTDLatentPipeline, sample: Sample, tile_size: int, tile_overlap: int) -> Comparison:
+    """An image, run whole and in tiles."""
     whole, tiled = (
         pipeline(sample.image, tile_size=size, tile_overlap=tile_overlap).mask[0, 0] for size in (0, tile_size)
     )
-    first, second = ({target for target, _ in label_image(mask, sample.mask).match()} for mask in (whole, tiled))
-    counts = (count_image(whole, sample.mask), count_image(tiled, sample.mask), count_image(tiled, whole))
+    return compare_masks(whole, tiled, sample.mask)
+
+
+def compare_masks(whole: np.ndarray, tiled: np.ndarray, truth: np.ndarray) -> Comparison:
+    """The masks (H, W) bool of one image."""
+    first, second = ({target for target, _ in label_image(mask, truth).match()} for mask in (whole, tiled))
+    counts = (count_image(whole, truth), count_image(tiled, truth), count_image(tiled, whole))
     return Comparison(*counts, len(first & second), len(first | second))
 
 
