@@ -2,7 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -67,23 +68,39 @@ class AnnotatedVideo:
 
         Raises:
             OSError: the disk refuses.
+            RuntimeError: the encoder does: it has a largest size, say.
         """
         shown = displayable(gray, value_range)
         picture = draw_overlay(shown, targets)
         self._follow(tracks)
         draw_tracks(picture, picture.width // gray.shape[1], tracks, self._tails)
         even = picture.crop((0, 0, picture.width + picture.width % 2, picture.height + picture.height % 2))  # 4:2:0
-        if self._container is None:
-            self._open(*even.size)
-        frame = self._av.VideoFrame.from_ndarray(np.asarray(even), format="rgb24")
-        self._container.mux(self._stream.encode(frame))
+        with self._encoding():
+            if self._container is None:
+                self._open(*even.size)
+            frame = self._av.VideoFrame.from_ndarray(np.asarray(even), format="rgb24")
+            self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Ends the file and gives it its name."""
+        """Ends the file and gives it its name.
+
+        Raises:
+            OSError, RuntimeError: as `add`.
+        """
         if self._container is not None:
-            self._container.mux(self._stream.encode())
-            self._container.close()
+            with self._encoding():
+                self._container.mux(self._stream.encode())
+                self._container.close()
             os.replace(part_path(self._path), self._path)
+
+    @contextmanager
+    def _encoding(self) -> Iterator[None]:
+        try:
+            yield
+        except self._av.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            raise RuntimeError(f"{self._path.name} cannot be encoded: {error.strerror}") from error
 
     def _follow(self, tracks: Sequence[Track]) -> None:
         """Keeps the last positions of the tracks that live."""

@@ -50,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
         _tell(failure)
     num_inputs = len(inputs) + len(failures)
     if not inputs:
+        if folder is None:
+            with _writing(writer):
+                writer.finish(failures, complete=True)
         return _close(num_inputs, failures, None)
     pipeline = load_detector(args, device)
     threshold = resolve_threshold(args, pipeline)
@@ -143,7 +146,14 @@ class _Run:
         def report(result: SequenceResult) -> None:
             self._writer.add_sequence({"file": str(item.path), "name": item.name, **asdict(result)})
 
-        detect_sequence(source, item.name, self._detector, self._args, self._args.output, self._header, report)
+        try:
+            detect_sequence(source, item.name, self._detector, self._args, self._args.output, self._header, report)
+        except CommandError as error:
+            self._fail(Failure(str(item.path), str(error)))
+        except OSError as error:
+            if error.filename is None or str(error.filename) == str(item.path):
+                raise
+            self._fail(Failure(str(item.path), f"cannot write its results: {error.filename}: {error.strerror}"))
 
     def _fail(self, failure: Failure) -> None:
         self._failures.append(failure)

@@ -18,7 +18,7 @@ from .frame_detector import FrameDetector, value_range
 from .frame_pictures import FramePictures
 from .inputs import describe
 from .kinds import PICTURE_KINDS
-from .sequence_files import FrameRecord, SequenceFiles
+from .sequence_files import ANNOTATED, FrameRecord, SequenceFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +80,14 @@ def detect_sequence(
         "tracker": dataclasses.asdict(TrackerParameters()) if args.tracks else None,
         "pictures": picture_kinds,
     }
-    pictures = FramePictures(folder / name, picture_kinds, input_range)
+    pictures = FramePictures(folder / name, picture_kinds, input_range, args.resume)
 
     def detect(frame: Frame) -> FrameRecord:
         probability, mask, targets = detector(frame.image, input_range)
         pictures.add(frame, probability, mask, targets)  # before its line, so that `--resume` need not look for them
         return FrameRecord(frame.index, frame.time_s, targets, None)
 
-    video = AnnotatedVideo(folder / name / "annotated.mp4", source.frames_per_second) if args.annotated_video else None
+    video = AnnotatedVideo(folder / name / ANNOTATED, source.frames_per_second) if args.annotated_video else None
     files = SequenceFiles(folder / name, described, args.tracks, args.resume)
     complete, error = False, None
     with ExitStack() as at_end:

@@ -7,7 +7,7 @@ from typing import Any
 from . import EXIT_USAGE, CommandError
 from .inputs import Failure
 from .kinds import KINDS, PICTURE_KINDS, TABLE_NAMES
-from .outputs import make_folder, part_path
+from .outputs import make_folder
 from .write_pictures import Pictures, refuse_foreign_pictures
 from .write_tables import CSVTable, JSONLines, JSONTable, StandardOutput
 from .writers import Ending, ImageResult, Writer
@@ -38,12 +38,8 @@ class DetectionWriter:
             return
         chosen = [kind for kind in KINDS if kind in (*kinds, "json")]
         tables = [_table(kind, folder) for kind in chosen if kind in TABLE_NAMES]
-        ours = any(
-            path.exists() for name in TABLE_NAMES.values() for path in (folder / name, part_path(folder / name))
-        )
         picture_kinds = [kind for kind in chosen if kind in PICTURE_KINDS]
-        if not ours:
-            refuse_foreign_pictures(folder, picture_kinds)
+        refuse_foreign_pictures(folder, picture_kinds)
         make_folder(folder)
         pictures = [Pictures(folder, kind) for kind in picture_kinds]
         self.pictures = {kind: folder / kind for kind in picture_kinds}

@@ -9,7 +9,8 @@ from ..data.display import displayable
 from ..data.frames import Frame
 from ..pipelines.target import Target
 from .inputs import InputFile
-from .write_pictures import Pictures, refuse_foreign_pictures
+from .kinds import PICTURE_KINDS
+from .write_pictures import Pictures, refuse_foreign_pictures, remove_pictures
 from .writers import ImageResult
 
 
@@ -20,14 +21,17 @@ class FramePictures:
         folder: DIR/NAME.
         kinds: of `PICTURE_KINDS`.
         value_range: black and white of overlays, None as in `displayable`.
+        resume: keep the pictures of an earlier run.
 
     Raises:
         CommandError: DIR/NAME/KIND holds files of other origin, or cannot be written.
     """
 
-    def __init__(self, folder: Path, kinds: Sequence[str], value_range: tuple[float, float] | None):
-        if not (folder / "sequence.json").exists():
-            refuse_foreign_pictures(folder, kinds)
+    def __init__(self, folder: Path, kinds: Sequence[str], value_range: tuple[float, float] | None, resume: bool):
+        refuse_foreign_pictures(folder, kinds)
+        if not resume:
+            for kind in PICTURE_KINDS:
+                remove_pictures(folder / kind)
         self._pictures = [Pictures(folder, kind) for kind in kinds]
         self._path, self._value_range = folder, value_range
 

@@ -1,6 +1,7 @@
 """Files, folders and globs of a command line -> the image files to read, each with an output name of its own."""
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def collect_inputs(
             failures.append(Failure(argument, str(error)))
             continue
         for path in found:
-            paths.setdefault(path.resolve(), path)
+            paths.setdefault(Path(os.path.realpath(path)), path)
     return unique_names(list(paths.values())), failures
 
 

@@ -3,7 +3,7 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import __version__
@@ -93,7 +93,7 @@ EXIT_HELP = "exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 in
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `irstd-ldm` with `argv` (default: the process's arguments) and returns its exit code."""
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(list(_joined(sys.argv[1:] if argv is None else argv)))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names need not be encodable
@@ -490,6 +490,14 @@ def _add_sequence(parser: argparse.ArgumentParser) -> None:
         "--annotated-video", action="store_true", help="the frames with targets and tracks: DIR/NAME/annotated.mp4"
     )
     group.add_argument("--resume", action="store_true", help="go on after the last frame in DIR/NAME/detections.jsonl")
+
+
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
+    """`--input-range -20,60` with an equals sign: argparse would take the range for another option."""
+    words = iter(arguments)
+    for word in words:
+        value = next(words, None) if word == "--input-range" else None
+        yield word if value is None else f"{word}={value}"
 
 
 def _output_kinds(text: str) -> tuple[str, ...]:

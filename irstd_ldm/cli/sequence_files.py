@@ -13,6 +13,7 @@ from ..tracking.tracker import Track
 from . import EXIT_USAGE, CommandError
 from .outputs import TARGET_FIELDS, append, csv_line, finite, save_json
 
+TRACKS, ANNOTATED = "tracks.csv", "annotated.mp4"
 TRACK_FIELDS = tuple(field.name for field in dataclasses.fields(Track))
 
 
@@ -72,11 +73,13 @@ class SequenceFiles:
         if resume and self._summary.exists():
             self._check_header()
             self.num_recorded, end = _complete_lines(lines)
+        else:
+            self._remove_earlier()
         self._lines = lines.open("ab", 0)
         self._lines.truncate(end)
         self._targets = (folder / "detections.csv").open("wb", 0)
         append(self._targets, csv_line(("frame", "time_s", *TARGET_FIELDS, *(["track"] if with_tracks else []))))
-        self._tracks = (folder / "tracks.csv").open("wb", 0) if with_tracks else None
+        self._tracks = (folder / TRACKS).open("wb", 0) if with_tracks else None
         if self._tracks is not None:
             append(self._tracks, csv_line(("frame", "time_s", *TRACK_FIELDS)))
         self.num_frames = self.num_targets = self.num_tracks = 0
@@ -117,6 +120,12 @@ class SequenceFiles:
             if file is not None:
                 file.close()
         self._save(complete, error)
+
+    def _remove_earlier(self) -> None:
+        """What an earlier run may have written and this one may not."""
+        if self._summary.exists():
+            for name in (TRACKS, ANNOTATED):
+                (self.folder / name).unlink(missing_ok=True)
 
     def _save(self, complete: bool, error: str | None) -> None:
         counts = {name: getattr(self, name) for name in ("num_frames", "num_targets", "num_tracks")}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.warp import transform
@@ -23,7 +24,8 @@ Position = tuple[float, float]  # pixels of the image
 class GeoJSONFile(ListTable):
     """Two features per target: its centroid, a point, and its box, a polygon; see `kind` in their properties.
 
-    Of images without a coordinate reference system the geometries are null.
+    Of images without a coordinate reference system the geometries are null, as are those that reach beyond it (the
+    limb of a full-disk image).
     """
 
     file_name = TABLE_NAMES["geojson"]
@@ -77,6 +79,11 @@ class Georeference:
         map_ = self._to_map
         xs = [map_.a * x + map_.b * y + map_.c for x, y in positions]
         ys = [map_.d * x + map_.e * y + map_.f for x, y in positions]
-        longitudes, latitudes = transform(self._crs, WGS84, xs, ys)
+        try:
+            longitudes, latitudes = transform(self._crs, WGS84, xs, ys)
+        except Exception:  # of GDAL, for a place outside of the projection; it has no public class
+            return None
+        if not np.isfinite([longitudes, latitudes]).all():
+            return None
         places = [[round(x, DIGITS), round(y, DIGITS)] for x, y in zip(longitudes, latitudes, strict=True)]
         return {"type": kind, "coordinates": places[0] if kind == "Point" else [places]}

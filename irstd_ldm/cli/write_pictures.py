@@ -34,17 +34,27 @@ PICTURES: dict[str, Callable[[ImageResult], Image.Image]] = {
 }
 
 
+MARKER = ".irstd-ldm"  # an empty file beside pictures that `detect` may replace
+
+
 def refuse_foreign_pictures(folder: Path, kinds: Sequence[str]) -> None:
-    """For a folder that `detect` has not written before.
+    """Looks at DIR/KIND before anything is written there.
 
     Raises:
-        CommandError: it holds pictures (a data set's, say); wrong usage.
+        CommandError: it holds files that `detect` did not write (a data set's masks, say); wrong usage.
     """
     for kind in kinds:
-        if (folder / kind).is_dir() and any((folder / kind).iterdir()):
+        if (folder / kind).is_dir() and any((folder / kind).iterdir()) and not (folder / kind / MARKER).exists():
             raise CommandError(
                 f"--output {folder}: its {kind}/ holds files that `detect` did not write; name another", EXIT_USAGE
             )
+
+
+def remove_pictures(folder: Path) -> None:
+    """Those of an earlier run of `detect` in DIR/KIND; files of other origin stay."""
+    if (folder / MARKER).exists():
+        for path in folder.glob("*.png"):
+            path.unlink()
 
 
 class Pictures:
@@ -66,6 +76,7 @@ class Pictures:
         pass
 
     def add(self, result: ImageResult) -> None:
+        (self.folder / MARKER).touch()
         self._last = self.folder / f"{result.item.name}.png"
         save_png(self._last, self._draw(result))
 

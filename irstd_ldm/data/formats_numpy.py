@@ -30,7 +30,9 @@ class NumpyFrames:
         """(N, H, W), not read yet."""
         try:
             array = open_memmap(self.path, mode="r")
-        except ValueError as error:  # NumPy's reasons are several lines of advice
+        except OSError:
+            raise
+        except Exception as error:  # whatever a broken head leads to; NumPy's reasons are several lines of advice
             raise ImageReadError(
                 f"cannot read image '{self.path}': no .npy file, truncated, empty, or of pickled objects"
             ) from error

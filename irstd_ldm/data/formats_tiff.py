@@ -24,10 +24,16 @@ class TiffFrames:
 
     def __init__(self, path: Path, max_pixels: int):
         self.path = path
-        pages = [page for page in read_tiff_pages(path) if page.is_full]
+        all_pages = read_tiff_pages(path)
+        pages = [page for page in all_pages if page.is_full]
         if not pages:
             raise ImageReadError(f"cannot read image '{path}': no page of full resolution")
         first = pages[0]
+        if first.num_images > len(all_pages):
+            raise ImageReadError(
+                f"cannot read image '{path}': {first.num_images} images in fewer pages, as ImageJ and "
+                "tifffile may write them; store a page for each"
+            )
         for index, page in enumerate(pages):
             check_size(path, page.width, page.height, max_pixels)
             if (page.width, page.height) != (first.width, first.height):

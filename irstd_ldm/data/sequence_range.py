@@ -37,11 +37,16 @@ def sequence_range(source: FrameSource, num_frames: int | None = None) -> tuple[
 
 def _samples(source: FrameSource, num_frames: int | None) -> list[np.ndarray]:
     """Pixels (M,) of evenly spaced frames."""
+    samples: list[np.ndarray] = []
     if source.num_frames is not None and source.path.suffix.lower() not in VIDEO_SUFFIXES:
         last = (num_frames or source.num_frames) - 1
         places = np.unique(np.linspace(0, last, SAMPLED_FRAMES).round().astype(int))
-        return [_thinned(next(source.frames(int(place)))) for place in places]
-    samples: list[np.ndarray] = []
+        for place in places:
+            try:
+                samples.append(_thinned(next(source.frames(int(place)))))
+            except ImageReadError:
+                break
+        return samples
     step = 1
     for frame in islice(_readable(source), num_frames):
         if frame.index % step == 0:

@@ -1,6 +1,8 @@
 """The pages of a TIFF or BigTIFF file from its tags, without decoding (source: TIFF 6.0, section 2)."""
 
+import math
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,14 @@ from typing import BinaryIO
 from .pillow_files import COMPRESSION, MIN_IS_WHITE, PHOTOMETRIC, UNCOMPRESSED, ImageReadError
 
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, SAMPLE_FORMAT = 254, 256, 257, 258, 339
+DESCRIPTION, ASCII = 270, 2
 READ_TAGS = (SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SAMPLE_FORMAT)
+IMAGEJ_IMAGES = re.compile(rb"ImageJ=.*^images=(\d+)", re.DOTALL | re.MULTILINE)
+TIFFFILE_SHAPE = re.compile(rb'\{"shape": \[([\d, ]+)\]')
 REDUCED_OR_MASK = 1 | 4  # bits of the subfile type
 VALUE_TYPES = {3: "H", 4: "I", 16: "Q"}  # SHORT, LONG, LONG8
 MAX_SAMPLES = 1024
+MAX_DESCRIPTION = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class TiffPage:
     is_compressed: bool
     is_min_white: bool  # the smallest value is to be shown white
     is_full: bool  # neither an overview nor a mask of another page
+    num_images: int  # that ImageJ or tifffile say lie in the file, contiguous after this page's; 1 without their word
 
 
 def read_tiff_pages(path: Path) -> list[TiffPage]:
@@ -78,18 +85,29 @@ class _Walk:
         tags = [self._unpack(self._tag) for _ in range(number)]
         end = self._file.tell()
         values = {tag: self._values(*entry) for tag, *entry in tags if tag in READ_TAGS}
+        described = b"".join(self._text(*entry) for tag, *entry in tags if tag == DESCRIPTION)
         self._file.seek(end)
+        width, height, bits = values[WIDTH][0], values[HEIGHT][0], values.get(BITS_PER_SAMPLE, (1,))
         return TiffPage(
             place=place,
-            width=values[WIDTH][0],
-            height=values[HEIGHT][0],
-            bits=values.get(BITS_PER_SAMPLE, (1,)),
+            width=width,
+            height=height,
+            bits=bits,
             sample_formats=values.get(SAMPLE_FORMAT, (1,)),
             is_big_endian=self._order == ">",
             is_compressed=values.get(COMPRESSION, (UNCOMPRESSED,))[0] != UNCOMPRESSED,
             is_min_white=values.get(PHOTOMETRIC, (None,))[0] == MIN_IS_WHITE,
             is_full=not values.get(SUBFILE_TYPE, (0,))[0] & REDUCED_OR_MASK,
+            num_images=_num_images(described, width * height * len(bits)),
         )
+
+    def _text(self, value_type: int, count: int, stored: bytes) -> bytes:
+        if value_type != ASCII or count > MAX_DESCRIPTION:
+            return b""
+        if count > len(stored):
+            self._file.seek(struct.unpack(self._order + self._offset, stored)[0])
+            stored = self._file.read(count)
+        return stored[:count]
 
     def _values(self, value_type: int, count: int, stored: bytes) -> tuple[int, ...]:
         if not 0 < count <= MAX_SAMPLES:
@@ -104,3 +122,12 @@ class _Walk:
     def _unpack(self, form: str) -> tuple:
         form = self._order + form
         return struct.unpack(form, self._file.read(struct.calcsize(form)))
+
+
+def _num_images(description: bytes, num_values: int) -> int:
+    """Images of a page's `num_values` that a description of ImageJ or tifffile tells of."""
+    if imagej := IMAGEJ_IMAGES.match(description):
+        return int(imagej[1])
+    if shaped := TIFFFILE_SHAPE.match(description):
+        return math.prod(map(int, shaped[1].split(b","))) // max(num_values, 1)
+    return 1

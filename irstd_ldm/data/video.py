@@ -56,31 +56,34 @@ class VideoFrames:
         with self._open() as container:
             stream = container.streams.video[0]
             index = num_packets = 0
+            end_s = 0.0  # where the last packet's frame ends
             try:
                 for packet in container.demux(stream):
-                    num_packets += packet.size > 0
+                    if packet.size > 0:
+                        num_packets += 1
+                        if packet.pts is not None:
+                            end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                     for decoded in packet.decode():
                         if index >= start:
                             yield Frame(index, self._gray(decoded, index), decoded.time)
                         index += 1
             except av.FFmpegError as error:
                 raise self._error(f"frame {index} cannot be decoded: {error.strerror}") from error
-            # Edit lists hide frames, never packets.
-            if num_packets < stream.frames:
+            # Edit lists hide frames, never packets; an AVI's header counts frames that were dropped, too.
+            if num_packets < stream.frames and end_s * (self.frames_per_second or 0) < stream.frames - 0.5:
                 raise self._error(f"truncated: {index} frames were read, its header says {stream.frames}")
             if not index:
                 raise self._error("without frames")
-            self._check_duration(container, index, decoded.time)
+            if not stream.frames:
+                self._check_duration(container, index, end_s)
 
-    def _check_duration(self, container: Any, num_read: int, last_time: float | None) -> None:
+    def _check_duration(self, container: Any, num_read: int, end_s: float) -> None:
         """Tells a truncated file whose header knows its duration alone (MKV); other streams may be longer."""
-        if container.duration is None or len(container.streams) > 1 or not self.frames_per_second or last_time is None:
+        if container.duration is None or len(container.streams) > 1 or not self.frames_per_second:
             return
-        missing_s = container.duration / 1e6 - last_time  # of a complete file: the last frame's own duration
-        if missing_s * self.frames_per_second > 2.5:
-            raise self._error(
-                f"truncated: {num_read} frames were read, to {last_time:.2f} s of {container.duration / 1e6:.2f} s"
-            )
+        duration_s = container.duration / 1e6
+        if (duration_s - end_s) * self.frames_per_second > 1.5:
+            raise self._error(f"truncated: {num_read} frames were read, to {end_s:.2f} s of {duration_s:.2f} s")
 
     def _open(self) -> Any:
         try:

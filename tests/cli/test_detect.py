@@ -123,7 +123,7 @@ def test_files_of_one_stem_do_not_overwrite_each_other(detect, tmp_path):
     ]
     assert Image.open(out / "masks" / "a.png").size == (56, 40)
     assert Image.open(out / "masks" / "a-2.png").size == (20, 30)
-    assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a-2.png", "a.png"]
+    assert sorted(path.name for path in (out / "overlays").glob("*.png")) == ["a-2.png", "a.png"]
 
 
 def test_without_input_a_synthetic_scene_is_detected(detect, capsys):
@@ -168,6 +168,39 @@ GOOD_FILES = {
 }
 
 
+def test_damaged_heads_are_one_line_each(detect, tmp_path, capsys):
+    folder = tmp_path / "in"
+    write_image(folder / "whole.png")
+    np.save(folder / "head.npy", np.zeros((30, 20), np.uint8))
+    head = (folder / "head.npy").read_bytes()
+    (folder / "head.npy").write_bytes(head.replace(b"(30, 20)", b"(30, 20 ", 1))
+    (folder / "shape.npy").write_bytes(head.replace(b"(30, 20), }        ", b"(9999999999999999,)", 1))
+    size = struct.pack(">IIBBBBB", 20, 30, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", size), (b"IEND", b"")]
+    (folder / "no_pixels.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
+    )
+    pages = [Image.fromarray(RNG.integers(0, 255, (30, 20), np.uint8)) for _ in range(2)]
+    pages[0].save(folder / "page.tif", save_all=True, append_images=pages[1:])
+    with Image.open(folder / "page.tif") as image:
+        image.seek(1)
+        place = image.tag_v2._offset  # of the second page's tags
+    data = bytearray((folder / "page.tif").read_bytes())
+    entry = data.index(struct.pack("<HHI", 259, 3, 1), place)
+    data[entry + 8 : entry + 10] = struct.pack("<H", 60000)
+    (folder / "page.tif").write_bytes(data)
+    (folder / "loop.png").symlink_to("loop.png")
+    assert detect(folder)[0] == 1
+    *lines, last = capsys.readouterr().err.splitlines()
+    bad = ("head.npy", "loop.png", "no_pixels.png", "page.tif", "shape.npy")
+    assert last == f"irstd-ldm detect: {len(bad)} of 6 inputs failed"
+    assert len(lines) == len(bad) and all(sum(name in line for line in lines) == 1 for name in bad)
+
+
 def test_every_bad_file_is_one_line_and_the_others_are_done(detect, tmp_path, capsys):
     folder = tmp_path / "in"
     write_image(folder / "whole.png")
@@ -193,8 +226,8 @@ def test_every_bad_file_is_one_line_and_the_others_are_done(detect, tmp_path, ca
     assert sorted(Path(image["file"]).name for image in content["images"]) == sorted([*GOOD_FILES, "whole.png"])
     assert content["complete"] is True
     done = sorted(Path(name).stem for name in [*GOOD_FILES, "whole.png"])
-    assert sorted(path.stem for path in (out / "masks").iterdir()) == done
-    assert sorted(path.stem for path in (out / "overlays").iterdir()) == done
+    assert sorted(path.stem for path in (out / "masks").glob("*.png")) == done
+    assert sorted(path.stem for path in (out / "overlays").glob("*.png")) == done
 
 
 def test_inputs_that_name_nothing_end_before_the_model_is_loaded(tmp_path, capsys):
@@ -225,6 +258,9 @@ def test_masks_of_a_data_set_are_not_overwritten(detect, tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"irstd-ldm detect: --output {out}: its masks/ holds files that `detect` did not write; name another\n"
     )
+    assert detect(image, "--write", "csv,overlays", output=tmp_path / "set")[0] == 0
+    assert detect(image, output=tmp_path / "set")[0] == 2
+    assert truth.read_bytes() == before
 
 
 def test_results_are_replaced_but_never_read_as_inputs(detect, tmp_path, capsys):
@@ -323,7 +359,7 @@ def test_no_memory_for_an_overlay_fails_its_image_alone(detect, tmp_path, capsys
     for line, path in zip(lines, paths, strict=True):
         assert line.startswith(f"irstd-ldm detect: {path}: ")  # Pillow 11: MemoryError, 12: a ValueError
     assert read_json(out)["complete"] is True
-    assert not list((out / "masks").iterdir())
+    assert not list((out / "masks").glob("*.png"))
 
 
 def test_without_input_a_fresh_process_ends_within_12_seconds(tiny_checkpoint, tmp_path):

@@ -211,6 +211,48 @@ def test_the_standard_output_holds_lines_of_json_alone(tiny_checkpoint, frame16,
     assert list(work.iterdir()) == []
 
 
+def test_failures_are_lines_where_no_input_is_left(tmp_path, capsys):
+    assert main(["detect", str(tmp_path / "none*.png"), "--output", "-"]) == 1
+    (failed,) = lines(capsys.readouterr().out)
+    assert failed == {"file": str(tmp_path / "none*.png"), "error": "no file matches"}
+
+
+def test_a_refused_sequence_is_one_failure_and_the_others_are_done(detect, frame16, tmp_path, capsys):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.stack([frame16] * 2))
+    inputs = (tmp_path / "a.npy", tmp_path / "b.npy")
+    assert detect(*inputs)[0] == 0
+    np.save(tmp_path / "a.npy", np.stack([frame16] * 3))
+    code, out = detect(*inputs, "--resume")
+    assert code == 1
+    assert f"{tmp_path / 'a.npy'}: --resume: {out / 'a'} was made with file_bytes" in capsys.readouterr().err
+    content = json.loads((out / "detections.json").read_text())
+    assert [sequence["name"] for sequence in content["sequences"]] == ["b"] and content["complete"] is True
+    assert [failure["file"] for failure in content["failed"]] == [str(tmp_path / "a.npy")]
+    assert len((out / "a" / "detections.jsonl").read_text().splitlines()) == 2
+
+
+def test_results_of_a_sequence_that_cannot_be_written_are_its_failure(detect, frame16, tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.stack([frame16] * 2))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").write_text("a file")
+    assert detect(tmp_path / "a.npy")[0] == 1
+    place = tmp_path / "out" / "a"
+    assert f"{tmp_path / 'a.npy'}: cannot write its results: {place}: File exists" in capsys.readouterr().err
+
+
+def test_a_range_may_begin_below_zero(detect, frame16, tmp_path):
+    celsius = (frame16.astype(np.float32) - 8000) / 10
+    Image.fromarray(celsius).save(tmp_path / "a.tif")
+    (apart, first), (joined, second) = (
+        detect(tmp_path / "a.tif", *words, "--write", "probability", name=name)
+        for name, words in {"apart": ("--input-range", "-20,40"), "joined": ("--input-range=-20,40",)}.items()
+    )
+    assert apart == joined == 0
+    assert json.loads((first / "detections.json").read_text())["input_range"] == [-20, 40]
+    np.testing.assert_array_equal(probability(first, "a"), probability(second, "a"))
+
+
 @pytest.mark.parametrize(
     "flags", [[], *([flag, "a.png"] for flag in ("--tracks", "--annotated-video", "--resume", "--write=csv"))]
 )

@@ -1,6 +1,7 @@
 """Sequences: a line per frame as it comes, tracks, resuming, what stays after an interruption, the annotated video."""
 
 import argparse
+import contextlib
 import csv
 import gc
 import json
@@ -171,6 +172,31 @@ def test_without_resume_it_begins_anew(tiny_pipeline, stack, threshold, tmp_path
     assert len(lines_of(tmp_path / "one")) == 8
 
 
+def test_a_shorter_sequence_leaves_nothing_of_the_one_before(tiny_pipeline, stack, threshold, tmp_path):
+    pytest.importorskip("av")
+    asked = arguments(write=("masks", "overlays"), tracks=True, annotated_video=True)
+    run_sequence(stack, "one", tiny_pipeline, asked, threshold, tmp_path, HEADER)
+    (tmp_path / "one" / "notes.txt").write_text("mine")
+    np.save(tmp_path / "short.npy", moving_target(3))
+    short = open_frames(tmp_path / "short.npy")
+    run_sequence(short, "one", tiny_pipeline, arguments(write=("masks",)), threshold, tmp_path, HEADER)
+    run_sequence(short, "new", tiny_pipeline, arguments(write=("masks",)), threshold, tmp_path, HEADER)
+    assert pictures_of(tmp_path / "one") == pictures_of(tmp_path / "new")
+    left = {path.name for path in (tmp_path / "one").iterdir()} - {path.name for path in (tmp_path / "new").iterdir()}
+    assert left == {"notes.txt", "overlays"}
+
+
+def test_the_range_is_that_of_the_frames_before_a_damaged_one(tmp_path):
+    frames = np.tile(np.linspace(10, 20, 64, dtype=np.float32), (100, 48, 1))
+    frames[-1] = np.nan
+    np.save(tmp_path / "stack.npy", frames)
+    assert sequence_range(open_frames(tmp_path / "stack.npy")) == pytest.approx((10, 20), abs=0.2)
+    frames[0] = np.nan
+    np.save(tmp_path / "stack.npy", frames)
+    with pytest.raises(ImageReadError):
+        sequence_range(open_frames(tmp_path / "stack.npy"))
+
+
 def test_a_run_with_other_settings_is_not_resumed(tiny_pipeline, stack, threshold, tmp_path):
     run_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
     before = (tmp_path / "one" / "detections.jsonl").read_bytes()
@@ -328,6 +354,15 @@ def test_the_annotated_video_shows_the_targets(tiny_pipeline, threshold, tmp_pat
         red = (image[..., 0] > image[..., 1] + 80) & (image[..., 0] > image[..., 2] + 80)
         assert red.any() and line["targets"]
     assert not list((tmp_path / "one").glob(".*"))
+
+
+def test_frames_that_cannot_be_encoded_are_an_error_with_a_reason(tmp_path):
+    pytest.importorskip("av")
+    video = AnnotatedVideo(tmp_path / "annotated.mp4", 25)
+    with pytest.raises((RuntimeError, OSError), match=r"annotated\.mp4|Invalid"):
+        video.add(np.zeros((8, 17000), np.uint8), [], [])
+    with contextlib.suppress(RuntimeError, OSError):
+        video.close()
 
 
 def test_what_a_kill_leaves_of_the_annotated_video_can_be_played(tmp_path):

@@ -152,14 +152,14 @@ def check(
     assert len(content["images"]) == num_whole
     assert {Path(failure["file"]).name for failure in content["failed"]} == broken
     assert content["complete"] is True
-    assert len(list((out / "masks").iterdir())) == num_whole
+    assert len(list((out / "masks").glob("*.png"))) == num_whole
     for image in content["images"]:
         name = Path(image["file"]).name
         size = (HEIGHT, WIDTH) if name.endswith(".raw") else size_of(whole[name])
         assert (image["height"], image["width"]) == size, name
     assert [(one["num_frames"], one["complete"]) for one in content["sequences"]] == [(PAGES, True)] * num_stacks
     for one in content["sequences"]:
-        assert len(list((out / one["name"] / "masks").iterdir())) == PAGES
+        assert len(list((out / one["name"] / "masks").glob("*.png"))) == PAGES
     return memory
 
 

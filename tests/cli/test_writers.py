@@ -1,5 +1,6 @@
 """Each output of `irstd-ldm detect`, read back by what reads it in the field."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from irstd_ldm.cli.detection_writer import DetectionWriter
 from irstd_ldm.cli.inputs import Failure, InputFile
 from irstd_ldm.cli.kinds import KINDS, TABLE_NAMES
 from irstd_ldm.cli.writers import ImageResult
+from irstd_ldm.pipelines.target import Target
 from irstd_ldm.pipelines.targets import extract_targets
 
 HEADER = {"version": "0", "model": "none", "settings": {"threshold": 0.5}}
@@ -152,6 +154,26 @@ def test_geojson_has_the_targets_of_a_geotiff_in_longitude_and_latitude(tmp_path
         np.testing.assert_allclose(pixels, expected, atol=1e-4)
         area = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring[:-1], ring[1:], strict=True)) / 2
         assert area > 0  # counter-clockwise, as RFC 7946 asks
+
+
+def test_geojson_of_targets_beyond_the_limb_has_no_geometry(tmp_path):
+    """A full-disk image of a geostationary satellite: in its corners there is no earth."""
+    rasterio = pytest.importorskip("rasterio")
+    result = make_result(tmp_path / "disk.tif")
+    half = 5_500_000  # metres from the centre to the border
+    place = rasterio.transform.from_bounds(-half, -half, half, half, 40, 30)
+    keywords = {"driver": "GTiff", "height": 30, "width": 40, "count": 1, "dtype": "uint8"}
+    with rasterio.open(
+        tmp_path / "disk.tif", "w", crs="+proj=geos +h=35785831 +lon_0=0", transform=place, **keywords
+    ) as file:
+        file.write(result.image, 1)
+    targets = [
+        Target(x=x, y=y, width=3, height=3, left=int(x) - 1, top=int(y) - 1, area_px=9, confidence=1, peak=1, scr=5)
+        for x, y in ((20, 15), (1, 1))
+    ]
+    write(tmp_path / "out", [dataclasses.replace(result, targets=targets)], "geojson")
+    features = json.loads((tmp_path / "out" / "detections.geojson").read_text())["features"]
+    assert [feature["geometry"] is None for feature in features] == [False, False, True, True]
 
 
 def test_geojson_of_images_without_a_place_has_no_geometry(tmp_path):

@@ -350,6 +350,19 @@ def test_a_tiff_cut_anywhere_is_refused(tmp_path):
                 read(tmp_path / "cut.tif")
 
 
+@pytest.mark.parametrize("imagej", (False, True))
+def test_a_stack_in_one_page_is_refused_and_never_its_first_frame(tmp_path, imagej):
+    tifffile = pytest.importorskip("tifffile")
+    stack = np.arange(10 * 8 * 8, dtype=np.uint16).reshape(10, 8, 8)
+    tifffile.imwrite(tmp_path / "one.tif", stack, truncate=True, imagej=imagej)
+    with pytest.raises(ImageReadError, match="10 images in fewer pages"):
+        open_frames(tmp_path / "one.tif")
+    tifffile.imwrite(tmp_path / "ten.tif", stack, imagej=imagej)
+    assert_frames(tmp_path / "ten.tif", stack)
+    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((9, 7, 3), np.uint8))
+    assert len(read(tmp_path / "rgb.tif")) == 1
+
+
 def test_a_tiff_whose_pages_go_round_is_refused(tmp_path):
     tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in ((256, 3), (257, 2)))
     (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<IH", 8, 2) + tags + struct.pack("<I", 8))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,33 @@ def test_a_truncated_file_is_named_after_the_frames_that_could_be_read(tmp_path,
     assert 3 <= len(read) <= 8
     for frame, image in zip(read, images, strict=False):
         np.testing.assert_array_equal(frame.image, image)
+
+
+def write_timed(path: Path, times: list[int], last_duration: int = 1) -> Path:
+    """Frames at these multiples of 1/25 s, the last of which is shown for some of them."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1" if path.suffix != ".mp4" else "mpeg4", rate=25, height=48, width=64)
+        stream.pix_fmt = "gray" if path.suffix != ".mp4" else "yuv420p"
+        for image, time in zip(noise(len(times)), times, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="gray")
+            frame.pts, frame.time_base = time, Fraction(1, 25)
+            for packet in stream.encode(frame):
+                packet.duration = last_duration if time == times[-1] else 1
+                container.mux(packet)
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "last_duration"),
+    (("gap.avi", [0, 1, 2, 3, 6, 7, 8, 9], 1), ("held.mp4", list(range(20)), 25), ("held.mkv", list(range(20)), 25)),
+)
+def test_dropped_and_held_frames_are_no_truncation(tmp_path, name, times, last_duration):
+    source = VideoFrames(write_timed(tmp_path / name, times, last_duration))
+    assert len(list(source.frames())) == len(times)
+    cut(tmp_path / name, 0.6)
+    with pytest.raises(ImageReadError):
+        list(VideoFrames(tmp_path / name).frames())
 
 
 def test_files_that_are_no_video(tmp_path):
