@@ -26,7 +26,16 @@ UNDO_ORIENTATION = {
     8: Image.Transpose.ROTATE_270,
 }
 
-_DECODING_ERRORS = (SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DECODING_ERRORS = (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
 
 
 class ImageReadError(ValueError):
