@@ -1,5 +1,6 @@
 """All outputs of one `detect` run."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class DetectionWriter:
 
     def holds(self, path: Path) -> bool:
         """Whether an input lies where this run writes."""
-        return path.resolve().parent in [folder.resolve() for folder in self.pictures.values()]
+        return os.path.dirname(os.path.realpath(path)) in map(os.path.realpath, self.pictures.values())
 
     def begin(self, header: Mapping[str, Any]) -> None:
         """Starts the tables; `header` holds what is common to all images (model, settings).
