@@ -11,7 +11,7 @@ from PIL import Image
 from irstd_ldm.data.images import to_gray
 from irstd_ldm.data.synthetic import synthetic_scene
 
-SCENE = synthetic_scene(192, 224, kind="sea", num_targets=3, scr=8.0, seed=1, bit_depth=16)
+SCENE = synthetic_scene(192, 224, kind="sea", num_targets=3, scr=8.0, seed=4, bit_depth=16)
 
 
 @pytest.fixture(scope="module")
