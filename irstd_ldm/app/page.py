@@ -117,7 +117,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | No
                 with gr.Row():
                     json_file = gr.DownloadButton("Download JSON", size="sm", interactive=False, elem_id="json")
                     mask_file = gr.DownloadButton("Download mask PNG", size="sm", interactive=False, elem_id="mask")
-                gr.Markdown(f"Model: {model}. A click on a row shows its target; a click on a header sorts.")
+                gr.Markdown(f"Model: {model}. A click on a row shows its target; ⋮ in a header sorts.")
         detection = gr.State(None, time_to_live=STATE_LIFETIME_S)
         settings = [steps, ensemble, polarity]
         results = [viewer, summary, table, json_file, mask_file]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.data.images import to_gray
 from irstd_ldm.data.synthetic import synthetic_scene
 
@@ -108,7 +109,8 @@ def test_threshold_and_budget_decide_without_another_run(open_page, scene_file):
     assert "threshold 1 " in page.locator("#summary").inner_text()
     assert json.loads(download(page, "#json")[1])["images"][0]["targets"] == []
     page.locator("#budget label", has_text="100").click()
-    page.wait_for_function("document.querySelector('#summary').innerText.includes('threshold 0.0198403')")
+    calibrated = IRSTDLatentPipeline.load_config(bundled_checkpoint())["calibration"]["thresholds"]["100"]
+    page.wait_for_function(f"document.querySelector('#summary').innerText.includes('threshold {calibrated:g}')")
     settings = json.loads(download(page, "#json")[1])["settings"]
     assert settings["max_fa_per_million_px"] == 100
     assert page.locator("#threshold input[type=number]").is_disabled()
@@ -130,10 +132,14 @@ def test_an_ensemble_shows_its_uncertainty_and_the_table_sorts_and_focuses(open_
     uncertainty.click()
     assert "standard deviation" in page.locator("#viewer .caption").inner_text()
 
-    page.locator("#table th", has_text="x").first.click()
-    page.wait_for_timeout(500)
-    columns = [row[1] for row in table_rows(page)]
-    assert columns in (sorted(columns), sorted(columns, reverse=True)) and len(columns) == 3
+    for label, is_descending in (("Sort ascending", False), ("Sort descending", True)):
+        header = page.locator("#table th[title='x']").first
+        header.hover()
+        header.locator("button.cell-menu-button").click()
+        page.get_by_text(label).click()
+        page.wait_for_timeout(1000)
+        columns = [row[1] for row in table_rows(page)]
+        assert columns == sorted(columns, reverse=is_descending) and len(columns) == 3
     row = table_rows(page)[-1]
     page.locator("#table [data-row='2'][data-col='1']").click()
     focused = page.locator("#viewer .mark.focus")
