@@ -1,6 +1,7 @@
-"""Post-training quantisation of exported graphs: int8 convolutions, float32 for all else.
+"""Post-training quantisation of exported graphs: int8 learned convolutions, float32 for all else.
 
-Matrix products (attention, FAE's transform, the time embedding), normalisations and every other operation compute in
+The wavelet transforms are convolutions too, and stay as they are: they are cheap, and 8 bits for a low band and three
+detail bands together leave the details few levels. Matrix products (attention, FAE's transform, the time embedding), normalisations and every other operation compute in
 float32; one that shares its input with a convolution reads it rounded to int8. Convolutions hold nearly all of the
 multiplications.
 """
@@ -20,6 +21,7 @@ from .noise import TorchNoise
 
 Inputs = Mapping[str, np.ndarray]
 NUM_CALIBRATION_IMAGES = 64
+WAVELET_FILTERS = "dwt.filters"  # end of the name of [`DWT`]'s buffer in the graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +64,13 @@ def calibration_inputs(calibration: Calibration, description: ExportedDetector) 
 
 
 def quantize_onnx(path: Path, inputs: Sequence[Inputs]) -> None:
-    """Makes the convolutions of an ONNX file int8, by pairs of QuantizeLinear and DequantizeLinear.
+    """Makes the learned convolutions of an ONNX file int8, by pairs of QuantizeLinear and DequantizeLinear.
 
     Raises:
-        ModuleNotFoundError: onnxruntime is not installed.
+        ModuleNotFoundError: onnx or onnxruntime is not installed.
     """
     try:
+        import onnx
         from onnxruntime import quantization
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[export]") from error
@@ -80,6 +83,8 @@ def quantize_onnx(path: Path, inputs: Sequence[Inputs]) -> None:
             following = next(self._inputs, None)
             return None if following is None else dict(following)
 
+    nodes = onnx.load(path).graph.node
+    wavelets = [node.name for node in nodes if node.op_type == "Conv" and node.input[1].endswith(WAVELET_FILTERS)]
     quantized = path.with_name(f"int8-{path.name}")
     quantization.quantize_static(
         path,
@@ -87,6 +92,7 @@ def quantize_onnx(path: Path, inputs: Sequence[Inputs]) -> None:
         Reader(),
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=["Conv"],
+        nodes_to_exclude=wavelets,
         per_channel=True,
         reduce_range=True,  # weights of 7 bits: processors without VNNI add two products in 16 bits, which saturate
         activation_type=quantization.QuantType.QUInt8,
