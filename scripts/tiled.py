@@ -71,9 +71,10 @@ def compare_masks(whole: np.ndarray, tiled: np.ndarray, truth: np.ndarray) -> Co
 
 
 def row_of(name: str, rows: Sequence[Comparison]) -> str:
-    counts = [reduce(add, column, ImageCounts.zero()) for column in zip(*(row[:3] for row in rows), strict=True)]
-    whole, tiled, between = counts
-    both, either = (sum(column) for column in zip(*(row[3:] for row in rows), strict=True))
+    whole = reduce(add, (row.whole for row in rows), ImageCounts.zero())
+    tiled = reduce(add, (row.tiled for row in rows), ImageCounts.zero())
+    between = reduce(add, (row.between for row in rows), ImageCounts.zero())
+    both, either = sum(row.hits_of_both for row in rows), sum(row.hits_of_either for row in rows)
     same = f"{between.hits} ({100 * between.hits / max(whole.predicted, 1):.1f} %)"
     true = f"{both} of {either} ({100 * both / max(either, 1):.1f} %)"
     cells = (name, f"{iou(whole):.4f}", f"{iou(tiled):.4f}", f"{whole.predicted}", f"{tiled.predicted}", same, true)

@@ -10,7 +10,7 @@ from ..data.frames import Frame
 from ..pipelines.target import Target
 from .inputs import InputFile
 from .kinds import PICTURE_KINDS
-from .write_pictures import Pictures, refuse_foreign_pictures, remove_pictures
+from .write_pictures import Pictures, refuse_foreign_pictures, remove_frame_pictures
 from .writers import ImageResult
 
 
@@ -31,7 +31,7 @@ class FramePictures:
         refuse_foreign_pictures(folder, kinds)
         if not resume:
             for kind in PICTURE_KINDS:
-                remove_pictures(folder / kind)
+                remove_frame_pictures(folder / kind)
         self._pictures = [Pictures(folder, kind) for kind in kinds]
         self._path, self._value_range = folder, value_range
 

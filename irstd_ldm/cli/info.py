@@ -2,8 +2,7 @@
 
 import argparse
 import platform
-from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 
 from .. import __version__, bundled_checkpoint
@@ -59,7 +58,8 @@ def _describe_exported(folder: str) -> None:
     print("\nconfig:")
     for name, value in sorted(description.config.items()):
         print(f"  {name} = {value}")
-    installed = [import_module(name) for name in ENGINES if find_spec(name) is not None]
+    distributions = packages_distributions()  # onnxruntime comes as onnxruntime-gpu, too
+    installed = [f"{name} {version(distributions[name][0])}" for name in ENGINES if find_spec(name) is not None]
     print("\nversions:")
     print(f"  irstd-ldm {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    print("  " + ", ".join(f"{runtime.__name__} {runtime.__version__}" for runtime in installed))
+    print("  " + ", ".join(installed))

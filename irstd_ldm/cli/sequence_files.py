@@ -10,7 +10,7 @@ from typing import Any
 
 from ..pipelines.target import Target
 from ..tracking.tracker import Track
-from . import EXIT_USAGE, CommandError
+from . import CommandError
 from .outputs import TARGET_FIELDS, append, csv_line, finite, save_json
 
 TRACKS, ANNOTATED = "tracks.csv", "annotated.mp4"
@@ -135,12 +135,11 @@ class SequenceFiles:
         try:
             earlier = json.loads(self._summary.read_text(encoding="utf-8"))["header"]
         except (ValueError, KeyError, TypeError) as error:
-            raise CommandError(f"--resume: {self._summary} is not what `detect` writes", EXIT_USAGE) from error
+            raise CommandError(f"--resume: {self._summary} is not what `detect` writes") from error
         for name, value in self._header.items():
             if earlier.get(name) != value:
                 raise CommandError(
-                    f"--resume: {self.folder} was made with {name} {earlier.get(name)!r}, now it is {value!r}",
-                    EXIT_USAGE,
+                    f"--resume: {self.folder} was made with {name} {earlier.get(name)!r}, now it is {value!r}"
                 )
 
 

@@ -50,11 +50,12 @@ def refuse_foreign_pictures(folder: Path, kinds: Sequence[str]) -> None:
             )
 
 
-def remove_pictures(folder: Path) -> None:
-    """Those of an earlier run of `detect` in DIR/KIND; files of other origin stay."""
+def remove_frame_pictures(folder: Path) -> None:
+    """Those of an earlier run's frames in DIR/NAME/KIND; files of other origin or name stay."""
     if (folder / MARKER).exists():
         for path in folder.glob("*.png"):
-            path.unlink()
+            if path.stem.isdecimal():
+                path.unlink()
 
 
 class Pictures:

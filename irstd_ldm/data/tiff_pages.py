@@ -98,8 +98,21 @@ class _Walk:
             is_compressed=values.get(COMPRESSION, (UNCOMPRESSED,))[0] != UNCOMPRESSED,
             is_min_white=values.get(PHOTOMETRIC, (None,))[0] == MIN_IS_WHITE,
             is_full=not values.get(SUBFILE_TYPE, (0,))[0] & REDUCED_OR_MASK,
-            num_images=_num_images(described, width * height * len(bits)),
+            num_images=self._num_images(described, width * height * len(bits), max(bits)),
         )
+
+    def _num_images(self, description: bytes, num_values: int, bits_per_value: int) -> int:
+        """Images of a page's `num_values` that ImageJ or tifffile tell of, where the file is large enough for them.
+
+        Other programs keep the description of the stack that they took an image from.
+        """
+        if imagej := IMAGEJ_IMAGES.match(description):
+            number = int(imagej[1])
+        elif shaped := TIFFFILE_SHAPE.match(description):
+            number = math.prod(map(int, shaped[1].split(b","))) // max(num_values, 1)
+        else:
+            return 1
+        return number if number * num_values * bits_per_value <= 8 * self._size else 1
 
     def _text(self, value_type: int, count: int, stored: bytes) -> bytes:
         if value_type != ASCII or count > MAX_DESCRIPTION:
@@ -122,12 +135,3 @@ class _Walk:
     def _unpack(self, form: str) -> tuple:
         form = self._order + form
         return struct.unpack(form, self._file.read(struct.calcsize(form)))
-
-
-def _num_images(description: bytes, num_values: int) -> int:
-    """Images of a page's `num_values` that a description of ImageJ or tifffile tells of."""
-    if imagej := IMAGEJ_IMAGES.match(description):
-        return int(imagej[1])
-    if shaped := TIFFFILE_SHAPE.match(description):
-        return math.prod(map(int, shaped[1].split(b","))) // max(num_values, 1)
-    return 1

@@ -8,7 +8,7 @@ from typing import Any
 
 DESCRIPTION = "detector.json"
 FORMAT_VERSION = 1
-CONFIG = {
+CONFIG_FIELDS = {
     "calibration",
     "default_ensemble_size",
     "default_num_inference_steps",
@@ -78,8 +78,8 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
         description = ExportedDetector(**content)
     except TypeError as error:
         raise ValueError(f"{path}: {error}") from error
-    if not isinstance(description.config, dict) or not description.config.keys() >= CONFIG:
-        raise ValueError(f"{path}: `config` must hold {', '.join(sorted(CONFIG))}, got {description.config!r}")
+    if not isinstance(description.config, dict) or not description.config.keys() >= CONFIG_FIELDS:
+        raise ValueError(f"{path}: `config` must hold {', '.join(sorted(CONFIG_FIELDS))}, got {description.config!r}")
     if description.format not in MODEL_FILES:
         raise ValueError(f"{path}: `format` must be one of {', '.join(MODEL_FILES)}, got {description.format!r}")
     if not description.model_path(Path(folder)).is_file():

@@ -1,9 +1,9 @@
 """Post-training quantisation of exported graphs: int8 learned convolutions, float32 for all else.
 
 The wavelet transforms are convolutions too, and stay as they are: they are cheap, and 8 bits for a low band and three
-detail bands together leave the details few levels. Matrix products (attention, FAE's transform, the time embedding), normalisations and every other operation compute in
-float32; one that shares its input with a convolution reads it rounded to int8. Convolutions hold nearly all of the
-multiplications.
+detail bands together leave the details few levels. Matrix products (attention, FAE's transform, the time embedding),
+normalisations and every other operation compute in float32; one that shares its input with a convolution reads it
+rounded to int8. Learned convolutions hold nearly all of the multiplications.
 """
 
 from collections.abc import Mapping, Sequence

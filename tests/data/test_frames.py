@@ -361,6 +361,10 @@ def test_a_stack_in_one_page_is_refused_and_never_its_first_frame(tmp_path, imag
     assert_frames(tmp_path / "ten.tif", stack)
     tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((9, 7, 3), np.uint8))
     assert len(read(tmp_path / "rgb.tif")) == 1
+    with tifffile.TiffFile(tmp_path / "one.tif") as tiff:
+        described = tiff.pages[0].description
+    tifffile.imwrite(tmp_path / "taken.tif", stack[3], description=described, metadata=None)
+    assert_frames(tmp_path / "taken.tif", stack[3:4])
 
 
 def test_a_tiff_whose_pages_go_round_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""int8: convolutions and nothing else, from training images and no others."""
+"""int8: learned convolutions and nothing else, from training images and no others."""
 
 import argparse
 import shutil
@@ -45,25 +45,31 @@ def source_of(node: openvino.Node) -> str:
     return node.get_type_name() + (f" {node.get_element_type().get_type_name()}" if not node.inputs() else "")
 
 
-def test_convolutions_alone_are_quantised_in_openvino(exported):
+def test_learned_convolutions_alone_are_quantised_in_openvino(exported):
     operations = openvino.Core().read_model(exported["openvino-int8"] / "model.xml").get_ops()
-    convolutions = [operation for operation in operations if "Convolution" in operation.get_type_name()]
-    read = [[source_of(value.get_source_output().get_node()) for value in one.inputs()] for one in convolutions]
-    assert {weights for _, weights in read} == {"Constant i8"}
-    assert sum(image == "FakeQuantize" for image, _ in read) > 0.9 * len(read)  # others behind joined images
+    learned, wavelets = [], []
+    for one in operations:
+        if "Convolution" in one.get_type_name():
+            image, weights = (source_of(value.get_source_output().get_node()) for value in one.inputs())
+            (wavelets if weights == "Constant f32" else learned).append((image, weights, one.get_input_shape(1)))
+    assert {(image, weights) for image, weights, _ in learned} == {("FakeQuantize", "Constant i8")}
+    assert {tuple(shape) for *_, shape in wavelets} == {(4, 1, 2, 2)} and len(wavelets) > 1
     products = [operation for operation in operations if operation.get_type_name() == "MatMul"]
     read = {source_of(value.get_source_output().get_node()) for one in products for value in one.inputs()}
     assert "Constant f32" in read and "Constant i8" not in read
 
 
-def test_convolutions_alone_are_quantised_in_onnx(exported):
+def test_learned_convolutions_alone_are_quantised_in_onnx(exported):
     """Their weights have 7 bits: of 8, sums of two products saturate on processors without VNNI."""
     int8 = onnx.TensorProto.INT8
     graph = onnx.load(exported["onnx-int8"] / "model.onnx").graph
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    assert convolutions and all(set(node.input) <= dequantized for node in convolutions)
+    wavelets = [node for node in convolutions if node.input[1].endswith("dwt.filters")]
+    assert wavelets and {weights[node.input[1]] for node in wavelets} == {onnx.TensorProto.FLOAT}
+    learned = [node for node in convolutions if node not in wavelets]
+    assert learned and all(set(node.input) <= dequantized for node in learned)
     integers = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.data_type == int8]
     assert max(np.abs(weights.astype(int)).max() for weights in integers if weights.ndim == 4) == 64
     products = [name for node in graph.node if node.op_type == "MatMul" for name in node.input if name in weights]
