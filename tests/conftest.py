@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are those of a CPU, also where there is a GPU
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers side by side: more threads than cores wait for each other
 
 import pytest
 import torch
@@ -52,7 +54,16 @@ NARROW_PIXEL: dict[str, dict[str, dict]] = {
         "unet": {"block_out_channels": (8, 8, 16), "norm_num_groups": 4},
     },
 }
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+TESTS = Path(__file__).resolve().parent
+SHARED_DATA = TESTS.parents[1] / "shared" / "data"
+ONE_WORKER = TESTS / "runtime"  # its files share exports that take a minute
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file, which share fixtures, on one worker of `--dist loadgroup`."""
+    for item in items:
+        group = ONE_WORKER if item.path.is_relative_to(ONE_WORKER) else item.path
+        item.add_marker(pytest.mark.xdist_group(group.relative_to(TESTS).as_posix()))
 
 
 def make_tiny_pipeline() -> IRSTDLatentPipeline:
