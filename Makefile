@@ -1,6 +1,7 @@
 # Sets everything up on a fresh machine with Python 3.11 or newer: `make demo`, `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
@@ -32,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/mypy irstd_ldm scripts
 
 test: check
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-all: check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

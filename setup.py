@@ -27,6 +27,7 @@ EXTRAS = {
         "playwright",
         "psutil",
         "pytest",
+        "pytest-xdist",
         "ruff",
         "scikit-image",
         "setuptools>=77",

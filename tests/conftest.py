@@ -59,6 +59,7 @@ SHARED_DATA = TESTS.parents[1] / "shared" / "data"
 ONE_WORKER = TESTS / "runtime"  # its files share exports that take a minute
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps the tests of a file, which share fixtures, on one worker of `--dist loadgroup`."""
     for item in items:

@@ -65,22 +65,6 @@ def test_a_sequence_is_not_resumed_with_other_tiles(image, tiny_checkpoint, tmp_
     assert "was made with settings" in line and "'tile_size': 0" in line and "'tile_size': 256" in line
 
 
-def test_an_exported_detector_takes_them(image, tiny_checkpoint, tmp_path, capsys):
-    pytest.importorskip("onnxruntime")
-    exported = tmp_path / "onnx"
-    assert main(["export", "--model", str(tiny_checkpoint), "--format", "onnx", "--output", str(exported)]) == 0
-    flags = ["--tile-size", 128, "--tile-overlap", 16, "--write", "probability"]
-    code, out = detect(tmp_path, exported, *flags, "--runtime", "onnxruntime")
-    assert code == 0
-    _, torch_out = detect(tmp_path, tiny_checkpoint, *flags, name="torch")
-    maps = [np.asarray(Image.open(folder / "probability" / "a.png")) / 65535 for folder in (out, torch_out)]
-    np.testing.assert_allclose(*maps, atol=2e-3)
-    assert json.loads((out / "detections.json").read_text())["settings"]["tile_size"] == 128
-    capsys.readouterr()
-    assert detect(tmp_path, exported, "--runtime", "onnxruntime", "--tile-size", 64)[0] == 2
-    assert "`tile_size` must be 0 (no tiles) or at least 128, got 64" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

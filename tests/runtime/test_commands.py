@@ -59,6 +59,22 @@ def test_detect_without_torch(exported, tiny_checkpoint, frame, tmp_path, format
     assert (masks[0] != masks[1]).mean() < 0.001
 
 
+def test_detect_takes_tiles(exported, tiny_checkpoint, tmp_path, capsys):
+    Image.fromarray(synthetic_scene(160, 288, seed=1).image).save(tmp_path / "a.png")
+    flags = ["--tile-size", "128", "--tile-overlap", "16", "--write", "probability"]
+    models = {"torch": tiny_checkpoint, "onnxruntime": exported["onnx"]}
+    for runtime, model in models.items():
+        arguments = [str(tmp_path / "a.png"), "--output", str(tmp_path / runtime), "--model", str(model), *flags]
+        assert main(["detect", *arguments, "--runtime", runtime]) == 0
+        assert json.loads((tmp_path / runtime / "detections.json").read_text())["settings"]["tile_size"] == 128
+    maps = [np.asarray(Image.open(tmp_path / name / "probability" / "a.png")) / 65535 for name in models]
+    np.testing.assert_allclose(*maps, atol=2e-3)
+    capsys.readouterr()
+    common = ("detect", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--tile-size", "64")
+    said = refused(capsys, *common, "--runtime", "onnxruntime", "--model", str(exported["onnx"]))
+    assert "`tile_size` must be 0 (no tiles) or at least 128, got 64" in said
+
+
 def test_evaluate_takes_a_runtime(exported, tmp_path):
     data = tmp_path / "data"
     for name in ("images", "masks"):
