@@ -33,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/mypy irstd_ldm scripts
 
 test: check
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-all: check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

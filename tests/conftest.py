@@ -54,26 +54,16 @@ NARROW_PIXEL: dict[str, dict[str, dict]] = {
         "unet": {"block_out_channels": (8, 8, 16), "norm_num_groups": 4},
     },
 }
-TESTS = Path(__file__).resolve().parent
-SHARED_DATA = TESTS.parents[1] / "shared" / "data"
-ONE_WORKER = TESTS / "runtime"  # its files share exports that take a minute
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file, which share fixtures, on one worker of `--dist loadgroup`."""
-    for item in items:
-        group = ONE_WORKER if item.path.is_relative_to(ONE_WORKER) else item.path
-        item.add_marker(pytest.mark.xdist_group(group.relative_to(TESTS).as_posix()))
-
-
-def make_tiny_pipeline() -> IRSTDLatentPipeline:
+def make_tiny_pipeline(unet_channels: tuple[int, ...] = (16, 16)) -> IRSTDLatentPipeline:
     """The bundled architecture at a few channels, with random weights."""
     torch.manual_seed(0)
     tiny = CONFIGURATIONS["tiny"]
     vae = {**tiny["vae"], **tiny["image_features"], "block_out_channels": (8, 8, 16), "norm_num_groups": 4}
     encoder = {**tiny["image_encoder"], "block_out_channels": (8, 8, 16), "layers_per_block": (1, 1, 1)}
-    unet = {**tiny["unet"], "block_out_channels": (16, 16), "cross_attention_dim": 16, "norm_num_groups": 4}
+    unet = {**tiny["unet"], "block_out_channels": unet_channels, "cross_attention_dim": 16, "norm_num_groups": 4}
     return IRSTDLatentPipeline(
         vae=MaskAutoencoderKL(**vae | {"image_feature_channels": (8, 8, 0)}).eval(),
         unet=IRSTDUNet2DConditionModel(**unet).eval(),
@@ -155,6 +145,14 @@ def tiny_pipeline() -> IRSTDLatentPipeline:
 def tiny_checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     make_tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_checkpoint(tmp_path_factory) -> Path:
+    """Its denoiser has convolutions of enough channels for int8."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "wide"
+    make_tiny_pipeline(unet_channels=(32, 32)).save_pretrained(folder)
     return folder
 
 

@@ -15,10 +15,10 @@ from irstd_ldm.runtime.quantize import Calibration, calibration_inputs, quantize
 
 
 @pytest.fixture(scope="session")
-def onnx_folder(tiny_checkpoint, tmp_path_factory) -> Path:
+def onnx_folder(wide_checkpoint, tmp_path_factory) -> Path:
     """Written by the command."""
     folder = tmp_path_factory.mktemp("exported") / "onnx"
-    assert main(["export", "--model", str(tiny_checkpoint), "--format", "onnx", "--output", str(folder)]) == 0
+    assert main(["export", "--model", str(wide_checkpoint), "--format", "onnx", "--output", str(folder)]) == 0
     return folder
 
 
@@ -50,7 +50,7 @@ def exported(onnx_folder, calibration, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def pipeline(tiny_checkpoint) -> IRSTDLatentPipeline:
-    loaded = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
+def pipeline(wide_checkpoint) -> IRSTDLatentPipeline:
+    loaded = IRSTDLatentPipeline.from_pretrained(wide_checkpoint)
     loaded.set_progress_bar_config(disable=True)
     return loaded

@@ -27,11 +27,11 @@ def refused(capsys, *arguments: str) -> str:
     return message
 
 
-def test_the_folder_describes_itself(onnx_folder, tiny_checkpoint, capsys):
+def test_the_folder_describes_itself(onnx_folder, wide_checkpoint, capsys):
     assert sorted(path.name for path in onnx_folder.iterdir()) == ["detector.json", "model.onnx"]
     assert not [path for path in onnx_folder.parent.iterdir() if path.name.startswith(".")]
     content = json.loads((onnx_folder / "detector.json").read_text())
-    index = json.loads((tiny_checkpoint / "model_index.json").read_text())
+    index = json.loads((wide_checkpoint / "model_index.json").read_text())
     assert content["config"]["default_threshold"] == index["default_threshold"]
     assert (content["format"], content["latent_downscale"], content["pad_multiple"]) == ("onnx", 8, 32)
     assert main(["info", "--model", str(onnx_folder)]) == 0
@@ -40,9 +40,9 @@ def test_the_folder_describes_itself(onnx_folder, tiny_checkpoint, capsys):
 
 
 @pytest.mark.parametrize(("format", "runtime"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
-def test_detect_without_torch(exported, tiny_checkpoint, frame, tmp_path, format, runtime):
+def test_detect_without_torch(exported, wide_checkpoint, frame, tmp_path, format, runtime):
     flags = ["--threshold", "0.3", "--seed", "4", "--ensemble-size", "2"]
-    main(["detect", str(frame), "--output", str(tmp_path / "torch"), "--model", str(tiny_checkpoint), *flags])
+    main(["detect", str(frame), "--output", str(tmp_path / "torch"), "--model", str(wide_checkpoint), *flags])
     code = (
         "import sys\nfrom irstd_ldm.cli.main import main\ncode = main(sys.argv[1:])\n"
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\nsys.exit(code)"
@@ -59,10 +59,10 @@ def test_detect_without_torch(exported, tiny_checkpoint, frame, tmp_path, format
     assert (masks[0] != masks[1]).mean() < 0.001
 
 
-def test_detect_takes_tiles(exported, tiny_checkpoint, tmp_path, capsys):
+def test_detect_takes_tiles(exported, wide_checkpoint, tmp_path, capsys):
     Image.fromarray(synthetic_scene(160, 288, seed=1).image).save(tmp_path / "a.png")
     flags = ["--tile-size", "128", "--tile-overlap", "16", "--write", "probability"]
-    models = {"torch": tiny_checkpoint, "onnxruntime": exported["onnx"]}
+    models = {"torch": wide_checkpoint, "onnxruntime": exported["onnx"]}
     for runtime, model in models.items():
         arguments = [str(tmp_path / "a.png"), "--output", str(tmp_path / runtime), "--model", str(model), *flags]
         assert main(["detect", *arguments, "--runtime", runtime]) == 0
@@ -89,11 +89,11 @@ def test_evaluate_takes_a_runtime(exported, tmp_path):
     assert metrics["settings"]["runtime"] == "openvino" and metrics["num_images"] == 1
 
 
-def test_the_model_and_the_runtime_must_fit(exported, tiny_checkpoint, frame, capsys, tmp_path):
+def test_the_model_and_the_runtime_must_fit(exported, wide_checkpoint, frame, capsys, tmp_path):
     common = ("detect", str(frame), "--output", str(tmp_path / "out"))
     bundled = refused(capsys, *common, "--runtime", "openvino")
     assert "--runtime openvino needs as --model a folder that `export` wrote, got bundled" in bundled
-    checkpoint = refused(capsys, *common, "--runtime", "onnxruntime", "--model", str(tiny_checkpoint))
+    checkpoint = refused(capsys, *common, "--runtime", "onnxruntime", "--model", str(wide_checkpoint))
     assert "needs as --model a folder that `export` wrote" in checkpoint
     assert "an exported detector" in refused(capsys, *common, "--model", str(exported["onnx"]))
     onnx_only = refused(capsys, *common, "--runtime", "onnxruntime", "--model", str(exported["openvino"]))
@@ -131,9 +131,9 @@ def test_a_broken_graph_is_named(exported, frame, tmp_path, capsys):
         assert f"--model {broken}: cannot load this folder" in refused(capsys, *common, "--runtime", runtime)
 
 
-def test_what_is_not_exported(tiny_checkpoint, tiny_diff_checkpoint, tmp_path, capsys):
+def test_what_is_not_exported(wide_checkpoint, tiny_diff_checkpoint, tmp_path, capsys):
     output = ("--output", str(tmp_path / "out"))
-    latent = ("export", "--model", str(tiny_checkpoint), "--format", "onnx")
+    latent = ("export", "--model", str(wide_checkpoint), "--format", "onnx")
     pixel = refused(capsys, "export", "--model", str(tiny_diff_checkpoint), "--format", "onnx", *output)
     assert "must be an IRSTDLatentPipeline to be exported, got IRSTDDiffPipeline" in pixel
     assert "--int8 and --calibration ROOT go together" in refused(capsys, *latent, *output, "--int8")
@@ -152,7 +152,7 @@ def test_what_is_not_exported(tiny_checkpoint, tiny_diff_checkpoint, tmp_path, c
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ("onnx", "openvino"))
-def test_int8_of_several_steps_by_the_command(tiny_checkpoint, frame, tmp_path, format, capfd):
+def test_int8_of_several_steps_by_the_command(wide_checkpoint, frame, tmp_path, format, capfd):
     data = tmp_path / "data"
     for name in ("images", "masks"):
         (data / name).mkdir(parents=True)
@@ -161,7 +161,7 @@ def test_int8_of_several_steps_by_the_command(tiny_checkpoint, frame, tmp_path, 
         Image.fromarray(scene.image).save(data / "images" / f"{number}.png")
         Image.fromarray(scene.mask).save(data / "masks" / f"{number}.png")
     (data / "train.txt").write_text("0\n1\n2\n")
-    arguments = ["--model", str(tiny_checkpoint), "--format", format, "--output", str(tmp_path / "int8")]
+    arguments = ["--model", str(wide_checkpoint), "--format", format, "--output", str(tmp_path / "int8")]
     steps = ["--num-inference-steps", "2"]
     assert main(["export", *arguments, *steps, "--int8", "--calibration", str(data)]) == 0
     told = capfd.readouterr()
@@ -175,8 +175,8 @@ def test_int8_of_several_steps_by_the_command(tiny_checkpoint, frame, tmp_path, 
 
 
 @pytest.mark.slow
-def test_compiled_networks_find_the_same(tiny_checkpoint, frame, tmp_path):
-    common = ["detect", str(frame), "--model", str(tiny_checkpoint), "--threshold", "0.3"]
+def test_compiled_networks_find_the_same(wide_checkpoint, frame, tmp_path):
+    common = ["detect", str(frame), "--model", str(wide_checkpoint), "--threshold", "0.3"]
     for runtime in ("torch", "compile"):
         assert main([*common, "--output", str(tmp_path / runtime), "--runtime", runtime]) == 0
     masks = [np.asarray(Image.open(tmp_path / runtime / "masks" / "frame.png")) for runtime in ("torch", "compile")]
