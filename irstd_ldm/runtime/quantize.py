@@ -2,9 +2,9 @@
 
 Convolutions of fewer than 32 channels on either side stay as they are: the wavelet transforms, whose 8 bits for a low
 band and three detail bands together would leave the details few levels, the gates, those that read or write the
-latent, and the finest level of the image encoder and of the decoder. Nearly all of the rounding that reaches the mask
-is theirs. Matrix products (attention, FAE's transform, the time embedding), normalisations and every other operation
-compute in float32 too; one that shares its input with a wide convolution reads it rounded to int8.
+latent, and the finest level of the image encoder and of the decoder. Matrix products (attention, FAE's transform, the
+time embedding), normalisations and every other operation compute in float32 too; one that shares its input with a wide
+convolution reads it rounded to int8.
 """
 
 from collections.abc import Mapping, Sequence
