@@ -136,7 +136,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | No
         budget.change(handlers.choose_budget, budget, threshold, **quick)
         for changed in (budget.change, threshold.change):
             changed(handlers.show_targets, decision, results, **quick)
-        frame.change(handlers.show_all, decision, results, **quick)
+        frame.input(handlers.show_all, decision, results, **quick)
         table.select(handlers.focus, decision, [frame, viewer], **quick)
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=4, api_open=False)
 

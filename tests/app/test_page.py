@@ -272,6 +272,8 @@ def test_frames_of_a_video_or_a_stack(open_page, tmp_path, name):
     last = next(place for place, row in enumerate(rows) if row[0] == 2)
     page.locator(f"#table [data-row='{last}'][data-col='2']").click()
     page.locator("#viewer .mark.focus").wait_for()
+    page.wait_for_timeout(1000)  # longer than any event that the row's frame may set off
+    assert page.locator("#viewer .mark.focus").count() == 1
     assert page.locator("#frame input[type=number]").input_value() == "2"
     record = json.loads(download(page, "#json")[1])
     assert [image["frame"] for image in record["images"]] == [0, 1, 2]
