@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
+TARGET_MARGIN_PX = 8  # around a target, within which `bce_loss` weighs its pixels as the target's own
+
 
 def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """[`probability_dice_loss`] of the logits' probabilities.
@@ -29,14 +31,17 @@ def probability_dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torc
     return 1 - (2 * overlap + 1) / (probability.sum() + mask.sum() + 1)
 
 
-def bce_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def bce_loss(logits: torch.Tensor, mask: torch.Tensor, background_weight: float = 1.0) -> torch.Tensor:
     """Binary cross-entropy, mean over pixels.
 
     Args:
         logits: (B, 1, H, W).
         mask: (B, 1, H, W) in {0, 1}.
+        background_weight: Factor on pixels more than 8 rows or columns away from every target's. Above 1 it asks for
+            more evidence before a place becomes a target, and leaves open how far the mask of a target reaches.
     """
-    return F.binary_cross_entropy_with_logits(logits.float(), mask)
+    near = F.max_pool2d(mask, 2 * TARGET_MARGIN_PX + 1, stride=1, padding=TARGET_MARGIN_PX)
+    return F.binary_cross_entropy_with_logits(logits.float(), mask, background_weight + (1 - background_weight) * near)
 
 
 def kl_loss(posterior: DiagonalGaussianDistribution) -> torch.Tensor:

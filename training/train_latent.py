@@ -37,6 +37,7 @@ class LatentSettings(DetectorSettings):
     klda_weight: float = 0.01  # of KLDA, reached by linear warm-up
     klda_warmup_steps: int = 1000  # steps over which KLDA's weight grows from 0
     bce_weight: float = 5.0  # of the binary cross-entropy
+    background_weight: float = 1.0  # factor in it on pixels away from targets; above 1 = fewer false alarms
     dice_weight: float = 1.0  # of the Dice loss
     uniform_timesteps: int = 4  # crops per batch that are denoised once more at a uniform timestep, for several steps
     feature_dropout: float = 0.1  # probability that the decoder does not see a level of a crop's image features
@@ -197,7 +198,7 @@ class LatentTask:
         terms = {
             "posterior": posterior_loss(output.predicted, output.variables),
             "klda": klda_loss(predicted, posterior, vae.config.klda_min_logvar),
-            "bce": bce_loss(output.logits, mask),
+            "bce": bce_loss(output.logits, mask, settings.background_weight),
             "dice": dice_loss(output.logits, mask),
         }
         weights = {name: getattr(settings, f"{name}_weight") for name in terms}

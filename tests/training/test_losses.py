@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.distributions import Normal, kl_divergence
 
@@ -45,6 +46,17 @@ def test_bce_by_hand():
     logits = torch.tensor([[[[0.0, math.log(3)]]]])
     mask = torch.tensor([[[[1.0, 0.0]]]])
     assert bce_loss(logits, mask).item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+
+
+def test_bce_weighs_pixels_away_from_targets():
+    mask = torch.zeros(2, 1, 24, 30)
+    mask[0, 0, 10, 12] = 1
+    logits = torch.randn(2, 1, 24, 30, generator=torch.Generator().manual_seed(0))
+    weight = torch.full_like(mask, 3.0)
+    weight[0, 0, 2:19, 4:21] = 1.0
+    per_pixel = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    assert bce_loss(logits, mask, 3.0).item() == pytest.approx((weight * per_pixel).mean().item(), 1e-5)
+    assert bce_loss(logits, mask, 1.0).item() == pytest.approx(per_pixel.mean().item(), 1e-6)
 
 
 def test_mask_losses_stay_finite_at_extreme_logits_and_in_half_precision():
