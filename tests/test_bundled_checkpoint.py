@@ -69,6 +69,15 @@ def test_it_finds_the_planted_targets_of_synthetic_scenes(name):
     assert counts.false_alarm_px <= 60
 
 
+def test_the_scene_of_detect_without_input_shows_targets(tmp_path):
+    assert main(["detect", "--output", str(tmp_path)]) == 0
+    (image,) = json.loads((tmp_path / "detections.json").read_text())["images"]
+    planted = synthetic_scene(seed=0, scr=8.0).targets
+    for target in image["targets"]:
+        assert min(np.hypot(target["x"] - one.x, target["y"] - one.y) for one in planted) < 1.5
+    assert len(image["targets"]) == len(planted) == 2
+
+
 def test_a_16_bit_frame_gives_the_targets_of_the_8_bit_one(pipeline):
     scene = synthetic_scene(192, 256, kind="sky", num_targets=2, scr=10.0, seed=1)
     deep = scene.image.astype(np.uint16) * 16 + 4000

@@ -19,6 +19,7 @@ from .outputs import save_png, write_atomically
 from .overlay import draw_overlay
 
 SCENE_SEED = 0
+SCENE_SCR = 8.0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,5 +70,5 @@ def read_metrics(path: Path, folder: Path, name: str) -> Mapping[str, Any]:
 
 def example_picture(args: argparse.Namespace) -> Image.Image:
     """A synthetic scene with what the checkpoint finds in it: an image of a data set would need its licence."""
-    image = synthetic_scene(seed=SCENE_SEED).image  # (H, W)
+    image = synthetic_scene(seed=SCENE_SEED, scr=SCENE_SCR).image  # (H, W)
     return draw_overlay(image, load_pipeline(args)(image).targets[0])

@@ -31,6 +31,7 @@ from .write_tables import StandardOutput
 from .writers import ImageResult
 
 TABLE_ROWS = 20
+SCENE_SCR = 8.0  # of the synthetic scene's targets
 STANDARD_OUTPUT = Path("-")
 
 
@@ -177,12 +178,12 @@ def _write_scene(args: argparse.Namespace) -> InputFile:
     path = args.output / "images" / "synthetic.png"
     make_folder(path.parent)
     try:
-        scene = synthetic_scene(seed=args.seed)
+        scene = synthetic_scene(seed=args.seed, scr=SCENE_SCR)
         save_png(path, Image.fromarray(scene.image))
     except (OSError, ValueError) as error:  # a full disk, or a seed whose scene has no room for the targets
         raise CommandError(f"{path}: {describe(path, error).error}") from error
     places = ", ".join(f"({target.x:.1f}, {target.y:.1f})" for target in scene.targets)
-    say(f"synthetic scene: {path}, {len(scene.targets)} targets planted at (x, y) = {places}")
+    say(f"synthetic scene: {path}, {len(scene.targets)} targets of SCR {SCENE_SCR:g} planted at (x, y) = {places}")
     return InputFile(path, path.stem)
 
 
