@@ -21,7 +21,7 @@ def share() -> str:
 
 
 def test_its_five_lines_work(hub, client, share, tmp_path):
-    Image.fromarray(synthetic_scene(seed=0).image).save(tmp_path / "frame.png")
+    Image.fromarray(synthetic_scene(seed=0, scr=8.0).image).save(tmp_path / "frame.png")
     example = re.search(r"```python\n(.*?)```", share, re.DOTALL)[1]
     assert len(example.splitlines()) == 5
     done = client("-c", example, cwd=tmp_path, token=TOKEN)
