@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-TARGET_MARGIN_PX = 8  # around a target, within which `bce_loss` weighs its pixels as the target's own
+TARGET_MARGIN_PX = 8  # around a target, within which `background_weights` are 1
 
 
 def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -31,17 +31,30 @@ def probability_dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torc
     return 1 - (2 * overlap + 1) / (probability.sum() + mask.sum() + 1)
 
 
-def bce_loss(logits: torch.Tensor, mask: torch.Tensor, background_weight: float = 1.0) -> torch.Tensor:
+def bce_loss(logits: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
     """Binary cross-entropy, mean over pixels.
 
     Args:
         logits: (B, 1, H, W).
         mask: (B, 1, H, W) in {0, 1}.
-        background_weight: Factor on pixels more than 8 rows or columns away from every target's. Above 1 it asks for
-            more evidence before a place becomes a target, and leaves open how far the mask of a target reaches.
+        weight: (B, 1, H, W), of each pixel; None = 1.
     """
-    near = F.max_pool2d(mask, 2 * TARGET_MARGIN_PX + 1, stride=1, padding=TARGET_MARGIN_PX)
-    return F.binary_cross_entropy_with_logits(logits.float(), mask, background_weight + (1 - background_weight) * near)
+    return F.binary_cross_entropy_with_logits(logits.float(), mask, weight)
+
+
+def background_weights(mask: torch.Tensor, background_weight: float) -> torch.Tensor:
+    """(B, 1, H, W): 1 within 8 rows and columns of a target's pixels, `background_weight` elsewhere.
+
+    Above 1 they ask for more evidence before a place becomes a target, and leave open how far its mask reaches.
+
+    Args:
+        mask: (B, 1, H, W) in {0, 1}.
+        background_weight: Weight of a pixel away from targets.
+    """
+    side = 2 * TARGET_MARGIN_PX + 1
+    rows = F.max_pool2d(mask, (side, 1), stride=1, padding=(TARGET_MARGIN_PX, 0))
+    near = F.max_pool2d(rows, (1, side), stride=1, padding=(0, TARGET_MARGIN_PX))
+    return background_weight + (1 - background_weight) * near
 
 
 def kl_loss(posterior: DiagonalGaussianDistribution) -> torch.Tensor:

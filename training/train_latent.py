@@ -20,7 +20,14 @@ from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training.hard_negatives import mine_hard_negatives
 from irstd_ldm.training.loop import Validation, train
-from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, klda_loss, posterior_loss
+from irstd_ldm.training.losses import (
+    background_weights,
+    batch_iou,
+    bce_loss,
+    dice_loss,
+    klda_loss,
+    posterior_loss,
+)
 from irstd_ldm.training.settings import DetectorSettings, parse_settings
 from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
 from irstd_ldm.training.validation import validate_detection
@@ -198,7 +205,7 @@ class LatentTask:
         terms = {
             "posterior": posterior_loss(output.predicted, output.variables),
             "klda": klda_loss(predicted, posterior, vae.config.klda_min_logvar),
-            "bce": bce_loss(output.logits, mask, settings.background_weight),
+            "bce": bce_loss(output.logits, mask, background_weights(mask, settings.background_weight)),
             "dice": dice_loss(output.logits, mask),
         }
         weights = {name: getattr(settings, f"{name}_weight") for name in terms}

@@ -12,14 +12,13 @@ from .. import __version__, bundled_checkpoint
 from ..data.synthetic import synthetic_scene
 from ..pipelines.checkpoint_files import CARD, PICTURE, checkpoint_files, read_json
 from ..pipelines.model_card import METRICS, make_card
-from . import EXIT_DONE, EXIT_USAGE, CommandError
+from . import EXIT_DONE, EXIT_USAGE, SCENE_SCR, CommandError
 from .inputs import describe
 from .model import BUNDLED, load_pipeline
 from .outputs import save_png, write_atomically
 from .overlay import draw_overlay
 
 SCENE_SEED = 0
-SCENE_SCR = 8.0
 
 
 def run(args: argparse.Namespace) -> int:

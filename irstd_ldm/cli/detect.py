@@ -17,7 +17,7 @@ from .. import __version__
 from ..data.frames import FRAME_SUFFIXES, RAW_SUFFIXES, FrameSource, is_sequence, open_frames
 from ..data.synthetic import synthetic_scene
 from ..pipelines.target import Target
-from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandError, say
+from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, SCENE_SCR, CommandError, say
 from .detection_writer import DetectionWriter
 from .frame_detector import FrameDetector
 from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
@@ -31,7 +31,6 @@ from .write_tables import StandardOutput
 from .writers import ImageResult
 
 TABLE_ROWS = 20
-SCENE_SCR = 8.0  # of the synthetic scene's targets
 STANDARD_OUTPUT = Path("-")
 
 
