@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-TARGET_MARGIN_PX = 8  # around a target, within which `background_weights` are 1 and `small_target_weights` above it
+TARGET_MARGIN_PX = 8  # around a target, within which `background_weights` are 1
 
 
 def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -51,29 +51,10 @@ def background_weights(mask: torch.Tensor, background_weight: float) -> torch.Te
         mask: (B, 1, H, W) in {0, 1}.
         background_weight: Weight of a pixel away from targets.
     """
-    return background_weight + (1 - background_weight) * largest_nearby(mask)
-
-
-def small_target_weights(mask: torch.Tensor, target_area: float) -> torch.Tensor:
-    """(B, 1, H, W): `target_area` / area within 8 rows and columns of a smaller target's pixels, 1 elsewhere.
-
-    A target of few pixels then counts as one of `target_area` pixels, and its surroundings with it, so that its mask
-    grows no wider by it. A target's area is counted within 8 rows and columns of each of its pixels.
-
-    Args:
-        mask: (B, 1, H, W) in {0, 1}.
-        target_area: In pixels; 0 = every pixel weighs 1.
-    """
     side = 2 * TARGET_MARGIN_PX + 1
-    area = F.avg_pool2d(mask, side, stride=1, padding=TARGET_MARGIN_PX) * side**2
-    return largest_nearby(mask * target_area / area.clamp_min(1)).clamp_min(1)
-
-
-def largest_nearby(values: torch.Tensor) -> torch.Tensor:
-    """Largest of the values (B, 1, H, W) within 8 rows and columns of each pixel."""
-    side = 2 * TARGET_MARGIN_PX + 1
-    rows = F.max_pool2d(values, (side, 1), stride=1, padding=(TARGET_MARGIN_PX, 0))
-    return F.max_pool2d(rows, (1, side), stride=1, padding=(0, TARGET_MARGIN_PX))
+    rows = F.max_pool2d(mask, (side, 1), stride=1, padding=(TARGET_MARGIN_PX, 0))
+    near = F.max_pool2d(rows, (1, side), stride=1, padding=(0, TARGET_MARGIN_PX))
+    return background_weight + (1 - background_weight) * near
 
 
 def kl_loss(posterior: DiagonalGaussianDistribution) -> torch.Tensor:

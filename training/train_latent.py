@@ -27,7 +27,6 @@ from irstd_ldm.training.losses import (
     dice_loss,
     klda_loss,
     posterior_loss,
-    small_target_weights,
 )
 from irstd_ldm.training.settings import DetectorSettings, parse_settings
 from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
@@ -46,7 +45,6 @@ class LatentSettings(DetectorSettings):
     klda_warmup_steps: int = 1000  # steps over which KLDA's weight grows from 0
     bce_weight: float = 5.0  # of the binary cross-entropy
     background_weight: float = 1.0  # factor in it on pixels away from targets; above 1 = fewer false alarms
-    target_area: float = 0.0  # px, as which a smaller target counts in it; 0 = a target counts as its own pixels
     dice_weight: float = 1.0  # of the Dice loss
     uniform_timesteps: int = 4  # crops per batch that are denoised once more at a uniform timestep, for several steps
     feature_dropout: float = 0.1  # probability that the decoder does not see a level of a crop's image features
@@ -204,12 +202,10 @@ class LatentTask:
 
         posterior = vae.variables_to_posterior(output.variables)
         predicted = vae.variables_to_posterior(output.predicted.float())
-        weight = background_weights(mask, settings.background_weight)
-        weight = weight * small_target_weights(mask, settings.target_area)
         terms = {
             "posterior": posterior_loss(output.predicted, output.variables),
             "klda": klda_loss(predicted, posterior, vae.config.klda_min_logvar),
-            "bce": bce_loss(output.logits, mask, weight),
+            "bce": bce_loss(output.logits, mask, background_weights(mask, settings.background_weight)),
             "dice": dice_loss(output.logits, mask),
         }
         weights = {name: getattr(settings, f"{name}_weight") for name in terms}

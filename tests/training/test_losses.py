@@ -6,15 +6,7 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.distributions import Normal, kl_divergence
 
-from irstd_ldm.training.losses import (
-    background_weights,
-    bce_loss,
-    dice_loss,
-    kl_loss,
-    klda_loss,
-    posterior_loss,
-    small_target_weights,
-)
+from irstd_ldm.training.losses import background_weights, bce_loss, dice_loss, kl_loss, klda_loss, posterior_loss
 
 
 def gaussian(mean, logvar):
@@ -66,16 +58,6 @@ def test_bce_weighs_pixels_away_from_targets():
     torch.testing.assert_close(background_weights(mask, 3.0), weight)
     assert bce_loss(logits, mask, weight).item() == pytest.approx((weight * per_pixel).mean().item(), 1e-5)
     assert bce_loss(logits, mask, background_weights(mask, 1.0)) == bce_loss(logits, mask)
-
-
-def test_pixels_of_and_near_a_small_target_weigh_as_a_larger_one_together():
-    mask = torch.zeros(2, 1, 40, 60)
-    mask[0, 0, 9:11, 10:14] = 1  # 8 px
-    mask[0, 0, 25:33, 40:50] = 1  # 80 px
-    weight = torch.ones_like(mask)
-    weight[0, 0, 1:19, 2:22] = 4.0  # 32 / 8
-    torch.testing.assert_close(small_target_weights(mask, 32.0), weight)
-    torch.testing.assert_close(small_target_weights(mask, 0.0), torch.ones_like(mask))
 
 
 def test_mask_losses_stay_finite_at_extreme_logits_and_in_half_precision():
