@@ -367,6 +367,8 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
             if settings.push_to_hub:
                 _push(task, settings, record, settings.max_train_steps)
     accelerator.wait_for_everyone()
+    # The wrapped model goes before the process group, whose end in that model's destructor may deadlock (torch 2.13).
+    model, optimizer = accelerator.free_memory(model, optimizer)
     accelerator.end_training()
 
 
