@@ -39,7 +39,7 @@ def test_two_processes_train_one_model(start_trainer, few_steps, tiny_checkpoint
 
 def test_no_model_outlives_the_process_group(start_trainer, few_steps, tiny_checkpoint, tmp_path):
     # The group's last reference must not be a wrapped model's, whose destructor waits for gloo's threads with the
-    # interpreter's lock held, which these may be waiting for: torch 2.13 then hung, once in ten runs under load.
+    # interpreter's lock held, which these may be waiting for: torch 2.13 then hung at times, under load.
     settings = {
         **few_steps,
         "output_dir": str(tmp_path / "run"),
