@@ -29,6 +29,7 @@ from irstd_ldm.training.losses import (
     posterior_loss,
 )
 from irstd_ldm.training.settings import DetectorSettings, parse_settings
+from irstd_ldm.training.tile_size import cover_crops
 from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
 from irstd_ldm.training.validation import validate_detection
 
@@ -176,6 +177,7 @@ class LatentTask:
     def __init__(self, settings: LatentSettings, data: TrainingData):
         self.settings, self.data = settings, data
         self.pipeline = make_pipeline(settings)
+        cover_crops(self.pipeline, settings.resolution)
         if settings.gradient_checkpointing:
             for component in (self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder):
                 component.enable_gradient_checkpointing()

@@ -24,6 +24,7 @@ from irstd_ldm.training.hard_negatives import mine_hard_negatives
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, probability_dice_loss
 from irstd_ldm.training.settings import DetectorSettings, parse_settings
+from irstd_ldm.training.tile_size import cover_crops
 from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
 from irstd_ldm.training.validation import validate_detection
 
@@ -193,6 +194,7 @@ class PixelTask:
     def __init__(self, settings: PixelSettings, data: TrainingData):
         self.settings, self.data = settings, data
         self.pipeline = make_pipeline(settings)
+        cover_crops(self.pipeline, settings.resolution)
         self.pipeline.set_progress_bar_config(disable=True)
         if settings.gradient_checkpointing:
             for component in (self.pipeline.unet, self.pipeline.conditional_encoder):
