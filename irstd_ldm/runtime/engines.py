@@ -33,7 +33,8 @@ def onnxruntime_engine(path: Path, num_threads: int | None, tile_size: int) -> E
 
 
 def openvino_engine(path: Path, num_threads: int | None, tile_size: int) -> Engine:
-    """OpenVINO is faster where it knows the sizes: a plan for single tiles and one for all else, made when needed."""
+    """OpenVINO is faster where it knows the sizes: plans are made when needed, one for each side of a single square up
+    to `tile_size` pixels, multiples of 32, and one for all else."""
     try:
         import openvino
     except ModuleNotFoundError as error:
@@ -44,17 +45,18 @@ def openvino_engine(path: Path, num_threads: int | None, tile_size: int) -> Engi
         properties["INFERENCE_NUM_THREADS"] = num_threads
     core = openvino.Core()
     model = core.read_model(path)
-    plans: dict[bool, Any] = {}  # of single tiles, of all else
+    plans: dict[int | None, Any] = {}  # by the side of single squares in pixels; None: of all else
 
     def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        is_tile = inputs["image"].shape == (1, 1, tile_size, tile_size)
-        if is_tile not in plans:
+        num_images, _, height, width = inputs["image"].shape
+        side = height if num_images == 1 and height == width <= tile_size else None
+        if side not in plans:
             planned = model
-            if is_tile:
+            if side is not None:
                 planned = model.clone()
                 planned.reshape({name: value.shape for name, value in inputs.items()})
-            plans[is_tile] = core.compile_model(planned, "CPU", properties)
-        return plans[is_tile](dict(inputs))[0]
+            plans[side] = core.compile_model(planned, "CPU", properties)
+        return plans[side](dict(inputs))[0]
 
     return run
 
