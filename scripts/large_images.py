@@ -4,7 +4,7 @@
 
 An image is a 14-bit synthetic scene, repeated and mirrored to its size, in a PNG file. Time is that of
 `irstd-ldm detect`'s work on it: reading, detecting, mask, overlay, tables. Memory is the largest resident set less
-that of the process with the model loaded (Linux).
+that of the process that has loaded the model and run one tile (Linux).
 """
 
 import argparse
@@ -69,10 +69,9 @@ def measure(path: Path, model: str | None) -> dict[str, float]:
         ["detect", str(path), "--output", str(path.with_suffix("")), *(["--model", model] if model else [])]
     )
     pipeline = load_pipeline(args, resolve_device(None))
-    pipeline(np.zeros((256, 256), np.uint8))  # what the first call allocates
-    tiles = tile_windows(
-        Image.open(path).size[::-1], pipeline.config.default_tile_size, pipeline.config.default_tile_overlap
-    )
+    tile_size, tile_overlap = pipeline.config.default_tile_size, pipeline.config.default_tile_overlap
+    pipeline(np.zeros((tile_size, tile_size), np.uint8))  # what the first call allocates
+    tiles = tile_windows(Image.open(path).size[::-1], tile_size, tile_overlap)
     idle, start = resident_kib("VmRSS"), time.perf_counter()
     detect.load_detector = lambda *_: pipeline
     detect.run(args)
