@@ -72,7 +72,7 @@ def test_it_finds_the_planted_targets_of_synthetic_scenes(name):
 def test_the_scene_of_detect_without_input_shows_targets(tmp_path):
     assert main(["detect", "--output", str(tmp_path)]) == 0
     (image,) = json.loads((tmp_path / "detections.json").read_text())["images"]
-    planted = synthetic_scene(seed=0, scr=8.0).targets
+    planted = synthetic_scene(seed=0, scr=12.0).targets
     for target in image["targets"]:
         assert min(np.hypot(target["x"] - one.x, target["y"] - one.y) for one in planted) < 1.5
     assert len(image["targets"]) == len(planted) == 2

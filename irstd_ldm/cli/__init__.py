@@ -4,7 +4,7 @@ import os
 import sys
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-SCENE_SCR = 8.0  # of the targets in the synthetic scene that `detect` and `card` show
+SCENE_SCR = 12.0  # of the targets in the synthetic scene that `detect` and `card` show
 
 
 class CommandError(Exception):

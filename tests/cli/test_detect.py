@@ -130,7 +130,7 @@ def test_without_input_a_synthetic_scene_is_detected(detect, capsys):
     code, out = detect("--threshold", 1)
     assert code == 0
     lines = capsys.readouterr().out.splitlines()
-    scene = f"synthetic scene: {out / 'images' / 'synthetic.png'}, 2 targets of SCR 8 planted at (x, y) = ("
+    scene = f"synthetic scene: {out / 'images' / 'synthetic.png'}, 2 targets of SCR 12 planted at (x, y) = ("
     assert lines[0].startswith(scene)
     assert lines[1:3] == ["no target", f"overlay: {out / 'overlays' / 'synthetic.png'}"]
     assert Image.open(out / "masks" / "synthetic.png").size == Image.open(out / "images" / "synthetic.png").size
