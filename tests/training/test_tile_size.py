@@ -15,14 +15,11 @@ def test_tiles_are_no_smaller_than_the_crops(tiny_pipeline, tile_size, resolutio
     assert tiny_pipeline.config.default_tile_size == trained
 
 
-@pytest.mark.parametrize("pretrained", (True, False))
-def test_the_trainer_of_the_pixel_detector_covers_its_crops(few_steps, tiny_diff_checkpoint, pretrained):
-    values = few_steps | {"output_dir": "run", "resolution": 320}
-    if pretrained:
-        values["pretrained_model_name_or_path"] = str(tiny_diff_checkpoint)
-    assert PixelTask(PixelSettings(**values), None).pipeline.config.default_tile_size == 320
-
-
-def test_the_trainer_of_the_latent_detector_covers_its_crops(few_steps, tiny_checkpoint):
-    values = few_steps | {"output_dir": "run", "resolution": 320, "pretrained_model_name_or_path": str(tiny_checkpoint)}
-    assert LatentTask(LatentSettings(**values), None).pipeline.config.default_tile_size == 320
+@pytest.mark.parametrize(
+    ("task", "settings", "checkpoint"),
+    [(LatentTask, LatentSettings, "tiny_checkpoint"), (PixelTask, PixelSettings, "tiny_diff_checkpoint")],
+)
+def test_trainers_cover_their_crops(few_steps, request, task, settings, checkpoint):
+    folder = str(request.getfixturevalue(checkpoint))
+    changes = {"output_dir": "run", "resolution": 320, "pretrained_model_name_or_path": folder}
+    assert task(settings(**few_steps | changes), None).pipeline.config.default_tile_size == 320
