@@ -116,7 +116,9 @@ def runtimes(exported: Sequence[str], scene: np.ndarray, num_threads: int) -> Su
         for runtime, formats in READABLE.items():
             if description.format in formats:
                 name = f"{runtime}, {description.format} {precision}"
-                subjects[name] = partial(ExportedDetectorRunner(folder, runtime, num_threads), scene, tile_size=0)
+                subjects[name] = partial(
+                    ExportedDetectorRunner(folder, runtime, num_threads), scene, tile_size=scene.shape[0]
+                )
     return subjects
 
 

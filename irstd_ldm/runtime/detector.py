@@ -60,9 +60,7 @@ class ExportedDetectorRunner(DetectionCall):
                 f"{self.description.format} in {folder}"
             )
         self.config = self.description.config
-        self._infer = ENGINES[runtime](
-            self.description.model_path(Path(folder)), num_threads, self.config["default_tile_size"]
-        )
+        self._infer = ENGINES[runtime](self.description.model_path(Path(folder)), num_threads)
 
     @property
     def max_inference_steps(self) -> int:
@@ -117,7 +115,7 @@ class ExportedDetectorRunner(DetectionCall):
             image,
             settings,
             lambda: TorchNoise(seed).integer(2**62),
-            lambda tiles, seeds: self.predict_probability(tiles, seeds, settings.ensemble_size),
+            lambda tiles, seeds: self.predict_probability(tiles, seeds, settings.ensemble_size, settings.tile_size),
         )
         probability, mask = stack_maps(found.probability), stack_maps(found.mask)
         uncertainty = stack_maps(found.uncertainty)
@@ -125,20 +123,23 @@ class ExportedDetectorRunner(DetectionCall):
             return probability, mask, uncertainty, found.targets
         return DetectorOutput(probability, mask, uncertainty, found.targets)
 
-    def predict_probability(self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int) -> np.ndarray:
+    def predict_probability(
+        self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int, tile_size: int
+    ) -> np.ndarray:
         """Probabilities of the ensemble's members, an image's encoded once per member.
 
         Args:
             image: (B, PH, PW) float32, about [-1, 1].
             seeds: One seed per image.
             ensemble_size: Members per image; a single one decodes the posterior's mode.
+            tile_size: Side of the call's tiles in pixels; OpenVINO has a plan for single images of it.
 
         Returns:
             (B, E, PH, PW) float32 in [0, 1].
         """
         members = np.repeat(image[:, None], ensemble_size, axis=0)  # (B*E, 1, PH, PW)
         inputs = {"image": members, **self._noise(image.shape[1:], seeds, ensemble_size)}
-        probability = self._infer(inputs)  # (B*E, 1, PH, PW)
+        probability = self._infer(inputs, tile_size)  # (B*E, 1, PH, PW)
         return probability.reshape(len(image), ensemble_size, *image.shape[1:])
 
     def _noise(self, shape: tuple[int, ...], seeds: Sequence[int], ensemble_size: int) -> dict[str, np.ndarray]:

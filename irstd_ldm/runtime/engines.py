@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-Engine = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # inputs by name -> probability (B, 1, PH, PW)
+# (inputs by name, side of the call's tiles in pixels) -> probability (B, 1, PH, PW)
+Engine = Callable[[Mapping[str, np.ndarray], int], np.ndarray]
 
 INSTALL = "pip install irstd-ldm[export]"
 
 
-def onnxruntime_engine(path: Path, num_threads: int | None, tile_size: int) -> Engine:
-    """onnxruntime has one plan for all sizes; `tile_size` changes nothing. What fails in it is a RuntimeError."""
+def onnxruntime_engine(path: Path, num_threads: int | None) -> Engine:
+    """onnxruntime has one plan for all sizes, tiles or not. What fails in it is a RuntimeError."""
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -23,7 +24,7 @@ def onnxruntime_engine(path: Path, num_threads: int | None, tile_size: int) -> E
         options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def run(inputs: Mapping[str, np.ndarray], tile_size: int) -> np.ndarray:
         try:
             return session.run(None, dict(inputs))[0]
         except Exception as error:  # onnxruntime's own have no base class in common
@@ -32,9 +33,8 @@ def onnxruntime_engine(path: Path, num_threads: int | None, tile_size: int) -> E
     return run
 
 
-def openvino_engine(path: Path, num_threads: int | None, tile_size: int) -> Engine:
-    """OpenVINO is faster where it knows the sizes: plans are made when needed, one for each side of a single square up
-    to `tile_size` pixels, multiples of 32, and one for all else."""
+def openvino_engine(path: Path, num_threads: int | None) -> Engine:
+    """OpenVINO is faster where it knows the sizes: a plan for single tiles and one for all else, made when needed."""
     try:
         import openvino
     except ModuleNotFoundError as error:
@@ -45,11 +45,10 @@ def openvino_engine(path: Path, num_threads: int | None, tile_size: int) -> Engi
         properties["INFERENCE_NUM_THREADS"] = num_threads
     core = openvino.Core()
     model = core.read_model(path)
-    plans: dict[int | None, Any] = {}  # by the side of single squares in pixels; None: of all else
+    plans: dict[int | None, Any] = {}  # by the side of single tiles in pixels; None: of all else
 
-    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        num_images, _, height, width = inputs["image"].shape
-        side = height if num_images == 1 and height == width <= tile_size else None
+    def run(inputs: Mapping[str, np.ndarray], tile_size: int) -> np.ndarray:
+        side = tile_size if inputs["image"].shape == (1, 1, tile_size, tile_size) else None
         if side not in plans:
             planned = model
             if side is not None:

@@ -91,11 +91,11 @@ def test_what_a_runtime_does_not_read(exported):
 
 def test_what_fails_in_onnxruntime_is_a_runtime_error(exported):
     """Its own errors are no RuntimeError: the command would end there, instead of going on with the next image."""
-    infer = ENGINES["onnxruntime"](exported["onnx"] / MODEL_FILES["onnx"], 1, 256)
+    infer = ENGINES["onnxruntime"](exported["onnx"] / MODEL_FILES["onnx"], 1)
     inputs = {
         "image": np.zeros((1, 64, 64), np.float32),
         "noise": np.zeros((1, 8, 8, 8), np.float32),
         "posterior_noise": np.zeros((1, 4, 8, 8), np.float32),
     }
     with pytest.raises(RuntimeError, match="image"):
-        infer(inputs)
+        infer(inputs, 256)
