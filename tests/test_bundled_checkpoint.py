@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from irstd_ldm import IRSTDDiffPipeline, IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.cli import SCENE_SCR
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.folder import IRSTDFolder, read_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
@@ -72,7 +73,7 @@ def test_it_finds_the_planted_targets_of_synthetic_scenes(name):
 def test_the_scene_of_detect_without_input_shows_targets(tmp_path):
     assert main(["detect", "--output", str(tmp_path)]) == 0
     (image,) = json.loads((tmp_path / "detections.json").read_text())["images"]
-    planted = synthetic_scene(seed=0, scr=12.0).targets
+    planted = synthetic_scene(seed=0, scr=SCENE_SCR).targets
     for target in image["targets"]:
         assert min(np.hypot(target["x"] - one.x, target["y"] - one.y) for one in planted) < 1.5
     assert len(image["targets"]) == len(planted) == 2

@@ -62,7 +62,7 @@ def write_samples(folder: Path, tiny: Path, tiny_diff: Path) -> None:
     for other in ("masks-of-another-detector", "OTHER-DETECTOR"):
         shutil.copytree(folder / "NUAA-SIRST" / "masks", folder / other)
     (folder / "backgrounds" / "images").mkdir(parents=True)
-    held_out = read_stem_list(bundled_checkpoint() / "val_backgrounds.txt")  # of a page
+    held_out = read_stem_list(bundled_checkpoint() / "val_backgrounds.txt")  # docs/large_images.md names it
     for seed, stem in enumerate((*held_out, "S2_1", "S2_2", "S2_3", "S4_1", "S7_1", "S7_2")):
         image = synthetic_scene(SIDE_PX, SIDE_PX, num_targets=0, seed=seed).image
         Image.fromarray(image).save(folder / "backgrounds" / "images" / f"{stem}.png")
