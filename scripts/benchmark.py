@@ -6,7 +6,8 @@ subjects, so that figures of different machines and of a busy machine compare.
     python scripts/benchmark.py [--model PATH_OR_HUB_ID] [--size 256] [--rounds 15] [--threads N] [--device cpu] \
         [--compile] [--exported DIR ...]
 
-`--exported` names folders that `irstd-ldm export` wrote; each runs in every runtime that reads it, the image as one tile.
+`--exported` names folders that `irstd-ldm export` wrote; each runs in every runtime that reads it,
+the image as one tile.
 """
 
 import argparse
