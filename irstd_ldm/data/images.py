@@ -17,6 +17,11 @@ ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
+NORMALIZATIONS = ("range", "robust")  # the rules of `gray_range`, an entry of every checkpoint's config
+ROBUST_QUANTILES = (0.05, 0.95)  # up to a few per cent of odd pixels on either side hardly move them
+# A value that at least this share of a frame's pixels has, and of whose pixels at least this share lie in solid
+# regions, was not measured: a letterbox, the outside of a round field of view, a corner without data.
+MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.8
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
 
@@ -52,38 +57,114 @@ def to_gray(image: ImageInput) -> np.ndarray:
     raise TypeError(f"`image` must be a path, a PIL image, an array or a tensor, got {type(image).__name__}")
 
 
-def normalize_image(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> np.ndarray:
-    """A gray image on the networks' scale.
+def normalize_image(
+    gray: np.ndarray, input_range: tuple[float, float] | None = None, normalization: str = "range"
+) -> np.ndarray:
+    """A gray image on the networks' scale: the values of `gray_range` map to -1 and 1.
 
-    uint8 maps by x / 127.5 - 1. Of every other type the frame's 0.1 and 99.9 percentiles map to -1 and 1 (its minimum
-    and maximum where the two percentiles coincide, and a constant frame to all zeros). `input_range` replaces both
-    rules. What lies outside [-1, 1] is compressed, see `soft_compress`.
+    What lies outside [-1, 1] is compressed, see `soft_compress`; a constant frame maps to all zeros.
 
     Args:
         gray: (H, W), as `to_gray` returns it.
         input_range: (lo, hi), the values that map to -1 and 1.
+        normalization: "range" or "robust", see `gray_range`.
 
     Returns:
         (H, W) float32, about [-1, 1].
 
     Raises:
-        ValueError: `input_range` is not two finite numbers with lo < hi.
+        ValueError: an unknown `normalization`, or `input_range` is not two finite numbers with lo < hi.
     """
-    return scale_gray(gray, gray_range(gray, input_range))
+    return scale_gray(gray, gray_range(gray, input_range, normalization))
 
 
-def gray_range(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> tuple[float, float] | None:
-    """The raw values that map to -1 and 1, as `normalize_image` states; equal for a constant frame, None = uint8's.
+def gray_range(
+    gray: np.ndarray, input_range: tuple[float, float] | None = None, normalization: str = "range"
+) -> tuple[float, float] | None:
+    """The raw values that map to -1 and 1; equal for a constant frame, None = uint8's 0 and 255.
+
+    "range" (the first checkpoints') is 0 and 255 of uint8 and the 0.1 and 99.9 percentiles of every other type, or its
+    minimum and maximum where these coincide. "robust" is `robust_range` of any type. `input_range` replaces both.
 
     Args:
-        gray, input_range: as in `normalize_image`.
+        gray, input_range, normalization: as in `normalize_image`.
 
     Raises:
         ValueError: as in `normalize_image`.
     """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"`normalization` must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
     if input_range is not None:
         return _check_input_range(input_range)
+    if normalization == "robust":
+        return robust_range(gray)
     return None if gray.dtype == np.uint8 else percentile_range(gray)
+
+
+def robust_range(gray: np.ndarray) -> tuple[float, float]:
+    """The 5 and 95 per cent quantiles of the pixels that a sensor measured.
+
+    A few per cent of dead or hot pixels, rows and columns, of telemetry or of pixels without data do not move them
+    noticeably, and what is recognised as no measurement (`measured_pixels`) does not at all. Integers count as spread
+    evenly over their step, so that a scene stored in 8 and in 16 bits has the same range but for the unit.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+
+    Returns:
+        (lo, hi). Where the quantiles coincide, the nearest wider ones that do not; the one value of a constant frame
+        twice.
+    """
+    values = measured_pixels(gray)
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return low, high
+    for share in (ROBUST_QUANTILES[0], 0.01, 0.001):
+        lo, hi = _quantiles(values, (share, 1 - share))
+        if lo < hi:
+            return lo, hi
+    return low, high
+
+
+def measured_pixels(gray: np.ndarray) -> np.ndarray:
+    """The values (M,) of a frame without those of pixels that were not measured; all of them if none would be left.
+
+    The extreme values and those of the four corners are looked at: see `MIN_NO_DATA_SHARE`.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+    """
+    measured = None
+    for value in {gray.min(), gray.max(), gray[0, 0], gray[0, -1], gray[-1, 0], gray[-1, -1]}:
+        alike = gray == value
+        count = np.count_nonzero(alike)
+        if count < MIN_NO_DATA_SHARE * gray.size:
+            continue
+        solid = np.count_nonzero(alike[:-1, :-1] & alike[1:, :-1] & alike[:-1, 1:] & alike[1:, 1:])
+        if solid >= MIN_SOLID_SHARE * count:
+            measured = ~alike if measured is None else measured & ~alike
+    if measured is None or not measured.any():
+        return gray.reshape(-1)
+    return gray[measured]
+
+
+def _quantiles(values: np.ndarray, shares: tuple[float, float]) -> tuple[float, float]:
+    """Quantiles of (M,); those of 8 and 16 bits by counting, each integer spread evenly over its step of 1."""
+    if values.dtype not in (np.uint8, np.uint16):
+        lo, hi = np.quantile(values, shares)
+        return float(lo), float(hi)
+    below = np.concatenate([[0], np.cumsum(_counts(values))])  # pixels below the lower edge of each value's step
+    lo, hi = np.interp(np.multiply(shares, len(values)), below, np.arange(len(below)) - 0.5)
+    return float(lo), float(hi)
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
+    """How often each value of (M,) uint8 or uint16 occurs, (256,) or (65536,)."""
+    length = 2 ** (8 * values.dtype.itemsize)
+    counts = np.zeros(length, np.int64)
+    for part in np.array_split(values, -(-values.size // COUNTED_PX)):
+        counts += np.bincount(part, minlength=length)
+    return counts
 
 
 def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
@@ -101,6 +182,8 @@ def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.
     lo, hi = value_range
     if lo == hi:
         return np.zeros(gray.shape, np.float32)
+    if gray.dtype in (np.uint8, np.uint16) and gray.size > (levels := 2 ** (8 * gray.dtype.itemsize)):
+        return scale_gray(np.arange(levels), value_range)[gray]
     scaled = (gray.astype(np.float64) - lo) * (2 / (hi - lo)) - 1
     return soft_compress(scaled).astype(np.float32)
 
@@ -138,9 +221,7 @@ def percentile_range(gray: np.ndarray) -> tuple[float, float]:
 
 def _percentiles_of_uint16(gray: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
     """What `np.percentile` gives, by counting values instead of sorting a copy of the frame."""
-    counts = np.zeros(2**16, np.int64)
-    for part in np.array_split(gray.reshape(-1), -(-gray.size // COUNTED_PX)):
-        counts += np.bincount(part, minlength=2**16)
+    counts = _counts(gray.reshape(-1))
     rank = (gray.size - 1) * (np.array(percentiles) / 100)
     at_most = np.cumsum(counts)  # (65536,), pixels of at most each value
     low, high = np.searchsorted(at_most, np.floor(rank), "right"), np.searchsorted(at_most, np.ceil(rank), "right")
