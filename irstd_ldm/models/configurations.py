@@ -70,6 +70,42 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_features": {"image_feature_channels": (16, 32, 0)},
     },
+    # What the profile of `tiny` asked for: blocks whose normalisation folds away, few channels at 1/2, one level of
+    # denoiser at 1/8, attention by 32 pooled tokens, FAE and LIW where the map is small.
+    "swift": {
+        "vae": {
+            "block_out_channels": (24, 48, 96),
+            "encoder_layers_per_block": (1, 1, 1),
+            "decoder_layers_per_block": (1, 1, 0),
+            "norm_type": "batch",
+            "stem": "haar",
+        },
+        "image_encoder": {
+            "latent_channels": 32,
+            "block_out_channels": (24, 48, 96),
+            "layers_per_block": (1, 2, 2),
+            "num_attention_heads": 4,
+            "frequency_attention": (False, False, True),
+            "norm_type": "batch",
+            "stem": "haar",
+        },
+        "unet": {
+            "in_channels": 40,
+            "out_channels": 8,
+            "block_out_channels": (64,),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",),
+            "mid_block_type": None,
+            "attention_head_dim": 4,
+            "cross_attention_dim": 96,
+            "condition_channels": 32,
+            "norm_num_groups": 16,
+            "norm_type": "batch",
+            "resnet_time_scale_shift": "scale_shift",
+        },
+        "image_features": {"image_feature_channels": (24, 48, 0)},
+    },
 }
 
 # The pixel detector's two networks. `residual_channels` are those of the denoiser's skip tensors, level by level.
