@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from ..evaluation.components import EIGHT_CONNECTIVITY
 from .folder import Sample
 from .ggs import squeeze_with_targets
-from .images import normalize_image, percentile_range, soft_compress
+from .defects import add_defects, compress_jpeg, hide_borders, interlace
+from .images import normalize_image, percentile_range, robust_range, scale_gray, soft_compress
 from .implant import TargetBank, implant
 from .synthetic import synthetic_scene
 
@@ -52,6 +53,14 @@ class CropSettings:
     column_noise_probability: float = 0.1
     column_noise_sigma_max: float = 0.02  # of the full scale
     stuck_pixel_probability: float = 0.0  # of 1 to 10 pixels, none of a target's, to be hot, cold or at any level
+    normalization: str = "range"  # the rule of `gray_range` that the detector is going to be used with
+    # What follows is for "robust", whose range such pixels do not move.
+    own_range_probability: float = 0.5  # the range is the crop's, as that of an image of this size, not its frame's
+    quantise_probability: float = 0.2  # 8 bits after the contrast was changed
+    defect_probability: float = 0.15  # dead and hot pixels, rows and columns, a strip of telemetry
+    border_probability: float = 0.05  # a letterbox, a round field of view, a corner without data
+    interlace_probability: float = 0.03
+    compress_probability: float = 0.08  # by JPEG, mildly
 
     def __post_init__(self):
         kinds = (
@@ -77,32 +86,47 @@ class TrainingCrops(Dataset):
     than a crop are continued by reflection, mask and all.
 
     Args:
-        samples: labelled images.
+        samples: labelled images, of one data set or of several.
         backgrounds: frames without targets, (H, W) as `to_gray` returns them; where there are none, their crops come
             from the samples.
         settings: the recipe.
         seed: of the whole sequence.
+        shares: share of each data set among the crops of labelled images, of any sum; None = equal.
 
     Attributes:
         hard_negatives: (number of a background, its pixel (row, column)) of places that look like targets; none at
             first. Where there are any, they are part of what item k is a function of.
 
     Raises:
-        ValueError: no target in `samples`.
+        ValueError: a data set without a target, or not as many shares as data sets.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], backgrounds: Sequence[np.ndarray], settings: CropSettings, seed: int
+        self,
+        samples: Sequence[Sequence[Sample]],
+        backgrounds: Sequence[np.ndarray],
+        settings: CropSettings,
+        seed: int,
+        shares: Sequence[float] | None = None,
     ):
         self.settings, self.seed = settings, seed
         self.hard_negatives: list[tuple[int, np.ndarray]] = []
-        labelled = list(samples)  # read once: a lazy folder reads its files at every access
-        self._images = [_Frame(sample.image, sample.mask) for sample in labelled]
-        self._backgrounds = [_Frame(image, np.zeros(image.shape, bool)) for image in backgrounds] or self._images
-        self._with_targets = [frame for frame in self._images if len(frame.target_centers)]
-        if not self._with_targets:
-            raise ValueError(f"`samples` must hold at least one target, got none in {len(labelled)} images")
-        self._bank = TargetBank((frame.region() * 255, frame.mask) for frame in self._with_targets)
+        weights = np.ones(len(samples)) if shares is None else np.array(shares, float)
+        if len(weights) != len(samples) or weights.min() < 0 or not weights.sum():
+            raise ValueError(f"`shares` must be one number >= 0 per data set ({len(samples)}), got {shares}")
+        self._shares = np.cumsum(weights / weights.sum())
+        self._sets: list[list[_Frame]] = []
+        self._with_targets: list[list[_Frame]] = []
+        for one_set in samples:
+            frames = [_Frame(sample.image, sample.mask, settings.normalization) for sample in one_set]
+            self._sets.append(frames)
+            self._with_targets.append([frame for frame in frames if len(frame.target_centers)])
+            if not self._with_targets[-1]:
+                raise ValueError(f"`samples` must hold at least one target, got none in {len(frames)} images")
+        self._backgrounds = [
+            _Frame(image, np.zeros(image.shape, bool), settings.normalization) for image in backgrounds
+        ] or [frame for frames in self._sets for frame in frames]
+        self._bank = TargetBank((frame.region() * 255, frame.mask) for frames in self._with_targets for frame in frames)
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, k))
@@ -111,10 +135,10 @@ class TrainingCrops(Dataset):
         kind = int(np.searchsorted(kinds, rng.random(), side="right"))  # 3 = implanted targets
         inverted = False
         if kind == 0:
-            frame = self._with_targets[rng.integers(len(self._with_targets))]
+            frame = self._any_of(self._with_targets, rng)
             image, mask = self._crop(frame, frame.target_centers[rng.integers(len(frame.target_centers))], rng)
         elif kind == 1 or (kind == 3 and rng.random() < 0.5):
-            frame = self._images[rng.integers(len(self._images))]
+            frame = self._any_of(self._sets, rng)
             image, mask = self._crop(frame, None, rng)
         else:
             frame, image, mask, inverted = self._background_crop(kind == 2, rng)
@@ -126,11 +150,18 @@ class TrainingCrops(Dataset):
         image, mask = _flip(image, mask, rng)
         if settings.squeeze_probability and rng.random() < settings.squeeze_probability:
             image, mask = _squeeze(image, mask, rng)
-        image = self._vary_intensity(image, mask, frame, inverted, rng)
+        if settings.normalization == "robust":
+            image, mask = self._vary_sensor(image, mask, frame, inverted, rng)
+        else:
+            image = self._vary_intensity(image, mask, frame, inverted, rng)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],  # (1, S, S)
             "mask": torch.from_numpy(mask.astype(np.float32))[None],  # (1, S, S)
         }
+
+    def _any_of(self, sets: list[list["_Frame"]], rng: np.random.Generator) -> "_Frame":
+        frames = sets[np.searchsorted(self._shares, rng.random(), side="right")]
+        return frames[rng.integers(len(frames))]
 
     def _background_crop(self, plain: bool, rng: np.random.Generator) -> tuple["_Frame", np.ndarray, np.ndarray, bool]:
         """A frame, a crop of it, and whether that is its negative.
@@ -140,13 +171,13 @@ class TrainingCrops(Dataset):
         """
         settings = self.settings
         if plain and settings.negative_image_probability and rng.random() < settings.negative_image_probability:
-            frame = self._images[rng.integers(len(self._images))]
+            frame = self._any_of(self._sets, rng)
             image, mask = self._crop(frame, None, rng)
             return frame, 1 - image, np.zeros_like(mask), True
         if settings.synthetic_probability and rng.random() < settings.synthetic_probability:
             side = round(settings.size * SYNTHETIC_MARGIN)
             scene = synthetic_scene(side, side, num_targets=0, seed=int(rng.integers(2**63)))
-            frame, anchor = _Frame(scene.image, scene.mask), None
+            frame, anchor = _Frame(scene.image, scene.mask, settings.normalization), None
         elif plain and self.hard_negatives and rng.random() < settings.hard_negative_probability:
             number, anchor = self.hard_negatives[rng.integers(len(self.hard_negatives))]
             frame = self._backgrounds[number]
@@ -231,15 +262,66 @@ class TrainingCrops(Dataset):
         return image * 2 - 1
 
 
+    def _vary_sensor(
+        self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", inverted: bool, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What another camera, its defects and its files would have made of the crop, on the scale of "robust".
+
+        Args:
+            image: (S, S) on [0, 1].
+            mask: (S, S) bool.
+            frame: Where the crop is from.
+            inverted: The crop is of the frame's negative.
+
+        Returns:
+            image (S, S) float32 on about [-1, 1], and the mask (S, S) bool without what is hidden.
+        """
+        settings = self.settings
+        value_range = 1 - np.flip(frame.robust_range) if inverted else frame.robust_range  # (2,)
+        if rng.random() < settings.gamma_probability:
+            exponent = _log_uniform(rng, settings.gamma_range)
+            image, value_range = np.clip(image, 0, 1) ** exponent, np.clip(value_range, 0, 1) ** exponent
+        if rng.random() < settings.blur_probability:
+            image = ndimage.gaussian_filter(image, rng.uniform(*settings.blur_sigma_range_px))
+        scale = max(value_range[1] - value_range[0], MIN_RANGE)
+        if rng.random() < settings.noise_probability:
+            sigma = rng.uniform(0, settings.noise_sigma_max) * 2 * scale
+            image = image + np.float32(sigma) * rng.standard_normal(image.shape, np.float32)
+        if rng.random() < settings.column_noise_probability:
+            sigma = rng.uniform(0, settings.column_noise_sigma_max) * 2 * scale
+            image = image + np.float32(sigma) * rng.standard_normal(image.shape[1], np.float32)
+        if rng.random() < settings.quantise_probability:
+            gain = _log_uniform(rng, (0.2, 1.0))
+            image = np.rint(np.clip(image, 0, 1) * (255 * gain)) / np.float32(255 * gain)
+        if rng.random() < settings.interlace_probability:
+            image = interlace(image, rng)
+        if rng.random() < settings.compress_probability:
+            image = compress_jpeg(image, rng)
+        if rng.random() < settings.border_probability:
+            image, mask = hide_borders(image, mask, rng)
+        if rng.random() < settings.defect_probability:
+            image = add_defects(image, scale, rng)
+        if rng.random() < settings.own_range_probability:
+            own = robust_range(image)
+            if own[1] - own[0] >= MIN_RANGE:
+                value_range = np.array(own)
+        center = value_range.mean() + rng.uniform(*settings.offset_range) * scale
+        half = max(value_range[1] - value_range[0], 1 / 255) / 2 / _log_uniform(rng, settings.gain_range)
+        return scale_gray(image.astype(np.float32), (center - half, center + half)), mask
+
+
 class _Frame:
     """One image in memory, read in reflected crops."""
 
-    def __init__(self, image: np.ndarray, mask: np.ndarray):
+    def __init__(self, image: np.ndarray, mask: np.ndarray, normalization: str):
         self.is_8_bit = image.dtype == np.uint8
         self._image = image if self.is_8_bit else normalize_image(image)
         self.mask = mask
         self.shape = image.shape
-        self.percentiles = percentile_range(self.region())
+        if normalization == "robust":
+            self.robust_range = np.array(robust_range(self.region()))  # (2,) on [0, 1]
+        else:
+            self.percentiles = percentile_range(self.region())
         labels, num_targets = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
         centers = ndimage.center_of_mass(mask, labels, range(1, num_targets + 1))
         self.target_centers = np.rint(np.reshape(centers, (num_targets, 2))).astype(int)  # (targets, 2): row, column
