@@ -69,7 +69,8 @@ def normalize_image(
     Args:
         gray: (H, W), as `to_gray` returns it.
         input_range: (lo, hi), the values that map to -1 and 1. For networks that were trained with "robust" they are
-            about the 5 and 95 per cent quantiles of a typical scene: a sensor's whole range leaves hardly any contrast.
+            about the 5 and 95 per cent quantiles of a typical scene, and a sensor's whole range leaves hardly any
+            contrast.
         normalization: "range" or "robust", see `gray_range`.
 
     Returns:

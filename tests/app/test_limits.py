@@ -12,11 +12,11 @@ gr = pytest.importorskip("gradio")
 
 def test_a_long_stack_is_cut_and_says_so(tmp_path):
     np.save(tmp_path / "long.npy", np.zeros((9, 64, 64), np.uint8))
-    read = read_input(tmp_path / "long.npy", Limits(max_frames=4))
+    read = read_input(tmp_path / "long.npy", Limits(max_frames=4), "range")
     assert len(read.frames) == 4 and read.left_out.startswith("the first 4 frames")
-    read = read_input(tmp_path / "long.npy", Limits(max_pixels=3 * 64 * 64))
+    read = read_input(tmp_path / "long.npy", Limits(max_pixels=3 * 64 * 64), "range")
     assert len(read.frames) == 3 and read.left_out.startswith("the first 3 frames")
-    assert read_input(tmp_path / "long.npy", Limits()).left_out == ""
+    assert read_input(tmp_path / "long.npy", Limits(), "range").left_out == ""
 
 
 @pytest.mark.parametrize("name", ["long.npy", "long.mkv"])
@@ -35,7 +35,7 @@ def test_frames_beyond_the_limit_change_nothing(tmp_path, name):
             for image in images:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray16le")))
             container.mux(stream.encode())
-    read = read_input(tmp_path / name, Limits(max_frames=4))
+    read = read_input(tmp_path / name, Limits(max_frames=4), "range")
     assert len(read.frames) == 4
     assert read.input_range == pytest.approx((1000, 1630), abs=5)
 

@@ -99,6 +99,7 @@ def test_golden_model_index(checkpoint):
         "default_tile_overlap",
         "default_tile_size",
         "format_version",
+        "normalization",
     }
 
 
