@@ -20,9 +20,10 @@ LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 NORMALIZATIONS = ("range", "robust")  # the rules of `gray_range`, an entry of every checkpoint's config
 ROBUST_PER_MILLE = 50  # on either side: up to a few per cent of odd pixels hardly move these quantiles
 WIDER_PER_MILLE = (10, 1)
-# A value that at least this share of a frame's pixels has, and of whose pixels at least this share lie in solid
-# regions, was not measured: a letterbox, the outside of a round field of view, a corner without data.
-MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.8
+# Where at least this share of a frame's pixels have one value, and there are at least this many squares of 2x2 of them
+# per pixel of it, these squares were not measured: a letterbox, the outside of a round field of view, a corner without
+# data. Pixels of the scene that happen to have the same value count.
+MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.6
 MIN_MEASURED_SHARE = 0.01  # less is a target before an even background, not a scene in a border
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
@@ -163,16 +164,19 @@ def measured_pixels(gray: np.ndarray) -> np.ndarray:
     Args:
         gray: (H, W), as `to_gray` returns it.
     """
-    measured = None
+    measured = np.ones(gray.shape, bool)
     for value in {gray.min(), gray.max(), gray[0, 0], gray[0, -1], gray[-1, 0], gray[-1, -1]}:
         alike = gray == value
         count = np.count_nonzero(alike)
         if count < MIN_NO_DATA_SHARE * gray.size:
             continue
-        solid = np.count_nonzero(alike[:-1, :-1] & alike[1:, :-1] & alike[:-1, 1:] & alike[1:, 1:])
-        if solid >= MIN_SOLID_SHARE * count:
-            measured = ~alike if measured is None else measured & ~alike
-    if measured is None or np.count_nonzero(measured) < MIN_MEASURED_SHARE * gray.size:
+        squares = alike[:-1, :-1] & alike[1:, :-1] & alike[:-1, 1:] & alike[1:, 1:]  # (H - 1, W - 1)
+        if np.count_nonzero(squares) >= MIN_SOLID_SHARE * count:
+            np.logical_not(squares, out=squares)
+            for corner in (measured[:-1, :-1], measured[1:, :-1], measured[:-1, 1:], measured[1:, 1:]):
+                corner &= squares
+    num_measured = np.count_nonzero(measured)
+    if num_measured == gray.size or num_measured < MIN_MEASURED_SHARE * gray.size:
         return gray.reshape(-1)
     values = gray[measured]
     return gray.reshape(-1) if values.min() == values.max() else values
