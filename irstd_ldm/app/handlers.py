@@ -38,7 +38,7 @@ class Handlers:
 
     def detect_file(self, path: str, steps: int, ensemble: int, polarity: str, progress=gr.Progress()):  # noqa: B008
         try:
-            read = read_input(Path(path), self.limits)
+            read = read_input(Path(path), self.limits, self.pipeline.config.normalization)
         except IMAGE_ERRORS as error:
             raise _shown(error, Path(path)) from error
         return self._detect(read, Settings(steps, ensemble, polarity), progress)

@@ -46,8 +46,11 @@ class Input:
     input_range: tuple[float, float] | None = None
 
 
-def read_input(path: Path, limits: Limits) -> Input:
+def read_input(path: Path, limits: Limits, normalization: str) -> Input:
     """The frames of an image, a stack or a video, from its start up to the limits.
+
+    Args:
+        normalization: of the detector, an entry of its config.
 
     Raises:
         ValueError, OSError: as `open_frames` and its frames do; a first frame beyond `limits.max_pixels`.
@@ -64,7 +67,8 @@ def read_input(path: Path, limits: Limits) -> Input:
         frames.append(frame)
     if not frames:
         raise ValueError(f"{path} holds no frame")
-    return Input(path.name, frames, left_out, sequence_range(source, len(frames)) if is_sequence(source) else None)
+    input_range = sequence_range(source, len(frames), normalization) if is_sequence(source) else None
+    return Input(path.name, frames, left_out, input_range)
 
 
 def example_scene(name: str) -> SyntheticScene:

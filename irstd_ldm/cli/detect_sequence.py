@@ -14,7 +14,7 @@ from ..data.frames import Frame, FrameSource
 from ..tracking.parameters import TrackerParameters
 from ..tracking.tracker import Tracker
 from .annotated_video import AnnotatedVideo
-from .frame_detector import FrameDetector, value_range
+from .frame_detector import FrameDetector
 from .frame_pictures import FramePictures
 from .inputs import describe
 from .kinds import PICTURE_KINDS
@@ -66,7 +66,8 @@ def detect_sequence(
         KeyboardInterrupt: As it came; what is written stays.
     """
     asked = args.input_range or "sequence"
-    input_range = value_range(source, asked)
+    input_range = detector.value_range(source, asked)
+    shown_range = detector.shown_range(input_range)
     tracker = Tracker() if args.tracks else None
     picture_kinds = [kind for kind in PICTURE_KINDS if kind in (args.write or ())]
     described = {
@@ -80,7 +81,7 @@ def detect_sequence(
         "tracker": dataclasses.asdict(TrackerParameters()) if args.tracks else None,
         "pictures": picture_kinds,
     }
-    pictures = FramePictures(folder / name, picture_kinds, input_range, args.resume)
+    pictures = FramePictures(folder / name, picture_kinds, shown_range, args.resume)
 
     def detect(frame: Frame) -> FrameRecord:
         probability, mask, targets = detector(frame.image, input_range)
@@ -101,7 +102,7 @@ def detect_sequence(
                     record = dataclasses.replace(record, tracks=tracker.update(positions))
                 files.add(record)
                 if video is not None:
-                    video.add(image, record.targets, record.tracks or (), input_range)
+                    video.add(image, record.targets, record.tracks or (), shown_range)
             complete = True
         except Exception as caught:
             error = describe(source.path, caught).error

@@ -13,17 +13,6 @@ from ..pipelines.target import Target
 from .model import predict
 
 
-def value_range(source: FrameSource, asked: str | tuple[float, float]) -> tuple[float, float] | None:
-    """The raw values that map to -1 and 1 in every frame of a file, None = each frame's own.
-
-    Args:
-        asked: frame, sequence, or the two values.
-    """
-    if isinstance(asked, tuple):
-        return asked
-    return sequence_range(source) if asked == "sequence" else None
-
-
 class FrameDetector:
     """Detects targets in frames, each in a call of its own.
 
@@ -35,6 +24,28 @@ class FrameDetector:
 
     def __init__(self, pipeline: Any, args: argparse.Namespace, threshold: float):
         self._pipeline, self._args, self._threshold = pipeline, args, threshold
+        self._normalization = pipeline.config["normalization"]
+
+    def value_range(self, source: FrameSource, asked: str | tuple[float, float]) -> tuple[float, float] | None:
+        """The raw values that map to -1 and 1 in every frame of a file, None = each frame's own.
+
+        Args:
+            asked: frame, sequence, or the two values.
+        """
+        if isinstance(asked, tuple):
+            return asked
+        return sequence_range(source, normalization=self._normalization) if asked == "sequence" else None
+
+    def shown_range(self, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+        """Black and white of the pictures of a file's frames with this range.
+
+        With "robust" a tenth of a frame's pixels lie outside, so pictures show twice its width, of normally
+        distributed gray values what 0.1 and 99.9 percentiles enclose.
+        """
+        if value_range is None or self._normalization == "range":
+            return value_range
+        lo, hi = value_range
+        return lo - (hi - lo) / 2, hi + (hi - lo) / 2
 
     def __call__(
         self, image: np.ndarray, input_range: tuple[float, float] | None

@@ -470,7 +470,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         type=_input_range,
         metavar="RANGE",
         help="gray values that map to -1 and 1: frame = the 0.1 and 99.9 percentiles of each frame, sequence = those "
-        "of frames all over the file, or LO,HI; default: sequence for several frames, else frame; 8-bit: 0 and 255",
+        "of frames all over the file, or LO,HI; default: sequence for several frames, else frame; 8-bit: 0 and 255; "
+        "the 5 and 95 per cent quantiles, of 8 bits too, where the model's normalization is robust",
     )
     group.add_argument("--polarity", choices=POLARITIES, default=WHITE_HOT, help=f"default: {WHITE_HOT}")
     group.add_argument(

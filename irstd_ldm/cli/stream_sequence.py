@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..data.frames import FrameSource
-from .frame_detector import FrameDetector, value_range
+from .frame_detector import FrameDetector
 from .inputs import InputFile
 from .sequence_files import FrameRecord
 
@@ -24,7 +24,7 @@ def stream_sequence(
         args: of `detect`: `input_range`.
         write: called with each frame's record as soon as it is done.
     """
-    input_range = value_range(source, args.input_range or "sequence")
+    input_range = detector.value_range(source, args.input_range or "sequence")
     for frame in source.frames():
         _, _, targets = detector(frame.image, input_range)
         height, width = frame.image.shape

@@ -71,6 +71,7 @@ def export_detector(
             **settings,
             "default_num_inference_steps": steps,
             "calibration": pipeline.config.calibration,
+            "normalization": pipeline.config.normalization,
         },
         model=model,
         version=__version__,

@@ -6,6 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..data.images import check_normalization
+
 DESCRIPTION = "detector.json"
 FORMAT_VERSION = 1
 CONFIG_FIELDS = {
@@ -29,7 +31,7 @@ class ExportedDetector:
         pad_multiple: Images are padded to a multiple of this, in pixels.
         latent_downscale: PH / h.
         latent_channels: Channels of the mask latent; the noisy posterior variables have twice as many.
-        config: The checkpoint's defaults and calibration, named as in its model_index.json.
+        config: The checkpoint's defaults, calibration and normalisation, named as in its model_index.json.
         model: Name of the checkpoint.
         version: Of the package that exported it.
         quantization: How the int8 weights and activations were found; None for float32.
@@ -80,6 +82,11 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(description.config, dict) or not description.config.keys() >= CONFIG_FIELDS:
         raise ValueError(f"{path}: `config` must hold {', '.join(sorted(CONFIG_FIELDS))}, got {description.config!r}")
+    description.config.setdefault("normalization", "range")  # detectors of an earlier version had no other
+    try:
+        check_normalization(description.config["normalization"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if description.format not in MODEL_FILES:
         raise ValueError(f"{path}: `format` must be one of {', '.join(MODEL_FILES)}, got {description.format!r}")
     if not description.model_path(Path(folder)).is_file():

@@ -56,7 +56,8 @@ def calibration_inputs(calibration: Calibration, description: ExportedDetector) 
             description.config["default_tile_size"] or max(gray.shape),
             description.config["default_tile_overlap"],
         )
-        tile = pad_image(scale_gray(gray[windows[place % len(windows)]], gray_range(gray)))  # (PH, PW)
+        value_range = gray_range(gray, normalization=description.config["normalization"])
+        tile = pad_image(scale_gray(gray[windows[place % len(windows)]], value_range))  # (PH, PW)
         latent = tuple(side // description.latent_downscale for side in tile.shape)  # (h, w)
         noise = TorchNoise(image_seed(0, place)).standard_normal((1, 2 * description.latent_channels, *latent))
         mode = np.zeros((1, description.latent_channels, *latent), np.float32)

@@ -5,6 +5,7 @@ import pytest
 
 from irstd_ldm.app.reading import Input, Limits, read_input
 from irstd_ldm.data.frames import Frame
+from irstd_ldm.data.images import robust_range_of_values
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 
 gr = pytest.importorskip("gradio")
@@ -12,11 +13,11 @@ gr = pytest.importorskip("gradio")
 
 def test_a_long_stack_is_cut_and_says_so(tmp_path):
     np.save(tmp_path / "long.npy", np.zeros((9, 64, 64), np.uint8))
-    read = read_input(tmp_path / "long.npy", Limits(max_frames=4))
+    read = read_input(tmp_path / "long.npy", Limits(max_frames=4), "range")
     assert len(read.frames) == 4 and read.left_out.startswith("the first 4 frames")
-    read = read_input(tmp_path / "long.npy", Limits(max_pixels=3 * 64 * 64))
+    read = read_input(tmp_path / "long.npy", Limits(max_pixels=3 * 64 * 64), "range")
     assert len(read.frames) == 3 and read.left_out.startswith("the first 3 frames")
-    assert read_input(tmp_path / "long.npy", Limits()).left_out == ""
+    assert read_input(tmp_path / "long.npy", Limits(), "range").left_out == ""
 
 
 @pytest.mark.parametrize("name", ["long.npy", "long.mkv"])
@@ -35,9 +36,17 @@ def test_frames_beyond_the_limit_change_nothing(tmp_path, name):
             for image in images:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray16le")))
             container.mux(stream.encode())
-    read = read_input(tmp_path / name, Limits(max_frames=4))
+    read = read_input(tmp_path / name, Limits(max_frames=4), "range")
     assert len(read.frames) == 4
     assert read.input_range == pytest.approx((1000, 1630), abs=5)
+
+
+def test_bytes_have_a_range_for_a_robust_detector(tmp_path):
+    images = np.random.default_rng(0).integers(10, 50, (5, 64, 64), np.uint8)
+    np.save(tmp_path / "stack.npy", images)
+    assert read_input(tmp_path / "stack.npy", Limits(), "range").input_range is None
+    read = read_input(tmp_path / "stack.npy", Limits(max_frames=4), "robust")
+    assert read.input_range == robust_range_of_values(images[:4].ravel())
 
 
 def test_work_beyond_the_limit_is_refused(tiny_pipeline):

@@ -20,13 +20,14 @@ from irstd_ldm.cli.annotated_video import AnnotatedVideo
 from irstd_ldm.cli.detect_sequence import SequenceResult, detect_sequence
 from irstd_ldm.cli.frame_detector import FrameDetector
 from irstd_ldm.cli.kinds import PICTURE_KINDS
+from irstd_ldm.cli.main import main
 from irstd_ldm.cli.model import predict
 from irstd_ldm.cli.outputs import finite
 from irstd_ldm.cli.overlay import draw_overlay
 from irstd_ldm.cli.sequence_files import FrameRecord
 from irstd_ldm.data.display import displayable
 from irstd_ldm.data.frames import Frame, open_frames
-from irstd_ldm.data.images import ImageReadError
+from irstd_ldm.data.images import ImageReadError, robust_range_of_values
 from irstd_ldm.data.sequence_range import SAMPLED_FRAMES, sequence_range
 from irstd_ldm.tracking.tracker import Tracker
 
@@ -325,6 +326,59 @@ def test_the_range_of_bytes_is_fixed_and_long_sequences_are_sampled(tmp_path):
     np.save(tmp_path / "ramp.npy", ramp)
     assert sequence_range(open_frames(tmp_path / "ramp.npy")) == (0, 99)
     assert len(np.unique(np.linspace(0, 99, SAMPLED_FRAMES).round())) == 32
+
+
+def test_a_robust_range_is_that_of_the_measured_pixels_of_all_frames(tmp_path):
+    """Each frame has a letterbox of its own."""
+    for dtype in (np.uint8, np.uint16):
+        frames = np.random.default_rng(0).integers(50, 200, (80, 40, 64)).astype(dtype)
+        frames[40:] //= 2
+        frames[:, :10] = np.arange(170, 250, dtype=dtype)[:, None, None]
+        np.save(tmp_path / "stack.npy", frames)
+        source = open_frames(tmp_path / "stack.npy")
+        sampled = frames[np.unique(np.linspace(0, 79, SAMPLED_FRAMES).round().astype(int)), 10:]
+        assert sequence_range(source, None, "robust") == robust_range_of_values(sampled.ravel())
+        first = robust_range_of_values(frames[0, 10:].ravel())
+        assert sequence_range(source, 1, "robust") == first
+    np.save(tmp_path / "constant.npy", np.full((3, 40, 50), 7, np.uint8))
+    assert sequence_range(open_frames(tmp_path / "constant.npy"), None, "robust") is None
+    with pytest.raises(ValueError, match="`normalization`"):
+        sequence_range(source, None, "minmax")
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """(N, H, W) uint8, without loss."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25, width=frames.shape[2], height=frames.shape[1])
+        stream.pix_fmt = "gray"
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("name", ["stack.npy", "clip.mkv"])
+def test_a_robust_checkpoint_has_one_range_for_frames_of_8_bits(tiny_pipeline, tmp_path, name):
+    tiny_pipeline.register_to_config(normalization="robust")
+    tiny_pipeline.save_pretrained(tmp_path / "model")
+    frames = moving_target()
+    frames[4:] += 30
+    path = tmp_path / name
+    write_video(path, frames) if name == "clip.mkv" else np.save(path, frames)
+    lo, hi = robust_range_of_values(frames.ravel())
+    for asked, used in (("sequence", (lo, hi)), ("frame", None)):
+        threshold = float(np.quantile(tiny_pipeline(frames[0], input_range=used).probability, 0.98))
+        flags = ["--model", str(tmp_path / "model"), "--input-range", asked, "--threshold", str(threshold)]
+        folder = tmp_path / asked
+        assert main(["detect", str(path), *flags, "--write", "overlays", "--output", str(folder)]) == 0
+        header = json.loads((folder / path.stem / "sequence.json").read_text())["header"]
+        assert header["value_range"] == (None if used is None else pytest.approx(used))
+        for image, line in zip(frames, lines_of(folder / path.stem), strict=True):
+            targets = predict(tiny_pipeline, image, arguments(), threshold, used)[2]
+            assert line["targets"] == [finite(asdict(target)) for target in targets]
+        shown = np.asarray(Image.open(folder / path.stem / "overlays" / "000007.png"))
+        twice = None if used is None else (lo - (hi - lo) / 2, hi + (hi - lo) / 2)
+        np.testing.assert_array_equal(shown, np.asarray(draw_overlay(displayable(frames[7], twice), targets)))
 
 
 def test_the_range_of_a_video_is_sampled_in_one_pass(tmp_path):

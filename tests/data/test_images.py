@@ -7,12 +7,16 @@ from irstd_ldm.data.images import (
     ImageReadError,
     gray_range,
     invert_polarity,
+    measured_pixels,
     normalize_image,
     percentile_range,
+    robust_range,
+    robust_range_of_values,
     scale_gray,
     soft_compress,
     to_gray,
 )
+from irstd_ldm.data.synthetic import synthetic_scene
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 20, 30]]], np.uint8)  # (1, 4, 3)
 GRAY = [[76, 150, 29, 18]]  # 0.299 R + 0.587 G + 0.114 B, rounded
@@ -211,13 +215,32 @@ def test_a_part_is_scaled_by_the_range_of_its_frame():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
 @pytest.mark.parametrize("input_range", [None, (20, 180)])
-def test_an_inverted_polarity_changes_the_sign_of_what_the_networks_see(dtype, input_range):
+@pytest.mark.parametrize("normalization", ["range", "robust"])
+def test_an_inverted_polarity_changes_the_sign_of_what_the_networks_see(dtype, input_range, normalization):
     gray = np.random.default_rng(0).gamma(2, 40, (30, 40)).clip(0, 255).astype(dtype)
+    gray[:4] = 3
     inverted = invert_polarity(gray, input_range)
     assert inverted.dtype == (np.float32 if input_range else dtype)
-    normalized = normalize_image(gray, input_range)
-    np.testing.assert_allclose(normalize_image(inverted, input_range), -normalized, atol=1e-5)
+    normalized = normalize_image(gray, input_range, normalization)
+    np.testing.assert_allclose(normalize_image(inverted, input_range, normalization), -normalized, atol=1e-5)
     assert normalized.std() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_the_sign_changes_exactly_where_a_quantile_lies_in_a_gap(dtype):
+    """One of 20 pixels is 5 %: the lower quantile lies between 10 and 50."""
+    gray = np.array([[10, *range(50, 69)]], dtype)
+    normalized = normalize_image(gray, normalization="robust")
+    assert normalize_image(invert_polarity(gray), normalization="robust").tolist() == (-normalized).tolist()
+
+
+@pytest.mark.parametrize("normalization", ["range", "robust"])
+def test_the_polarity_of_a_frame_with_a_no_data_value_is_inverted(normalization):
+    gray = np.random.default_rng(0).normal(300, 1, (64, 64)).astype(np.float32)
+    gray[:1, :2] = -3.4028235e38
+    normalized = normalize_image(gray, None, normalization)
+    inverted = normalize_image(invert_polarity(gray), None, normalization)
+    assert inverted.tolist() == (-normalized).tolist() and normalized[1:].std() > 0.3
 
 
 def test_an_inverted_polarity_by_hand():
@@ -227,3 +250,130 @@ def test_an_inverted_polarity_by_hand():
     assert invert_polarity(np.full((1, 2), 65535, np.uint16)).tolist() == [[65535, 65535]]
     with pytest.raises(ValueError, match="`input_range`"):
         invert_polarity(np.zeros((1, 1), np.uint16), (2, 1))
+
+
+# The robust range
+
+
+def test_the_robust_quantiles_by_hand():
+    """Of 20 values in a row 0.05 * 20 = 1 step lies below the lower quantile, and 1 above the upper one."""
+    for dtype in (np.uint8, np.uint16, np.int32):
+        assert robust_range(np.arange(7, 27, dtype=dtype)[None]) == (7.5, 25.5)
+        assert robust_range_of_values(np.repeat(np.array([0, 4], dtype), 10)) == pytest.approx((-0.4, 4.4))
+        assert robust_range(np.array([[10, *range(50, 69)]], dtype)) == pytest.approx((30, 67.5))  # middle of the gap
+    assert robust_range(np.arange(21, dtype=np.float32)[None]) == pytest.approx((1, 19))
+    assert robust_range(np.arange(21, dtype=np.int32)[None] * 10000 - 70000) == pytest.approx((-60000, 120000))
+    assert robust_range(np.arange(-10, 10, dtype=np.int32)[None]) == (-9.5, 8.5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (40, 30)])
+def test_constant_frames_of_every_type_are_zero(dtype, shape):
+    frame = np.full(shape, 7, dtype)
+    assert gray_range(frame, None, "robust") == (7, 7)
+    assert not normalize_image(frame, None, "robust").any()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_frames_of_two_values_keep_them_apart(dtype):
+    halves, stripes, spot, pixel = np.full((4, 40, 60), 5, dtype)
+    halves[:, 30:] = stripes[::2] = spot[10:15, 10:15] = pixel[20, 20] = 9
+    for frame in (halves, stripes, spot, pixel):
+        low, high = np.unique(normalize_image(frame, None, "robust"))
+        assert -1.2 < low < 0.2 and low + 0.9 < high < 3
+
+
+def test_frames_of_one_row():
+    row = np.arange(100, dtype=np.uint16)[None]
+    assert robust_range(row) == robust_range(row.T) == (4.5, 94.5)
+    assert robust_range(np.array([[3, 4]], np.uint8)) == pytest.approx((2.6, 4.4))
+
+
+def test_a_value_of_most_pixels_beside_noise_has_the_nearest_wider_quantiles():
+    values = np.zeros(1000, np.float32)
+    values[:20], values[20:40] = -3, 3
+    assert robust_range_of_values(values) == (-3, 3)
+    values[3:37] = 0  # 0.3 % on either side
+    assert robust_range_of_values(values) == (-3, 3)
+
+
+def test_measured_pixels_by_hand():
+    scene = np.random.default_rng(0).integers(50, 200, (40, 60), np.uint8)
+    framed = scene.copy()
+    framed[:10] = 0
+    assert measured_pixels(framed).tolist() == scene[10:].ravel().tolist()
+    framed[:, 50:] = 255
+    assert measured_pixels(framed).tolist() == scene[10:, :50].ravel().tolist()
+    framed = scene.copy()
+    framed[:10] = 120  # which pixels of the scene have, too
+    assert measured_pixels(framed).tolist() == scene[10:].ravel().tolist()
+    for odd in (scene, np.where(scene < 60, 0, scene), np.where(np.arange(40)[:, None] % 4 == 0, 0, scene)):
+        assert measured_pixels(odd).tolist() == odd.ravel().tolist()  # noise, dark pixels, dead rows
+    target = np.zeros((40, 60), np.uint8)
+    target[20:23, 30:33] = scene[:3, :3]
+    assert measured_pixels(target).size == target.size  # an even background
+
+
+def odd_frames(scene: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Versions of a scene (H, W) of 14 bits with odd pixels, and where (H, W) it is still seen."""
+    height, width = scene.shape
+    rows, columns = np.indices(scene.shape)
+    draw, low, high = np.random.default_rng(0).random(scene.shape), scene.min(), scene.max()
+    dark = {
+        "dead row": rows == 100,
+        "dead rows": np.isin(rows, (20, 90, 91, 200)),
+        "dead pixels": draw < 0.015,
+        "no-data corner": rows + 2 * columns < 150,
+        "round field of view": np.hypot(rows - height / 2, columns - width / 2) > height / 2,
+    }
+    hot = {"hot column": columns == 70, "hot pixels": draw < 0.002}
+    frames = {name: (np.where(where, 0, scene), where) for name, where in dark.items()}
+    frames |= {name: (np.where(where, 16383, scene), where) for name, where in hot.items()}
+    frames["telemetry"] = np.where(rows < 4, np.where(draw < 0.3, 16383, 0), scene), rows < 4
+    bars = {"letterbox": np.abs(rows - height / 2) > height / 3, "pillarbox": np.abs(columns - width / 2) > width / 3}
+    for name, where in bars.items():
+        for value in (0, low, *np.quantile(scene, (0.02, 0.3, 0.98)).astype(int), high, 16383):
+            frames[f"{name} of {value}"] = np.where(where, value, scene), where
+    return {name: (frame.astype(np.uint16), ~where) for name, (frame, where) in frames.items()}
+
+
+@pytest.mark.parametrize("kind", ["sky", "ground", "horizon"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_odd_pixels_hardly_move_the_robust_range(kind, dtype):
+    scene = synthetic_scene(256, 320, kind=kind, num_targets=1, seed=1, bit_depth=16).image
+    scale = 64 if dtype == np.uint8 else 1  # counts per gray level
+    for name, (frame, seen) in odd_frames(scene).items():
+        lo, hi = robust_range((frame // scale).astype(dtype))
+        expected_lo, expected_hi = robust_range_of_values((scene // scale)[seen].astype(dtype))
+        moved = max(abs(lo - expected_lo), abs(hi - expected_hi)) / (expected_hi - expected_lo)
+        assert moved < 0.04, name
+
+
+@pytest.mark.parametrize("kind", ["sky", "sea", "ground", "horizon"])
+def test_a_scene_of_8_bits_is_normalised_as_that_of_16(kind):
+    coarse, fine = (
+        synthetic_scene(128, 160, kind=kind, num_targets=0, seed=3, bit_depth=bits).image for bits in (8, 16)
+    )
+    lo, hi = robust_range(coarse)
+    difference = normalize_image(coarse, None, "robust") - normalize_image(fine, None, "robust")
+    assert np.abs(difference).max() < 2 / (hi - lo)  # a step
+
+
+def test_equal_integers_have_equal_robust_ranges_in_every_type():
+    scene = synthetic_scene(64, 64, num_targets=0, seed=2).image
+    expected = robust_range(scene)
+    assert robust_range(scene.astype(np.uint16)) == robust_range(scene.astype(np.int32)) == expected
+    lo, hi = robust_range(scene.astype(np.int32) - 1000)
+    assert (lo + 1000, hi + 1000) == pytest.approx(expected)
+    assert robust_range(scene.astype(np.float32)) == pytest.approx(expected, abs=0.5)
+
+
+def test_the_robust_normalisation_is_that_of_its_range():
+    for dtype in (np.uint8, np.uint16, np.float32):
+        frame = np.random.default_rng(0).integers(10, 60, (70, 50)).astype(dtype)
+        lo, hi = robust_range(frame)
+        expected = soft_compress((frame.astype(float) - lo) / (hi - lo) * 2 - 1)
+        np.testing.assert_allclose(normalize_image(frame, None, "robust"), expected, atol=1e-6)
+        assert gray_range(frame, (3, 7), "robust") == (3, 7)
+    with pytest.raises(ValueError, match="`normalization` must be one of range, robust, got 'other'"):
+        normalize_image(frame, normalization="other")

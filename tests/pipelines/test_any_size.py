@@ -76,6 +76,7 @@ def extra_bytes(rows: int, ensemble_size: int = 1) -> int:
         tile_size=128,
         tile_overlap=0,
         input_range=(0, 2**14),
+        normalization="range",
         batch_size=2,
     )
     peak = tracemalloc.get_traced_memory()[1]

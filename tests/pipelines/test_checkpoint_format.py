@@ -99,6 +99,7 @@ def test_golden_model_index(checkpoint):
         "default_tile_overlap",
         "default_tile_size",
         "format_version",
+        "normalization",
     }
 
 
@@ -185,6 +186,27 @@ def test_a_pipeline_class_outside_the_package(tiny_pipeline, tmp_path, image):
     assert read_json(tmp_path / "own/model_index.json")["_class_name"] == "OwnPipeline"
     loaded = OwnPipeline.from_pretrained(tmp_path / "own")
     np.testing.assert_array_equal(run(loaded, image), run(tiny_pipeline, image))
+
+
+@pytest.mark.parametrize("fixture", ["tiny_pipeline", "tiny_diff_pipeline"])
+def test_the_normalisation_is_an_entry_of_the_checkpoint(fixture, request, tmp_path):
+    """A checkpoint of an earlier version has no such entry."""
+    pipeline = request.getfixturevalue(fixture)
+    robust = type(pipeline)(**pipeline.components, normalization="robust")
+    robust.save_pretrained(tmp_path / "robust")
+    assert read_json(tmp_path / "robust/model_index.json")["normalization"] == "robust"
+    assert type(pipeline).from_pretrained(tmp_path / "robust").config.normalization == "robust"
+    assert type(pipeline).from_pipe(robust).config.normalization == "robust"
+    edit_index(tmp_path / "robust", normalization="minmax")
+    message = "`normalization` must be one of range, robust, got 'minmax'"
+    with pytest.raises(ValueError, match=message):
+        type(pipeline).from_pretrained(tmp_path / "robust")
+    with pytest.raises(ValueError, match=message):
+        type(pipeline)(**pipeline.components, normalization="minmax")
+    index = read_json(tmp_path / "robust/model_index.json")
+    del index["normalization"]
+    (tmp_path / "robust/model_index.json").write_text(json.dumps(index))
+    assert type(pipeline).from_pretrained(tmp_path / "robust").config.normalization == "range"
 
 
 # Code in the checkpoint

@@ -310,6 +310,24 @@ def test_images_are_padded_and_never_resized(tiny_pipeline, height, width):
     np.testing.assert_array_equal(output.probability[0, 0], members[0, 0, :height, :width])
 
 
+@pytest.mark.parametrize("dtype", (np.uint8, np.uint16, np.float32))
+def test_a_robust_checkpoint_sees_robust_images(tiny_pipeline, dtype):
+    tiny_pipeline.register_to_config(normalization="robust")
+    calls = record_network_calls(tiny_pipeline)
+    image = (frame(150, 140) // 4 + 20).astype(dtype)
+    image[:30] = 0
+    tiny_pipeline(image, tile_size=0)
+    tiny_pipeline(image, tile_size=128, tile_overlap=32)
+    tiny_pipeline(image, tile_size=0, input_range=(10, 90))
+    (whole, _), *tiles, (by_range, _) = calls
+    expected = normalize_image(image, normalization="robust")
+    np.testing.assert_array_equal(whole[0, :150, :140], expected)
+    windows = [(top, left) for top in (0, 22) for left in (0, 12)]
+    for (tile, _), (top, left) in zip(tiles, windows, strict=True):
+        np.testing.assert_array_equal(tile[0], expected[top : top + 128, left : left + 128])
+    np.testing.assert_array_equal(by_range[0, :150, :140], normalize_image(image, (10, 90)))
+
+
 def blend_by_hand(shape: tuple[int, int], tiles: dict[tuple[int, int], np.ndarray], overlap: int) -> np.ndarray:
     """Weighted mean of tiles by their first (row, column); a weight falls linearly to 1/overlap at the edges."""
     total, weight = np.zeros(shape), np.zeros(shape)

@@ -1,15 +1,18 @@
 """An exported detector gives what the pipeline gives."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.engines import ENGINES
-from irstd_ldm.runtime.exported_folder import MODEL_FILES
+from irstd_ldm.runtime.exported_folder import MODEL_FILES, read_description
 
 FLOAT32 = (("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino"))
 # Image size, tile size: padded, equal and unequal sides, tiled.
@@ -80,6 +83,37 @@ def test_arguments_of_the_call(exported, pipeline):
     ):
         with pytest.raises(ValueError, match=message):
             detector(image, **arguments)
+
+
+@pytest.mark.parametrize("dtype", (np.uint8, np.uint16))
+def test_a_robust_detector_is_exported_as_such(exported, wide_checkpoint, tmp_path, dtype):
+    folder = shutil.copytree(exported["onnx"], tmp_path / "robust")
+    description = json.loads((folder / "detector.json").read_text())
+    assert description["config"]["normalization"] == "range"
+    description["config"]["normalization"] = "robust"
+    (folder / "detector.json").write_text(json.dumps(description))
+    robust = IRSTDLatentPipeline.from_pretrained(wide_checkpoint)
+    robust.register_to_config(normalization="robust")
+    image = (synthetic_scene(200, 150, seed=3).image // 4 + 10).astype(dtype)
+    image[:40] = 0
+    found = ExportedDetectorRunner(folder, "onnxruntime", num_threads=1)(image, tile_size=128, threshold=0.5)
+    assert_same(found, robust(image, tile_size=128, threshold=0.5))
+    as_range = ExportedDetectorRunner(exported["onnx"], "onnxruntime", num_threads=1)(image, tile_size=128)
+    assert np.abs(found.probability - as_range.probability).max() > 0.01
+
+
+def test_a_description_without_a_normalisation_has_the_first_one(exported, tmp_path):
+    folder = shutil.copytree(exported["onnx"], tmp_path / "old")
+    description = json.loads((folder / "detector.json").read_text())
+    del description["config"]["normalization"]
+    (folder / "detector.json").write_text(json.dumps(description))
+    assert read_description(folder).config["normalization"] == "range"
+    description["config"]["normalization"] = "minmax"
+    (folder / "detector.json").write_text(json.dumps(description))
+    with pytest.raises(
+        ValueError, match=r"detector\.json: `normalization` must be one of range, robust, got 'minmax'"
+    ):
+        read_description(folder)
 
 
 def test_what_a_runtime_does_not_read(exported):

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from irstd_ldm.cli.export import _calibration
-from irstd_ldm.data.images import to_gray
+from irstd_ldm.data.images import normalize_image, to_gray
 from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.pipelines.tiling import pad_image
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.exported_folder import read_description
 from irstd_ldm.runtime.quantize import calibration_inputs, evenly_spaced, quantize_onnx
@@ -88,6 +89,15 @@ def test_quantisation_is_deterministic(exported, calibration, tmp_path):
         ExportedDetectorRunner(folder, "onnxruntime")(image).probability for folder in (exported["onnx-int8"], again)
     )
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("normalization", ["range", "robust"])
+def test_the_ranges_are_those_of_normalised_images(exported, calibration, normalization):
+    description = read_description(exported["onnx"])
+    description.config["normalization"] = normalization
+    (first, *_) = calibration_inputs(calibration, description)
+    image = pad_image(normalize_image(calibration.images[0], normalization=normalization))
+    np.testing.assert_array_equal(first["image"], image[None, None])
 
 
 def test_evenly_spaced_stems():
