@@ -26,7 +26,8 @@ from irstd_ldm.training.train_latent import make_scheduler
 # Each configuration at a few channels: its structure, its stem, its number of levels.
 NARROW: dict[str, dict[str, tuple[int, ...]]] = {
     "lgldnet": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 16), "unet": (16, 16, 16, 32, 32)},
-    "tiny": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16, 32)},
+    "tiny": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16,)},
+    "tiny_v1": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16, 32)},
 }
 NARROW_PIXEL: dict[str, dict[str, dict]] = {
     "irstd_diff": {
@@ -57,7 +58,7 @@ NARROW_PIXEL: dict[str, dict[str, dict]] = {
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def make_tiny_pipeline(unet_channels: tuple[int, ...] = (16, 16)) -> IRSTDLatentPipeline:
+def make_tiny_pipeline(unet_channels: tuple[int, ...] = (16,)) -> IRSTDLatentPipeline:
     """The bundled architecture at a few channels, with random weights."""
     torch.manual_seed(0)
     tiny = CONFIGURATIONS["tiny"]

@@ -36,9 +36,9 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_features": {"image_feature_channels": (16, 32, 64, 128)},
     },
-    # Haar stem and head instead of full-resolution convolutions. The decoder sees the image's features at 1/2 and
-    # 1/4 alone: what lies deeper reaches it through the posterior.
-    "tiny": {
+    # The size of the first bundled weights: Haar stem and head instead of full-resolution convolutions. The decoder
+    # sees the image's features at 1/2 and 1/4 alone: what lies deeper reaches it through the posterior.
+    "tiny_v1": {
         "vae": {
             "block_out_channels": (16, 32, 64),
             "encoder_layers_per_block": (1, 1, 1),
@@ -70,11 +70,11 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_features": {"image_feature_channels": (16, 32, 0)},
     },
-    # What the profile of `tiny` asked for: blocks whose normalisation folds away, few channels at 1/2, one level of
-    # denoiser at 1/8, attention by 32 pooled tokens, FAE and LIW where the map is small.
-    "swift": {
+    # What the profile of `tiny_v1` asked for: blocks whose normalisation folds away, widths that fill a vector, one
+    # level of denoiser at 1/8, attention by 32 pooled tokens, FAE and LIW where the map is small.
+    "tiny": {
         "vae": {
-            "block_out_channels": (24, 48, 96),
+            "block_out_channels": (32, 48, 96),
             "encoder_layers_per_block": (1, 1, 1),
             "decoder_layers_per_block": (1, 1, 0),
             "norm_type": "batch",
@@ -82,8 +82,8 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_encoder": {
             "latent_channels": 32,
-            "block_out_channels": (24, 48, 96),
-            "layers_per_block": (1, 2, 2),
+            "block_out_channels": (32, 48, 96),
+            "layers_per_block": (1, 1, 2),
             "num_attention_heads": 4,
             "frequency_attention": (False, False, True),
             "norm_type": "batch",
@@ -103,8 +103,9 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "norm_num_groups": 16,
             "norm_type": "batch",
             "resnet_time_scale_shift": "scale_shift",
+            "use_fae": False,
         },
-        "image_features": {"image_feature_channels": (24, 48, 0)},
+        "image_features": {"image_feature_channels": (32, 48, 0)},
     },
 }
 

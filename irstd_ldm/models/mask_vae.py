@@ -137,9 +137,15 @@ class BatchNormMaskEncoder(nn.Module):
         self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
         self.ladder = BatchNormLadder(block_out_channels, layers_per_block)
         self.conv_out = nn.Conv2d(block_out_channels[-1], 2 * latent_channels, 3, padding=1)
+        self.gradient_checkpointing = False
 
     def forward(self, mask: torch.Tensor) -> torch.Tensor:
-        return self.conv_out(self.ladder(channels_last(self.conv_in(mask)))[-1])
+        x = channels_last(self.conv_in(mask))
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            features = self._gradient_checkpointing_func(self.ladder, x)  # type: ignore[operator]
+        else:
+            features = self.ladder(x)
+        return self.conv_out(features[-1])
 
 
 class BatchNormMaskDecoder(nn.Module):
@@ -171,6 +177,7 @@ class BatchNormMaskDecoder(nn.Module):
                 self.upsamplers.append(nn.Conv2d(channels, block_out_channels[level - 1], 1))
         self.image_feature_channels = tuple(image_feature_channels)
         self.head = make_head(stem, block_out_channels[0], out_channels)
+        self.gradient_checkpointing = False
 
     def forward(self, z: torch.Tensor, image_features: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
         x = self.conv_in(channels_last(z))
@@ -178,7 +185,10 @@ class BatchNormMaskDecoder(nn.Module):
             if self.image_feature_channels[level]:
                 assert image_features is not None
                 x = x + self.projections[level](image_features[level])
-            x = self.levels[level](F.relu(x))
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(self.levels[level], F.relu(x))  # type: ignore[operator]
+            else:
+                x = self.levels[level](F.relu(x))
             if level:
                 x = F.interpolate(self.upsamplers[level - 1](x), scale_factor=2.0, mode="nearest")
         return self.head(x)

@@ -127,7 +127,7 @@ def network(request, narrow_networks_of) -> tuple[nn.Module, Callable[[int, int]
         image, size = random_map(2, 1, height, width), (height // 8, width // 8)
         if computation is Denoising:
             tokens = random_map(2, size[0] * size[1], 16, seed=2)
-            return random_map(2, 12, *size, seed=1), torch.tensor([999, 400]), tokens
+            return random_map(2, unet.config.in_channels, *size, seed=1), torch.tensor([999, 400]), tokens
         if computation is MaskDecoding:
             return random_map(2, 4, *size, seed=1), encoder(image).features
         if computation is PixelDenoising:

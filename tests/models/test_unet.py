@@ -26,7 +26,7 @@ def make_inputs(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, to
 
 def make_unet(**config) -> IRSTDUNet2DConditionModel:
     torch.manual_seed(0)
-    return IRSTDUNet2DConditionModel(**CONFIGURATIONS["tiny"]["unet"] | SMALL | config).eval()
+    return IRSTDUNet2DConditionModel(**CONFIGURATIONS["tiny_v1"]["unet"] | SMALL | config).eval()
 
 
 @pytest.mark.parametrize("size", ((16, 16), (20, 28), (16, 36)))
