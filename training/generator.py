@@ -54,11 +54,13 @@ def read_generator_data(settings: GeneratorSettings) -> TrainingData:
         column_noise_probability=0.0,
     )
     data = read_training_data(settings, crops)
-    leaked = sorted(held_out_stems(settings.train_data_dir) & {*data.train_stems, *data.val_stems})
-    if leaked:
-        raise ValueError(
-            f"`train_list` names {len(leaked)} images of a test list of {settings.train_data_dir}, such as {leaked[0]}"
-        )
+    for data_set in data.data_sets:
+        used = {*data_set.train_stems, *(sample.stem for sample in data_set.val_samples)}
+        leaked = sorted(held_out_stems(data_set.root) & used)
+        if leaked:
+            raise ValueError(
+                f"`train_list` names {len(leaked)} images of a test list of {data_set.root}, such as {leaked[0]}"
+            )
     return data
 
 

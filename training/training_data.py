@@ -1,5 +1,6 @@
 """What every trainer reads: training crops and held-out validation images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,10 +8,27 @@ import numpy as np
 
 from ..data.crops import CropSettings, TrainingCrops
 from ..data.folder import IRSTDFolder, Sample, read_backgrounds, write_stem_list
-from ..data.splits import validation_split
+from ..data.splits import split_by_scene
 from .settings import DetectorSettings, TrainSettings
 
 SPLIT_SEED = 0  # fixed: runs of other seeds, and continuations of a run, hold out the same images
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The images of one data set.
+
+    Attributes:
+        root: Its folder.
+        name: The folder's name.
+        train_stems: Stems that are trained on.
+        val_samples: Held-out labelled images.
+    """
+
+    root: Path
+    name: str
+    train_stems: list[str]
+    val_samples: list[Sample]
 
 
 @dataclass(frozen=True)
@@ -19,21 +37,36 @@ class TrainingData:
 
     Attributes:
         crops: Training crops; item k is a function of the seed and k.
+        data_sets: The labelled images.
         train_backgrounds: Frames without targets that are trained on, (H, W) each, in the crops' order.
-        val_samples: Held-out labelled images.
-        val_backgrounds: Held-out frames without targets, (H, W) each.
-        train_stems: Stems that are trained on.
-        val_stems: Stems of `val_samples`.
-        val_background_stems: Stems of `val_backgrounds`.
+        val_backgrounds: Held-out frames without targets, (H, W) each, by stem.
     """
 
     crops: TrainingCrops
+    data_sets: list[DataSet]
     train_backgrounds: list[np.ndarray]
-    val_samples: list[Sample]
-    val_backgrounds: list[np.ndarray]
-    train_stems: list[str]
-    val_stems: list[str]
-    val_background_stems: list[str]
+    val_backgrounds: dict[str, np.ndarray]
+
+    @property
+    def val_samples(self) -> list[Sample]:
+        """Held-out labelled images of all data sets."""
+        return [sample for data_set in self.data_sets for sample in data_set.val_samples]
+
+    @property
+    def lists(self) -> dict[str, list[str]]:
+        """What was trained on and held out, so that no later step mistakes one for the other: stems by list.
+
+        The lists are ``train`` and ``val`` of one data set, ``train_NAME`` and ``val_NAME`` of several, and, where
+        frames without targets were held out, ``val_backgrounds``.
+        """
+        lists = {}
+        for data_set in self.data_sets:
+            suffix = f"_{data_set.name}" if len(self.data_sets) > 1 else ""
+            lists[f"train{suffix}"] = data_set.train_stems
+            lists[f"val{suffix}"] = [sample.stem for sample in data_set.val_samples]
+        if self.val_backgrounds:
+            lists["val_backgrounds"] = list(self.val_backgrounds)
+        return lists
 
 
 def detector_crops(settings: DetectorSettings) -> CropSettings:
@@ -55,45 +88,48 @@ def detector_crops(settings: DetectorSettings) -> CropSettings:
 
 
 def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> TrainingData:
-    """Read the training list, split off the validation images and keep everything in memory."""
-    folder = IRSTDFolder(settings.train_data_dir, split="train", list_file=settings.train_list)
-    train_stems: list[str] = list(folder.stems)
-    val_stems: list[str] = []
-    if settings.val_fraction:
-        try:
-            train_stems, val_stems = validation_split(folder, settings.val_fraction, SPLIT_SEED)
-        except ValueError as error:
-            raise ValueError(
-                f"`val_fraction` {settings.val_fraction}: {error}; set it to 0 or give images of several scenes"
-            ) from error
-    samples = {sample.stem: sample for sample in folder}
+    """Read each data set's training list, split off its validation images and keep everything in memory.
+
+    Raises:
+        OSError: A list cannot be read.
+        ValueError: No such folder, no such image, or a list from which no share can be held out.
+    """
+    folders = [
+        IRSTDFolder(root, split="train", list_file=list_file)
+        for root, list_file in zip(settings.roots, settings.lists, strict=True)
+    ]
     backgrounds: dict[str, np.ndarray] = {}
     if settings.background_dir is not None:
         backgrounds = read_backgrounds(settings.background_dir, settings.background_exclude or ())
+    data_sets, train_samples = [], []
+    for folder in folders:
+        samples = {sample.stem: sample for sample in folder}
+        train_stems, val_stems = _split(folder, samples, settings.val_fraction)
+        train_samples.append([samples[stem] for stem in train_stems])
+        data_sets.append(DataSet(folder.root, folder.name, train_stems, [samples[stem] for stem in val_stems]))
     order = np.random.default_rng(SPLIT_SEED).permutation(list(backgrounds))
-    val_background_stems = sorted(order[: round(settings.val_fraction * len(backgrounds))].tolist())
-    train_backgrounds = [frame for stem, frame in backgrounds.items() if stem not in val_background_stems]
-    crops = TrainingCrops([samples[stem] for stem in train_stems], train_backgrounds, crop_settings, settings.seed)
-    return TrainingData(
-        crops,
-        train_backgrounds,
-        [samples[stem] for stem in val_stems],
-        [backgrounds[stem] for stem in val_background_stems],
-        train_stems,
-        val_stems,
-        val_background_stems,
-    )
+    held_out = sorted(order[: round(settings.val_fraction * len(backgrounds))].tolist())
+    train_backgrounds = [frame for stem, frame in backgrounds.items() if stem not in held_out]
+    crops = TrainingCrops(train_samples, train_backgrounds, crop_settings, settings.seed, settings.shares)
+    return TrainingData(crops, data_sets, train_backgrounds, {stem: backgrounds[stem] for stem in held_out})
+
+
+def _split(folder: IRSTDFolder, samples: Mapping[str, Sample], fraction: float) -> tuple[list[str], list[str]]:
+    """The stems for training and for validation."""
+    if not fraction:
+        return folder.stems, []
+    try:
+        return split_by_scene(folder.stems, [samples[stem].image for stem in folder.stems], fraction, SPLIT_SEED)
+    except ValueError as error:
+        raise ValueError(
+            f"`val_fraction` {fraction} of {folder.root}: {error}; set it to 0 or give images of several scenes"
+        ) from error
 
 
 def write_split(data: TrainingData, folder: Path) -> None:
-    """Write the lists of the run, so that no later step mistakes one for the other.
-
-    These are ``train.txt``, ``val.txt`` and, where frames without targets were held out, ``val_backgrounds.txt``.
-    """
-    write_stem_list(folder / "train.txt", data.train_stems)
-    write_stem_list(folder / "val.txt", data.val_stems)
-    if data.val_background_stems:
-        write_stem_list(folder / "val_backgrounds.txt", data.val_background_stems)
+    """Write the lists of the run, LIST.txt each."""
+    for name, stems in data.lists.items():
+        write_stem_list(folder / f"{name}.txt", stems)
 
 
 def side_by_side(rows: list[list[np.ndarray]], size: int = 192) -> np.ndarray:

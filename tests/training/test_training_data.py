@@ -33,5 +33,5 @@ def test_runs_of_other_seeds_hold_out_the_same_images(tmp_path, synthetic_root):
         for seed in (0, 1)
     )
     assert [sample.stem for sample in first.val_samples] == [sample.stem for sample in second.val_samples]
-    assert first.val_background_stems == second.val_background_stems
+    assert list(first.val_backgrounds) == list(second.val_backgrounds)
     assert not np.array_equal(first.crops[0]["image"], second.crops[0]["image"])
