@@ -1,16 +1,14 @@
 """The one training loop that every trainer shares."""
 
 import hashlib
-import inspect
-import json
 import logging
 import os
 import platform
-import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -18,24 +16,37 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, set_seed
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from huggingface_hub import HfApi
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from .. import __version__
 from ..pipelines.checkpoint_files import CARD, safe_files
 from ..pipelines.hub import HUB_ERRORS, explain, upload_files
 from ..pipelines.model_card import make_card
+from .checkpoints import checkpoint_step, find_checkpoint, save_checkpoint
+from .moving_average import MovingAverage, TrainedPart, averaged_weights
+from .run_record import (
+    SETTINGS,
+    append_line,
+    keep_until,
+    make_record,
+    origin,
+    refuse_other_origin,
+    state_sha256,
+    write_record,
+)
 from .settings import TrainSettings, save_settings
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")  # whose versions a run records
+LOGGING_STEPS = 20  # steps between two looks at the losses: each waits for the device
+LOSS_LOG, VALIDATION_LOG = "losses.jsonl", "validation.jsonl"
 
 
 @dataclass
@@ -101,82 +112,6 @@ def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> 1))
 
 
-def checkpoint_step(folder: Path) -> int:
-    """The step in the name of a checkpoint folder, ``checkpoint-STEP``."""
-    return int(folder.name.removeprefix("checkpoint-"))
-
-
-def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted((p for p in output_dir.glob("checkpoint-*") if p.name[11:].isdigit()), key=checkpoint_step)
-
-
-def _remove(folder: Path) -> None:
-    """Delete a checkpoint; a kill on the way leaves no half of it under a checkpoint's name."""
-    doomed = folder.with_name(f"partial-{folder.name}-old")
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed)
-
-
-def _save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit: int) -> None:
-    partial = output_dir / f"partial-checkpoint-{step}"
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        final = output_dir / f"checkpoint-{step}"
-        os.replace(partial, final)
-        for stale in list_checkpoints(output_dir)[:-limit]:
-            _remove(stale)
-    accelerator.wait_for_everyone()
-
-
-def _find_checkpoint(settings: TrainSettings) -> Path | None:
-    """The checkpoint to go on from.
-
-    Raises:
-        ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones, among which the
-            run's own would be taken for the oldest.
-    """
-    checkpoints = list_checkpoints(Path(settings.output_dir))
-    if settings.resume_from_checkpoint == "latest":
-        return checkpoints[-1] if checkpoints else None
-    checkpoint, step = None, 0
-    if settings.resume_from_checkpoint is not None:
-        checkpoint = Path(settings.resume_from_checkpoint)
-        if not checkpoint.is_dir() or not re.fullmatch(r"checkpoint-\d+", checkpoint.name):
-            raise ValueError(f"`resume_from_checkpoint` must be latest or a folder checkpoint-STEP, got {checkpoint}")
-        step = checkpoint_step(checkpoint)
-    later = [folder.name for folder in checkpoints if checkpoint_step(folder) > step]
-    if later:
-        raise ValueError(
-            f"`output_dir` {settings.output_dir} holds checkpoints after step {step}, where this run starts: "
-            f"{', '.join(later)}; remove them or choose another `output_dir`"
-        )
-    return checkpoint
-
-
-def _record_run(accelerator: Accelerator, settings: TrainSettings, **values) -> dict[str, Any]:
-    """Write what `settings.yaml` cannot know into ``run.json``, and return it."""
-    output_dir = Path(settings.output_dir)
-    on_cpu = accelerator.device.type != "cuda"
-    record = {
-        "trainer": Path(inspect.getfile(type(settings))).stem,
-        "num_processes": accelerator.num_processes,
-        "device": str(accelerator.device),
-        "hardware": f"{os.cpu_count()} {platform.machine()} cores" if on_cpu else torch.cuda.get_device_name(),
-        "num_cpu_threads": torch.get_num_threads(),
-        "versions": {"irstd_ldm": __version__, **{name: version(name) for name in LIBRARIES}},
-        **values,
-    }
-    temporary = output_dir / "run.json.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, output_dir / "run.json")
-    return record
-
-
 def _open_repository(repo_id: str) -> None:
     """Make the repository on the Hub if it is absent: a login that may not fails before the training, not after it.
 
@@ -189,6 +124,17 @@ def _open_repository(repo_id: str) -> None:
         raise OSError(f"`hub_model_id` {explain(error, repo_id)}") from error
 
 
+def _save(task: Task, settings: TrainSettings, folder: Path) -> None:
+    """Write the trained components, in half precision where the settings say so."""
+    task.save_pretrained(folder)
+    if settings.half_precision:
+        for config in folder.glob("*/config.json"):
+            for path in config.parent.glob("*.safetensors"):
+                tensors = load_file(path)
+                halved = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+                save_file(halved, path, metadata={"format": "pt"})
+
+
 def _push(task: Task, settings: TrainSettings, record: dict[str, Any], step: int) -> None:
     """Upload the components as they are now, and a card, in one commit.
 
@@ -198,7 +144,7 @@ def _push(task: Task, settings: TrainSettings, record: dict[str, Any], step: int
     repo_id = settings.hub_repo_id
     with TemporaryDirectory() as name:
         folder = Path(name)
-        task.save_pretrained(folder)
+        _save(task, settings, folder)
         card = make_card(folder, repo_id, run=record, settings=asdict(settings))
         (folder / CARD).write_text(str(card), encoding="utf-8")
         files = safe_files(folder, {path.parent.name for path in folder.glob("*/*config.json")})
@@ -225,8 +171,7 @@ def _weights_sha256(parameters: list[nn.Parameter]) -> list[str]:
 
 def _validate(task: Task, accelerator: Accelerator, output_dir: Path, step: int) -> Validation:
     validation = task.validate()
-    with open(output_dir / "validation.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **validation.scores}) + "\n")
+    append_line(output_dir / VALIDATION_LOG, step, validation.scores)
     accelerator.log({f"validation/{name}": score for name, score in validation.scores.items()}, step=step)
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
@@ -236,12 +181,48 @@ def _validate(task: Task, accelerator: Accelerator, output_dir: Path, step: int)
     return validation
 
 
-def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
+def _warn_of_slow_bf16(accelerator: Accelerator) -> None:
+    is_emulated = (
+        platform.machine() in ("x86_64", "AMD64")
+        and not torch.cpu._is_avx512_bf16_supported()
+        and not torch.cpu._is_amx_tile_supported()
+    )
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16" and is_emulated:
+        logger.warning("this processor computes bf16 by way of float32, which may be many times slower than float32")
+
+
+def _to_device(batch: dict[str, torch.Tensor], device: torch.device, channels_last: bool) -> dict[str, torch.Tensor]:
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    if channels_last:
+        batch = {name: tensor.to(memory_format=torch.channels_last) for name, tensor in batch.items()}
+    return batch
+
+
+class _Finiteness:
+    """The first steps at which loss and gradient were not finite, kept on the device: to look is to wait for it."""
+
+    def __init__(self, device: torch.device):
+        never = torch.tensor(torch.iinfo(torch.int64).max, device=device)
+        self.first = {"loss": never, "gradient's norm": never}
+
+    def note(self, name: str, value: torch.Tensor, step: int) -> None:
+        first = self.first[name]
+        self.first[name] = torch.where(value.isfinite(), first, first.clamp(max=step))
+
+    def check(self, num_steps: int) -> None:
+        """Raise FloatingPointError if something was not finite in the first `num_steps` steps."""
+        for name, first in self.first.items():
+            if first.item() < num_steps:
+                raise FloatingPointError(f"the {name} is not finite at step {first.item()}")
+
+
+def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[str, Sequence[str]]) -> None:
     """Train `task.model` on `dataset`, whose item k is a function of k alone.
 
     Resumes from the last complete checkpoint; k steps, a kill and the same command equal an uninterrupted run bit for
-    bit on a CPU, given the same number of threads. ``run.json`` records the processes, the threads and, at the end, a
-    digest of the weights in each process.
+    bit on a CPU, given the same number of threads. ``run.json`` records the processes, the threads and digests: of the
+    settings, the lists and the weights at the start; at the end of the weights in each process and of the saved model.
+    ``losses.jsonl`` and ``validation.jsonl`` are the logs.
 
     On a CPU each process uses `num_cpu_threads` threads, by default all cores divided by the processes: launchers set
     ``OMP_NUM_THREADS=1`` where it is unset, which cannot be told from a choice, so that variable does not count here.
@@ -249,10 +230,18 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
     With `push_to_hub` the averaged weights go to the Hub after every validation and at the end. An upload that fails
     on the way is logged, and the next one makes up for it; at the end it raises, the model being saved by then.
 
+    Args:
+        settings: Of the run.
+        task: What is trained.
+        dataset: Its crops.
+        lists: Stems of what is trained on and held out, by list.
+
     Raises:
         OSError: The Hub refuses this login at the start, or the upload at the end.
-        ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones.
-        FloatingPointError: The loss or, without fp16, whose scaler skips such steps, the gradient is not finite.
+        ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones or those of another
+            run.
+        FloatingPointError: The loss or, without fp16, whose scaler skips such steps, the gradient is not finite. One
+            looks every 20 steps and before anything is saved.
         RuntimeError: The processes ended with different weights.
     """
     output_dir = Path(settings.output_dir)
@@ -265,25 +254,35 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
     if accelerator.device.type == "cpu":
         cores = os.cpu_count() or 1
         torch.set_num_threads(settings.num_cpu_threads or max(cores // accelerator.num_processes, 1))
+    _warn_of_slow_bf16(accelerator)
     set_seed(settings.seed)
-    checkpoint = _find_checkpoint(settings)
+    checkpoint = find_checkpoint(settings)
     first_step = checkpoint_step(checkpoint) if checkpoint is not None else 0
+    found = origin(settings, lists, task.model)
+    refuse_other_origin(settings, found)
+    accelerator.wait_for_everyone()
+    record = make_record(accelerator, settings, first_step=first_step, **found)
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         for partial in output_dir.glob("partial-checkpoint-*"):
             shutil.rmtree(partial)
-        save_settings(settings, output_dir / "settings.yaml")
-        save_settings(settings, output_dir / f"settings-from-step-{first_step}.yaml")
-        record = _record_run(accelerator, settings, first_step=first_step)
+        for log in (LOSS_LOG, VALIDATION_LOG):
+            keep_until(output_dir / log, first_step)
+        save_settings(settings, output_dir / SETTINGS)
+        write_record(output_dir, record)
         if settings.push_to_hub:
             _open_repository(settings.hub_repo_id)
     accelerator.wait_for_everyone()
     if settings.report_to:
         accelerator.init_trackers("logs")
 
+    if settings.channels_last:
+        task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    if settings.compile:
+        task.model.compile()
     parameters = [p for p in task.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=settings.adam_weight_decay, foreach=True
+        parameters, lr=settings.learning_rate, weight_decay=settings.adam_weight_decay, fused=True
     )
     lr_scheduler = get_scheduler(
         settings.lr_scheduler,
@@ -293,24 +292,26 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
     )
     model, optimizer = accelerator.prepare(task.model, optimizer)
     accelerator.register_for_checkpointing(lr_scheduler)
-    ema = EMAModel(parameters, decay=settings.ema_decay, foreach=True) if settings.use_ema else None
-    if ema is not None:
-        accelerator.register_for_checkpointing(ema)
+    trained = TrainedPart(task.model)
+    average = MovingAverage(trained, settings.ema_decay) if settings.use_ema else None
+    if average is not None:
+        accelerator.register_for_checkpointing(average)
     if checkpoint is not None:
         accelerator.load_state(str(checkpoint))
         logger.info("resumed from %s", checkpoint)
-    if ema is not None:
-        ema.to(accelerator.device)  # a loaded moving average lies on the CPU
 
+    num_parts, num_workers = settings.gradient_accumulation_steps, settings.dataloader_num_workers
+    crops_per_step = settings.train_batch_size * num_parts
     sampler = StepSampler(
-        first_step,
-        settings.max_train_steps,
-        settings.train_batch_size,
-        accelerator.process_index,
-        accelerator.num_processes,
+        first_step, settings.max_train_steps, crops_per_step, accelerator.process_index, accelerator.num_processes
     )
     loader = DataLoader(
-        dataset, settings.train_batch_size, sampler=sampler, num_workers=settings.dataloader_num_workers
+        dataset,
+        settings.train_batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+        pin_memory=accelerator.device.type == "cuda",
     )
     progress = tqdm(
         total=settings.max_train_steps,
@@ -319,70 +320,77 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset) -> None:
         disable=not accelerator.is_main_process,
     )
     validates = settings.validation_steps > 0 and settings.val_fraction > 0
+    finiteness = _Finiteness(accelerator.device)
     shown: dict[str, str] = {}
-    for step, batch in enumerate(loader, start=first_step):
-        model.train()
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+    shown_step, shown_at = first_step, time.monotonic()
+    batches = iter(loader)
+    model.train()
+    for step in range(first_step, settings.max_train_steps):
         generator = step_generator(settings.seed, step, accelerator.process_index)
-        with accelerator.autocast():
-            loss, scalars = task.loss(model, batch, step, generator)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
-        accelerator.backward(loss)
+        measured: dict[str, torch.Tensor] = {}
+        for part in range(num_parts):
+            batch = _to_device(next(batches), accelerator.device, settings.channels_last)
+            with accelerator.no_sync(model) if part + 1 < num_parts else nullcontext():
+                with accelerator.autocast():
+                    loss, scalars = task.loss(model, batch, step, generator)
+                accelerator.backward(loss / num_parts)
+            for name, scalar in {**scalars, "loss": loss}.items():
+                measured[name] = measured.get(name, 0) + scalar.detach() / num_parts
         gradient_norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-        if settings.mixed_precision != "fp16" and not torch.isfinite(gradient_norm):
-            raise FloatingPointError(f"the gradient's norm is {gradient_norm.item()} at step {step}")
+        finiteness.note("loss", measured["loss"], step)
+        if settings.mixed_precision != "fp16":
+            finiteness.note("gradient's norm", gradient_norm, step)
         optimizer.step()
         lr_scheduler.step()
         optimizer.zero_grad()
-        if ema is not None:
-            ema.step(parameters)
+        if average is not None:
+            average.update_parameters(trained)
         done = step + 1
         progress.update()
-        if done % 20 == 0:
-            values = {name: scalar.item() for name, scalar in scalars.items()} | {"loss": loss.item()}
-            shown |= {name: f"{values[name]:.3f}" for name in ("loss", task.headline)}
-            values["learning_rate"] = lr_scheduler.get_last_lr()[0]
-            accelerator.log(values, step=done)
         last = done == settings.max_train_steps
-        if accelerator.is_main_process and validates and (done % settings.validation_steps == 0 or last):
-            with _averaged(ema, parameters):
+        logs = done % LOGGING_STEPS == 0 or last
+        saves = done % settings.checkpointing_steps == 0 or last
+        is_validated = validates and (done % settings.validation_steps == 0 or last)
+        if logs or saves or is_validated:
+            finiteness.check(done)
+        if logs or step == first_step:
+            values = {name: scalar.item() for name, scalar in measured.items()}
+            shown |= {name: f"{values[name]:.3f}" for name in ("loss", task.headline)}
+            seconds = time.monotonic() - shown_at
+            rate = (done - shown_step) * crops_per_step * accelerator.num_processes / seconds
+            shown["crops/s"] = f"{rate:.1f}"
+            shown_step, shown_at = done, shown_at + seconds
+        if logs and accelerator.is_main_process:
+            values["learning_rate"] = lr_scheduler.get_last_lr()[0]
+            append_line(output_dir / LOSS_LOG, done, values)
+            accelerator.log(values, step=done)
+        if is_validated and accelerator.is_main_process:
+            with averaged_weights(task.model, average):
                 validation = _validate(task, accelerator, output_dir, done)
                 if settings.push_to_hub and not last:
                     try:
                         _push(task, settings, record, done)
                     except OSError as error:  # the next upload brings all of it
                         logger.warning("step %d was not uploaded: %s", done, error)
+            model.train()
             shown[f"val_{task.headline}"] = f"{validation.scores[task.headline]:.3f}"
         progress.set_postfix(shown, refresh=False)
-        if done % settings.checkpointing_steps == 0 or last:
-            _save_checkpoint(accelerator, output_dir, done, settings.checkpoints_total_limit)
+        if saves:
+            save_checkpoint(accelerator, output_dir, done, settings.checkpoints_total_limit)
     progress.close()
 
     digests = _weights_sha256(parameters)
     if accelerator.is_main_process:
-        record = _record_run(accelerator, settings, first_step=first_step, weights_sha256=digests)
-        with _averaged(ema, parameters):
-            task.save_pretrained(output_dir)
+        with averaged_weights(task.model, average):
+            saved = state_sha256(task.model, settings.half_precision)
+            record |= {"weights_sha256": digests, "saved_sha256": saved}
+            _save(task, settings, output_dir)
             if settings.push_to_hub:
                 _push(task, settings, record, settings.max_train_steps)
+        write_record(output_dir, record)
     accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     # The wrapped model goes before the process group, whose end in that model's destructor may deadlock (torch 2.13).
     model, optimizer = accelerator.free_memory(model, optimizer)
-    accelerator.end_training()
-
-
-class _averaged:
-    """Context in which `parameters` hold their moving average."""
-
-    def __init__(self, ema: EMAModel | None, parameters: list[nn.Parameter]):
-        self.ema, self.parameters = ema, parameters
-
-    def __enter__(self) -> None:
-        if self.ema is not None:
-            self.ema.store(self.parameters)
-            self.ema.copy_to(self.parameters)
-
-    def __exit__(self, *exception) -> None:
-        if self.ema is not None:
-            self.ema.restore(self.parameters)
+    AcceleratorState._reset_state()  # the next stage may have another precision; the processes stay connected

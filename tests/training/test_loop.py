@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from irstd_ldm.training.loop import StepSampler, list_checkpoints, step_generator, train
+from irstd_ldm.training.checkpoints import list_checkpoints
+from irstd_ldm.training.loop import StepSampler, step_generator, train
 from irstd_ldm.training.settings import TrainSettings, parse_settings
 
 
@@ -90,7 +91,7 @@ def test_a_steps_randomness_depends_on_seed_step_and_rank():
 
 
 def test_checkpoints_are_pruned_to_the_limit(settings, tmp_path):
-    train(settings(checkpoints_total_limit=2), Regression(), Points())
+    train(settings(checkpoints_total_limit=2), Regression(), Points(), {})
     assert names(tmp_path / "run") == ["checkpoint-8", "checkpoint-9"]
     assert not list((tmp_path / "run").glob("partial-*"))
 
@@ -104,7 +105,7 @@ def test_only_complete_checkpoints_are_listed_oldest_first(tmp_path):
 
 def test_it_learns_and_logs(settings, tmp_path):
     task = Regression()
-    train(settings(max_train_steps=200, checkpointing_steps=200, use_ema=False), task, Points())
+    train(settings(max_train_steps=200, checkpointing_steps=200, use_ema=False), task, Points(), {})
     assert torch.allclose(task.model.weight, torch.ones(1, 4), atol=0.05)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["num_processes"], run["device"], run["num_cpu_threads"], run["first_step"]) == (1, "cpu", 1, 0)
@@ -115,26 +116,26 @@ def test_it_learns_and_logs(settings, tmp_path):
 
 def test_the_moving_average_is_saved(settings, tmp_path):
     task = Regression()
-    train(settings(ema_decay=0.5), task, Points())
+    train(settings(ema_decay=0.5), task, Points(), {})
     saved = torch.load(tmp_path / "run" / "model.pt")["weight"]
-    shadow = torch.load(tmp_path / "run" / "checkpoint-9" / "custom_checkpoint_1.pkl")["shadow_params"][0]
+    shadow = torch.load(tmp_path / "run" / "checkpoint-9" / "custom_checkpoint_1.pkl")["module.weight"]
     assert torch.equal(saved, shadow) and not torch.equal(saved, task.model.weight)
 
 
 def test_a_finished_run_trains_no_further(settings, tmp_path):
-    train(settings(), Regression(), Points())
+    train(settings(), Regression(), Points(), {})
     weights = torch.load(tmp_path / "run" / "model.pt")
     again = Regression()
-    train(settings(), again, Points())
+    train(settings(), again, Points(), {})
     assert again.seen == []
     assert all(torch.equal(value, weights[name]) for name, value in torch.load(tmp_path / "run" / "model.pt").items())
 
 
 def test_a_named_checkpoint_is_resumed(settings, tmp_path):
-    train(settings(checkpoints_total_limit=9), Regression(), Points())
+    train(settings(checkpoints_total_limit=9), Regression(), Points(), {})
     task = Regression()
     middle = tmp_path / "run" / "checkpoint-4"
-    train(settings(output_dir=str(tmp_path / "other"), resume_from_checkpoint=str(middle)), task, Points())
+    train(settings(output_dir=str(tmp_path / "other"), resume_from_checkpoint=str(middle)), task, Points(), {})
     assert task.seen == [4, 5, 6, 7, 8]
     first, second = (torch.load(tmp_path / run / "model.pt") for run in ("run", "other"))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -143,26 +144,26 @@ def test_a_named_checkpoint_is_resumed(settings, tmp_path):
 def test_a_named_checkpoint_must_exist(settings, tmp_path):
     for name in ("checkpoint-4", "somewhere"):
         with pytest.raises(ValueError, match=f"`resume_from_checkpoint` must be latest or a folder .*{name}"):
-            train(settings(resume_from_checkpoint=str(tmp_path / name)), Regression(), Points())
+            train(settings(resume_from_checkpoint=str(tmp_path / name)), Regression(), Points(), {})
     (tmp_path / "somewhere").mkdir()
     with pytest.raises(ValueError, match="`resume_from_checkpoint`"):
-        train(settings(resume_from_checkpoint=str(tmp_path / "somewhere")), Regression(), Points())
+        train(settings(resume_from_checkpoint=str(tmp_path / "somewhere")), Regression(), Points(), {})
 
 
 def test_another_runs_checkpoints_are_neither_pruned_nor_mixed_in(settings, tmp_path):
-    train(settings(), Regression(), Points())
+    train(settings(), Regression(), Points(), {})
     with pytest.raises(ValueError, match="holds checkpoints after step 0.*checkpoint-8, checkpoint-9"):
-        train(settings(resume_from_checkpoint=None), Regression(), Points())
+        train(settings(resume_from_checkpoint=None), Regression(), Points(), {})
     with pytest.raises(ValueError, match="holds checkpoints after step 8.*: checkpoint-9;"):
-        train(settings(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8")), Regression(), Points())
+        train(settings(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-8")), Regression(), Points(), {})
     assert names(tmp_path / "run") == ["checkpoint-8", "checkpoint-9"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path):
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
-        train(settings(), Regression(factor=float("nan")), Points())
-    with pytest.raises(FloatingPointError, match="the loss is .* at step [12]"):
-        train(settings(learning_rate=1e30, lr_scheduler="constant"), Regression(), Points())
+    with pytest.raises(FloatingPointError, match="the loss is not finite at step 0"):
+        train(settings(), Regression(factor=float("nan")), Points(), {})
+    with pytest.raises(FloatingPointError, match="the loss is not finite at step [12]"):
+        train(settings(learning_rate=1e30, lr_scheduler="constant"), Regression(), Points(), {})
 
 
 def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(settings, tmp_path):
@@ -170,13 +171,13 @@ def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(settings, tmp_path)
         def loss(self, model, batch, step, generator):
             return (0 * model.weight).abs().sum().sqrt(), {"iou": torch.zeros(())}
 
-    with pytest.raises(FloatingPointError, match="gradient's norm is nan at step 0"):
-        train(settings(max_train_steps=1), RootOfZero(), Points())
+    with pytest.raises(FloatingPointError, match="the gradient's norm is not finite at step 0"):
+        train(settings(max_train_steps=1), RootOfZero(), Points(), {})
     assert names(tmp_path / "run") == []
 
 
 def test_all_cores_work_on_a_cpu_unless_told_otherwise(settings, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as `accelerate launch` sets it
-    train(settings(max_train_steps=1, num_cpu_threads=0), Regression(), Points())
+    train(settings(max_train_steps=1, num_cpu_threads=0), Regression(), Points(), {})
     assert torch.get_num_threads() == 3

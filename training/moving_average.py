@@ -1,0 +1,66 @@
+"""The moving average of a model's weights and batch statistics."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+Tensors: TypeAlias = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
+
+class TrainedPart(nn.Module):
+    """The trainable parameters and the buffers of a model, without what is frozen; the tensors are the model's own."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                self.register_parameter(name.replace(".", "/"), parameter)
+        for name, buffer in model.named_buffers():
+            self.register_buffer(name.replace(".", "/"), buffer)
+
+
+class MovingAverage(AveragedModel):
+    """Exponential moving average of the trained part of a model: running statistics are averaged too, counts copied.
+
+    The decay of step n is min(`decay`, (1 + n) / (10 + n)): a long memory would keep the random start for long.
+
+    Args:
+        part: Of a model on its device, in its memory format.
+        decay: In the long run.
+    """
+
+    def __init__(self, part: TrainedPart, decay: float):
+        super().__init__(part, multi_avg_fn=self._average, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def _average(self, averaged: Tensors, current: Tensors, _: torch.Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            num_steps = int(self.n_averaged)  # on the CPU, unlike the argument: reading that would wait for the device
+            decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    def by_name(self) -> dict[str, torch.Tensor]:
+        """The averaged tensors by their names in the model."""
+        return {name.replace("/", "."): tensor for name, tensor in self.module.state_dict().items()}
+
+
+@contextmanager
+def averaged_weights(model: nn.Module, average: MovingAverage | None) -> Iterator[None]:
+    """A context in which `model` holds the moving average, if there is one, contiguous as files need it."""
+    averaged = {} if average is None else average.by_name()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    own = {name: tensor.data for name, tensor in tensors.items()}
+    try:
+        for name, tensor in tensors.items():
+            tensor.data = averaged.get(name, tensor.data).contiguous()
+        yield
+    finally:
+        for name, tensor in tensors.items():
+            tensor.data = own[name]
