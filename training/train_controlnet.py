@@ -7,7 +7,6 @@
 `--pretrained_model_name_or_path` is what train_image_unet.py wrote or any Stable-Diffusion-like folder or Hub id.
 """
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from irstd_ldm.training.generator import (
 )
 from irstd_ldm.training.generator_base import load_base
 from irstd_ldm.training.loop import Validation, train
-from irstd_ldm.training.settings import parse_settings
+from irstd_ldm.training.stages import start
 from irstd_ldm.training.training_data import TrainingData, side_by_side, write_split
 
 
@@ -143,11 +142,14 @@ class ControlNetTask:
         self.pipeline.save_pretrained(folder)
 
 
-def main(argv: list[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = parse_settings(ControlNetSettings, argv)
+def run(settings: ControlNetSettings) -> None:
+    """Train once."""
     data = read_generator_data(settings)
-    train(settings, ControlNetTask(settings, data), data.crops)
+    train(settings, ControlNetTask(settings, data), data.crops, data.lists)
+
+
+def main(argv: list[str] | None = None) -> None:
+    start(ControlNetSettings, run, argv)
 
 
 if __name__ == "__main__":

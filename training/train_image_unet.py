@@ -6,7 +6,6 @@
 Not needed where a Stable-Diffusion-like folder serves as the base of train_controlnet.py.
 """
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from irstd_ldm.training.generator import (
     validation_batch,
 )
 from irstd_ldm.training.loop import Validation, train
-from irstd_ldm.training.settings import parse_settings
+from irstd_ldm.training.stages import start
 from irstd_ldm.training.training_data import TrainingData, side_by_side, write_split
 
 
@@ -120,11 +119,14 @@ class ImageUNetTask:
         write_split(self.data, folder)
 
 
-def main(argv: list[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = parse_settings(ImageUNetSettings, argv)
+def run(settings: ImageUNetSettings) -> None:
+    """Train once."""
     data = read_generator_data(settings)
-    train(settings, ImageUNetTask(settings, data), data.crops)
+    train(settings, ImageUNetTask(settings, data), data.crops, data.lists)
+
+
+def main(argv: list[str] | None = None) -> None:
+    start(ImageUNetSettings, run, argv)
 
 
 if __name__ == "__main__":

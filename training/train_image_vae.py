@@ -4,7 +4,6 @@
         --train_data_dir DATA --output_dir runs/image_vae
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from irstd_ldm.training.generator import (
 )
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import kl_loss
-from irstd_ldm.training.settings import parse_settings
+from irstd_ldm.training.stages import start
 from irstd_ldm.training.training_data import TrainingData, side_by_side, write_split
 
 
@@ -90,11 +89,14 @@ class ImageVAETask:
         write_split(self.data, folder)
 
 
-def main(argv: list[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = parse_settings(ImageVAESettings, argv)
+def run(settings: ImageVAESettings) -> None:
+    """Train once."""
     data = read_generator_data(settings)
-    train(settings, ImageVAETask(settings, data), data.crops)
+    train(settings, ImageVAETask(settings, data), data.crops, data.lists)
+
+
+def main(argv: list[str] | None = None) -> None:
+    start(ImageVAESettings, run, argv)
 
 
 if __name__ == "__main__":

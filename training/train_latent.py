@@ -4,10 +4,9 @@
         --train_data_dir DATA --mask_vae runs/mask_vae --output_dir runs/latent
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler
@@ -28,7 +27,8 @@ from irstd_ldm.training.losses import (
     klda_loss,
     posterior_loss,
 )
-from irstd_ldm.training.settings import DetectorSettings, parse_settings
+from irstd_ldm.training.settings import DetectorSettings
+from irstd_ldm.training.stages import start
 from irstd_ldm.training.tile_size import cover_crops
 from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
 from irstd_ldm.training.validation import validate_detection
@@ -37,6 +37,8 @@ from irstd_ldm.training.validation import validate_detection
 @dataclass(kw_only=True)
 class LatentSettings(DetectorSettings):
     """Settings of the latent detector's trainer."""
+
+    start_settings: ClassVar[tuple[str, ...]] = ("pretrained_model_name_or_path", "mask_vae")
 
     mask_vae: str | None = None  # output folder of train_mask_vae; not needed with pretrained_model_name_or_path
     use_fae: bool = True  # FAE in the image encoder and on the denoiser's skips
@@ -225,13 +227,16 @@ class LatentTask:
         self.pipeline.save_pretrained(folder)
 
 
-def main(argv: list[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = parse_settings(LatentSettings, argv)
+def run(settings: LatentSettings) -> None:
+    """Train once."""
     data = read_training_data(settings, detector_crops(settings))
     task = LatentTask(settings, data)
     mine_hard_negatives(task.pipeline, data, settings)
-    train(settings, task, data.crops)
+    train(settings, task, data.crops, data.lists)
+
+
+def main(argv: list[str] | None = None) -> None:
+    start(LatentSettings, run, argv)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
         --train_data_dir DATA --output_dir runs/mask_vae
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,19 +14,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from irstd_ldm.data.crops import CropSettings
-from irstd_ldm.evaluation.counts import count_image
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import iou
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, kl_loss
-from irstd_ldm.training.settings import TrainSettings, parse_settings
+from irstd_ldm.training.settings import TrainSettings
+from irstd_ldm.training.stages import start
 from irstd_ldm.training.training_data import TrainingData, read_training_data, side_by_side, write_split
+from irstd_ldm.training.validation import SHOWN, scores_of_data_sets
 
 
 @dataclass(kw_only=True)
 class MaskVAESettings(TrainSettings):
     """Settings of the Mask-VAE's trainer."""
+
+    start_settings: ClassVar[tuple[str, ...]] = ("pretrained_model_name_or_path",)
 
     bce_weight: float = 0.5  # of the binary cross-entropy
     dice_weight: float = 0.5  # of the Dice loss
@@ -47,6 +51,16 @@ class MaskVAEStep(nn.Module):
         return self.vae.decode(posterior.mean + posterior.std * noise).sample, posterior
 
 
+def make_vae(settings: MaskVAESettings) -> MaskAutoencoderKL:
+    """The pretrained Mask-VAE, or one with random weights."""
+    if settings.pretrained_model_name_or_path is not None:
+        vae = MaskAutoencoderKL.from_pretrained(settings.pretrained_model_name_or_path, subfolder="vae")
+        vae.register_to_config(klda_min_logvar=settings.klda_min_logvar)
+        return vae
+    torch.manual_seed(settings.seed)
+    return MaskAutoencoderKL(**CONFIGURATIONS[settings.model]["vae"], klda_min_logvar=settings.klda_min_logvar)
+
+
 class MaskVAETask:
     """Mask reconstruction: BCE, Dice and KL."""
 
@@ -54,8 +68,7 @@ class MaskVAETask:
 
     def __init__(self, settings: MaskVAESettings, data: TrainingData):
         self.settings, self.data = settings, data
-        torch.manual_seed(settings.seed)
-        self.vae = MaskAutoencoderKL(**CONFIGURATIONS[settings.model]["vae"], klda_min_logvar=settings.klda_min_logvar)
+        self.vae = make_vae(settings)
         if settings.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         self.model = MaskVAEStep(self.vae)
@@ -79,7 +92,8 @@ class MaskVAETask:
             probability = self.vae(padded * 2 - 1).sample.sigmoid()[0, 0, :height, :width].cpu().numpy()
             counts.append(count_image(probability > 0.5, sample.mask))
             rows.append([sample.mask.astype(np.float32), probability])
-        return Validation({"iou": iou(sum(counts[1:], counts[0]))}, side_by_side(rows[:6]))
+        scores = scores_of_data_sets(self.data, counts, lambda of: {"iou": iou(sum(of, ImageCounts.zero()))})
+        return Validation(scores, side_by_side(rows[:SHOWN]))
 
     @torch.no_grad()
     def measure_statistics(self) -> None:
@@ -101,11 +115,14 @@ class MaskVAETask:
         write_split(self.data, folder)
 
 
-def main(argv: list[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = parse_settings(MaskVAESettings, argv)
+def run(settings: MaskVAESettings) -> None:
+    """Train once."""
     data = read_training_data(settings, CropSettings(size=settings.resolution))
-    train(settings, MaskVAETask(settings, data), data.crops)
+    train(settings, MaskVAETask(settings, data), data.crops, data.lists)
+
+
+def main(argv: list[str] | None = None) -> None:
+    start(MaskVAESettings, run, argv)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
         --train_data_dir DATA --output_dir runs/irstd_diff_small
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,11 @@ from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from irstd_ldm.training.hard_negatives import mine_hard_negatives
 from irstd_ldm.training.loop import Validation, train
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, probability_dice_loss
-from irstd_ldm.training.settings import DetectorSettings, parse_settings
+from irstd_ldm.training.settings import DetectorSettings
+from irstd_ldm.training.stages import start
 from irstd_ldm.training.tile_size import cover_crops
 from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
-from irstd_ldm.training.validation import validate_detection
+from irstd_ldm.training.validation import scores_of_data_sets, validate_detection
 
 PREDICTION_TYPES = ("sample", "v_prediction", "epsilon")
 BETA_SCHEDULES = ("squaredcos_cap_v2", "linear")
@@ -231,7 +231,9 @@ class PixelTask:
             count_image(self.pipeline(sample.image, num_inference_steps=0).mask[0, 0], sample.mask)
             for sample in self.data.val_samples
         ]
-        validation.scores["encoder_iou"] = iou(sum(counts, ImageCounts.zero()))
+        validation.scores |= scores_of_data_sets(
+            self.data, counts, lambda of: {"encoder_iou": iou(sum(of, ImageCounts.zero()))}
+        )
         return validation
 
     def save_pretrained(self, folder: Path) -> None:
@@ -240,13 +242,16 @@ class PixelTask:
         self.pipeline.save_pretrained(folder)
 
 
-def main(argv: list[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = parse_settings(PixelSettings, argv)
+def run(settings: PixelSettings) -> None:
+    """Train once."""
     data = read_training_data(settings, detector_crops(settings))
     task = PixelTask(settings, data)
     mine_hard_negatives(task.pipeline, data, settings)
-    train(settings, task, data.crops)
+    train(settings, task, data.crops, data.lists)
+
+
+def main(argv: list[str] | None = None) -> None:
+    start(PixelSettings, run, argv)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
         --train_data_dir DATA --output_dir runs/restoration
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from irstd_ldm.training.generator import (
     validation_batch,
 )
 from irstd_ldm.training.loop import Validation, train
-from irstd_ldm.training.settings import parse_settings
+from irstd_ldm.training.stages import start
 from irstd_ldm.training.training_data import TrainingData, side_by_side, write_split
 
 
@@ -61,11 +60,14 @@ class RestorationTask:
         write_split(self.data, folder)
 
 
-def main(argv: list[str] | None = None) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = parse_settings(RestorationSettings, argv)
+def run(settings: RestorationSettings) -> None:
+    """Train once."""
     data = read_generator_data(settings)
-    train(settings, RestorationTask(settings, data), data.crops)
+    train(settings, RestorationTask(settings, data), data.crops, data.lists)
+
+
+def main(argv: list[str] | None = None) -> None:
+    start(RestorationSettings, run, argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""The command of a trainer: one run, or the stages of a recipe, each from the weights of the one before."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ..pipelines.checkpoint_files import safe_files
+from .run_record import is_finished, read_record
+from .settings import Settings, parse_plan, stage_folder
+
+logger = logging.getLogger(__name__)
+
+
+def start(cls: type[Settings], run: Callable[[Settings], None], argv: Sequence[str] | None = None) -> None:
+    """Run a trainer from the command line; of a recipe with stages, those that are missing or unfinished, in order.
+
+    In the end OUTPUT_DIR holds the model of the last stage and its lists.
+
+    Args:
+        cls: The trainer's settings.
+        run: Trains with given settings.
+        argv: The command line; None = the process's own.
+
+    Raises:
+        ValueError: As of `parse_plan` and `is_finished`; or a stage's start is not there, or not the one that it had.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    plan = parse_plan(cls, argv)
+    for number, settings in enumerate(plan.stages, start=1):
+        if plan.only not in (None, number):
+            continue
+        finished = is_finished(settings)
+        if number > 1:
+            _check_start(plan.output_dir, number, finished)
+        if finished:
+            logger.info("%s is finished: nothing to do", settings.output_dir)
+            continue
+        if plan.is_staged:
+            logger.info("stage %d of %d: %s", number, len(plan.stages), settings.output_dir)
+        run(settings)
+    if plan.is_staged and plan.only in (None, len(plan.stages)) and os.environ.get("RANK", "0") == "0":
+        _copy_model(stage_folder(plan.output_dir, len(plan.stages)), plan.output_dir)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _check_start(output_dir: Path, number: int, finished: bool) -> None:
+    """Raises ValueError: the stage before is not finished, or this one, finished, started from another."""
+    before = stage_folder(output_dir, number - 1)
+    saved = read_record(before).get("saved_sha256")
+    if saved is None:
+        raise ValueError(f"stage {number} starts from the weights in {before}, where there is no finished stage")
+    folder = stage_folder(output_dir, number)
+    if finished and read_record(folder)["start_sha256"] != saved:
+        raise ValueError(f"{folder} was trained from other weights than {before} holds now; remove it")
+
+
+def _copy_model(folder: Path, output_dir: Path) -> None:
+    for file in safe_files(folder, {config.parent.name for config in folder.glob("*/*config.json")}):
+        (output_dir / file).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / file, output_dir / file)
