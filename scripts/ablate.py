@@ -4,7 +4,7 @@
         [--output ablation.json]
 
 Rows of one checkpoint: the predicted posterior; replaced by zeros, by another image's and by the true mask's. Rows of
-`--trained` checkpoints are scored as they are. The images are those of the checkpoint's val.txt, which it never saw.
+`--trained` checkpoints are scored as they are. The images are those of the checkpoint's validation list, which it never saw.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
-from irstd_ldm.data.folder import IRSTDFolder, Sample
+from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores
 from irstd_ldm.pipelines.tiling import pad_image, tile_windows
@@ -85,7 +85,7 @@ def row(counts: list[ImageCounts]) -> dict[str, Any]:
 
 
 def validation_samples(model: str, data: str) -> list[Sample]:
-    return list(IRSTDFolder(data, list_file=Path(model) / "val.txt"))
+    return list(IRSTDFolder(data, list_file=validation_list(model, data)))
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.cli.image_set import ImageSet
 from irstd_ldm.cli.outputs import save_json
+from irstd_ldm.data.folder import validation_list
 from irstd_ldm.evaluation.confidence import fit_platt
 from irstd_ldm.evaluation.counts import ImageCounts, count_components
 from irstd_ldm.evaluation.matching import label_image
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a JSON file for the table")
     arguments = parser.parse_args()
 
-    image_sets = [ImageSet(arguments.data, split="val", list_file=arguments.model / "val.txt")]
+    image_sets = [ImageSet(arguments.data, split="val", list_file=validation_list(arguments.model, arguments.data))]
     if arguments.backgrounds is not None:
         held_out = arguments.model / "val_backgrounds.txt"
         image_sets.append(ImageSet(arguments.backgrounds, list_file=held_out, no_targets=True))

@@ -6,7 +6,7 @@
 
 0 steps are the conditional encoder alone. Every row runs the checkpoint's own scheduler at its own threshold, image by
 image at native size, and is compared with the first row on the same images. Clocks are those of `benchmark.py`: one
-256x256 image through the whole pipeline. `--split val` reads the checkpoint's val.txt. The plot needs matplotlib.
+256x256 image through the whole pipeline. `--split val` reads the checkpoint's own list. The plot needs matplotlib.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from document_table import insert
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDDiffPipeline
-from irstd_ldm.data.folder import IRSTDFolder, Sample
+from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, paired_bootstrap
@@ -33,7 +33,7 @@ CLOCK_IMAGE_PX = 256
 def read_samples(model: str, data: str, split: str) -> list[Sample]:
     """The labelled images of a split; ``val`` is the checkpoint's own list."""
     if split == "val":
-        return list(IRSTDFolder(data, list_file=Path(model) / "val.txt"))
+        return list(IRSTDFolder(data, list_file=validation_list(model, data)))
     return list(IRSTDFolder(data, split))
 
 

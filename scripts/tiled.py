@@ -5,7 +5,7 @@
 An image no larger than a tile is one tile, its result that of the whole: it is left out of the second row. A target is
 the same where a target found whole and one found in tiles are matched, by centroids nearer than 3 px, one to one.
 `true both ways` counts the labelled targets that both find, of those that either finds.
-`--split val` reads the checkpoint's val.txt. Both runs are at the checkpoint's own threshold.
+`--split val` reads the checkpoint's own list. Both runs are at the checkpoint's own threshold.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
-from irstd_ldm.data.folder import IRSTDFolder, Sample
+from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.matching import label_image
 from irstd_ldm.evaluation.metrics import iou
@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--tile-overlap", type=int, default=32, metavar="PX")
     args = parser.parse_args()
     is_val = args.split == "val"
-    samples = IRSTDFolder(args.data, None if is_val else args.split, args.model / "val.txt" if is_val else None)
+    samples = IRSTDFolder(
+        args.data, None if is_val else args.split, validation_list(args.model, args.data) if is_val else None
+    )
     pipeline = IRSTDLatentPipeline.from_pretrained(args.model)
     rows = [compare(pipeline, sample, args.tile_size, args.tile_overlap) for sample in tqdm(samples, disable=None)]
     tiled = [row for row, sample in zip(rows, samples, strict=True) if max(sample.image.shape) > args.tile_size]

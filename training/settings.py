@@ -80,7 +80,7 @@ class TrainSettings:
     mixed_precision: str = "no"  # "no" (quoted in a recipe), fp16 or bf16
     half_precision: bool = False  # save the trained model in float16; stages do
     channels_last: bool = False  # weights and crops lie in memory channel by channel within a pixel: often faster
-    compile: bool = False  # the training step's model by torch.compile: a slow first step, faster ones after it
+    compile: bool = False  # the step's model by torch.compile: minutes of preparation, then faster steps
     gradient_checkpointing: bool = False  # less memory, more time
     dataloader_num_workers: int = 0  # processes that cut crops; 0 = the training process
     num_cpu_threads: int = 0  # threads of each training process on a CPU; 0 = the machine's cores / processes
@@ -103,6 +103,8 @@ class TrainSettings:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if self.model not in self.configurations:
             raise ValueError(f"`model` must be one of {', '.join(self.configurations)}, got {self.model!r}")
+        if self.compile and self.channels_last:
+            raise ValueError("`compile` and `channels_last` exclude each other, got both: torch 2.13 fails on it")
         for name in ("train_data_dir", "train_list"):
             value = getattr(self, name)
             if isinstance(value, list) and len(value) == 1:

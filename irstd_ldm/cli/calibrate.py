@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import __version__, bundled_checkpoint
+from ..data.folder import validation_list
 from ..evaluation.budget import BUDGET_THRESHOLDS, BudgetThreshold, threshold_for_budget
 from ..evaluation.confidence import ConfidenceCalibration, fit_platt
 from ..evaluation.matching import label_image
@@ -66,15 +67,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(args: argparse.Namespace, folder: Path) -> list[ImageSet]:
-    lists = {"val": folder / "val.txt", "backgrounds": folder / "val_backgrounds.txt"}
     if args.list is not None:
         image_sets = [ImageSet(args.data, list_file=args.list)]
     elif args.split == "val":
-        image_sets = [ImageSet(args.data, split="val", list_file=lists["val"])]
+        image_sets = [ImageSet(args.data, split="val", list_file=validation_list(folder, args.data))]
     else:
         image_sets = [ImageSet(args.data, split=args.split)]
     if args.backgrounds is not None:
-        image_sets.append(ImageSet(args.backgrounds, list_file=lists["backgrounds"], no_targets=True))
+        image_sets.append(ImageSet(args.backgrounds, list_file=folder / "val_backgrounds.txt", no_targets=True))
     return image_sets
 
 

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from .. import __version__
+from ..data.folder import validation_list
 from ..evaluation.predictions import find_predictions, read_prediction
 from ..evaluation.protocols import get_protocol
 from ..evaluation.report import Pair, evaluate_probabilities
@@ -111,9 +112,7 @@ def _validation_list(args: argparse.Namespace) -> Path:
     folder = model_folder(args)
     if folder is None:
         raise ValueError("--split val needs a model folder; name a list with --list")
-    if not (folder / "val.txt").is_file():
-        raise ValueError(f"the model has no validation list '{folder / 'val.txt'}'; name a list with --list")
-    return folder / "val.txt"
+    return validation_list(folder, args.data)
 
 
 def _evaluate(

@@ -172,7 +172,7 @@ def _add_evaluate(commands) -> None:
     images.add_argument(
         "--split",
         choices=("train", "test", "val", "validation"),
-        help="which list; val is MODEL/val.txt (with --predictions: ROOT's); default: test",
+        help="which list; val is MODEL/val_ROOT.txt or MODEL/val.txt (with --predictions: ROOT's); default: test",
     )
     images.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of a split's list")
     parser.add_argument(
@@ -229,7 +229,10 @@ def _add_calibrate(commands) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="the data set's folder")
     images = parser.add_mutually_exclusive_group()
     images.add_argument(
-        "--split", choices=("train", "val"), default="val", help="which list; val is DIR/val.txt; default: val"
+        "--split",
+        choices=("train", "val"),
+        default="val",
+        help="which list; val is DIR/val_ROOT.txt or DIR/val.txt; default: val",
     )
     images.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of a split's list")
     parser.add_argument(

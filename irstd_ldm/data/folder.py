@@ -171,6 +171,22 @@ def held_out_stems(root: str | PathLike[str]) -> set[str]:
     return {stem for path in lists for stem in read_stem_list(path)}
 
 
+def validation_list(model: str | PathLike[str], root: str | PathLike[str]) -> Path:
+    """The list of the images of ROOT that a model's training held out: val_NAME.txt in the model's folder, or val.txt.
+
+    NAME is that of the folder ROOT; a training on several data sets writes one list for each.
+
+    Raises:
+        ValueError: the model's folder has neither.
+    """
+    candidates = [Path(model) / name for name in (f"val_{Path(root).resolve().name}.txt", "val.txt")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked_for = "' or '".join(str(candidate) for candidate in candidates)
+    raise ValueError(f"the model has no validation list '{looked_for}'")
+
+
 def _find_list(root: Path, name: str, split: str) -> Path:
     named = root / "img_idx" / f"{split}_{name}.txt"
     if not named.is_file():

@@ -88,6 +88,17 @@ def test_frames_without_targets_must_keep_the_budget_too(data, model, capsys):
     assert "frames without targets on the list" in capsys.readouterr().out
 
 
+def test_a_model_of_several_data_sets_has_a_list_for_each(data, model, capsys):
+    write_stem_list(model / "val_own.txt", "abc")
+    assert calibrate(model, data, "--max-fa-per-million-px", 1) == 0
+    assert json.loads((model / "model_index.json").read_text())["calibration"]["data"] == "own (3 images)"
+    (model / "val_own.txt").rename(model / "val_other.txt")
+    (model / "val.txt").unlink()
+    assert calibrate(model, data, "--max-fa-per-million-px", 1) == 2
+    looked_for = f"'{model / 'val_own.txt'}' or '{model / 'val.txt'}'"
+    assert f"the model has no validation list {looked_for}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

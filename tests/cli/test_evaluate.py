@@ -198,10 +198,14 @@ def test_the_validation_list_is_the_models(data, tiny_checkpoint, predictions, t
     arguments = ["--data", data, "--split", "val", "--model", model, "--device", "cpu"]
     (data / "val.txt").write_text("S1\n")
     assert run(*arguments, output=tmp_path / "out") == (2, None)
-    assert f"the model has no validation list '{model / 'val.txt'}'" in capsys.readouterr().err
+    named = model / f"val_{data.name}.txt"
+    assert f"the model has no validation list '{named}' or '{model / 'val.txt'}'" in capsys.readouterr().err
     (model / "val.txt").write_text("T2\n")
     _, metrics = run(*arguments, output=tmp_path / "out")
     assert [image["stem"] for image in metrics["per_image"]] == ["T2"]
+    named.write_text("S2\n")
+    _, metrics = run(*arguments, output=tmp_path / "out")
+    assert [image["stem"] for image in metrics["per_image"]] == ["S2"]
     _, metrics = run("--data", data, "--split", "val", "--predictions", predictions, output=tmp_path / "out")
     assert [image["stem"] for image in metrics["per_image"]] == ["S1"]
 
