@@ -4,7 +4,8 @@
         [--output ablation.json]
 
 Rows of one checkpoint: the predicted posterior; replaced by zeros, by another image's and by the true mask's. Rows of
-`--trained` checkpoints are scored as they are. The images are those of the checkpoint's validation list, which it never saw.
+`--trained` checkpoints are scored as they are. The images are those of the checkpoint's validation list,
+which it never saw.
 """
 
 import argparse

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -181,3 +182,104 @@ def test_all_cores_work_on_a_cpu_unless_told_otherwise(settings, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as `accelerate launch` sets it
     train(settings(max_train_steps=1, num_cpu_threads=0), Regression(), Points(), {})
     assert torch.get_num_threads() == 3
+
+
+class Noiseless(Regression):
+    def loss(self, model, batch, step, generator):
+        distance = model(batch["x"])[:, 0] - batch["x"].sum(1)
+        return (distance**2).mean(), {"iou": distance.mean()}
+
+
+class WithStatistics(Regression):
+    """Its normalisation has running statistics."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+        self.factor, self.seen = 1.0, []
+
+
+def losses(folder):
+    return [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch(settings, tmp_path):
+    large, parts = Noiseless(), Noiseless()
+    train(settings(output_dir=str(tmp_path / "large"), train_batch_size=6), large, Points(), {})
+    accumulating = settings(output_dir=str(tmp_path / "parts"), train_batch_size=2, gradient_accumulation_steps=3)
+    train(accumulating, parts, Points(), {})
+    torch.testing.assert_close(parts.model.weight, large.model.weight)
+    (first,), (second,) = losses(tmp_path / "large"), losses(tmp_path / "parts")
+    assert first == pytest.approx(second, rel=1e-4) and first["step"] == 9
+
+
+def test_with_batch_statistics_and_accumulation_a_resumed_run_has_the_same_bits(settings, tmp_path):
+    changes = {"gradient_accumulation_steps": 2, "checkpoints_total_limit": 9}
+    train(settings(output_dir=str(tmp_path / "whole"), **changes), WithStatistics(), Points(), {})
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", resumed / "checkpoint-4")
+    train(settings(output_dir=str(resumed), **changes), WithStatistics(), Points(), {})
+    first, second = (torch.load(tmp_path / run / "model.pt") for run in ("whole", "resumed"))
+    assert first["1.num_batches_tracked"] == 18
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    digests = [json.loads((tmp_path / run / "run.json").read_text()) for run in ("whole", "resumed")]
+    assert digests[0]["saved_sha256"] == digests[1]["saved_sha256"]
+
+
+def test_the_saved_statistics_are_averaged(settings, tmp_path):
+    task = WithStatistics()
+    train(settings(), task, Points(), {})
+    saved = torch.load(tmp_path / "run" / "model.pt")
+    assert not torch.equal(saved["1.running_mean"], task.model[1].running_mean)
+    assert saved["1.num_batches_tracked"] == task.model[1].num_batches_tracked
+
+
+def test_the_first_step_that_is_not_finite_is_named_before_anything_is_saved(settings, tmp_path):
+    class Failing(Regression):
+        def loss(self, model, batch, step, generator):
+            loss, scalars = super().loss(model, batch, step, generator)
+            return loss * (float("nan") if step == 6 else 1), scalars
+
+    with pytest.raises(FloatingPointError, match="the loss is not finite at step 6"):
+        train(settings(checkpointing_steps=4), Failing(), Points(), {})
+    assert names(tmp_path / "run") == ["checkpoint-4"] and not (tmp_path / "run" / "model.pt").exists()
+
+
+def test_changed_settings_of_checkpoints_are_refused_and_other_lists_too(settings, tmp_path):
+    lists = {"train": ["a", "b"], "val": ["c"]}
+    with pytest.raises(AssertionError):  # Regression has no validation images
+        train(settings(val_fraction=0.1, validation_steps=6), Regression(), Points(), lists)
+    with pytest.raises(ValueError, match="other settings: val_fraction: 0.1 -> 0.2; seed: 0 -> 1;"):
+        train(settings(val_fraction=0.2, seed=1), Regression(), Points(), lists)
+    with pytest.raises(ValueError, match="from images on other lists"):
+        train(settings(val_fraction=0.1), Regression(), Points(), {**lists, "val": ["d"]})
+    other = Regression()
+    other.model.bias.data += 1
+    with pytest.raises(ValueError, match="from other weights"):
+        train(settings(val_fraction=0.1), other, Points(), lists)
+    train(settings(val_fraction=0.1, validation_steps=0, checkpointing_steps=3), Regression(), Points(), lists)
+    assert names(tmp_path / "run") == ["checkpoint-6", "checkpoint-9"]
+
+
+def test_a_failed_start_may_be_repaired(settings, tmp_path):
+    with pytest.raises(FloatingPointError):
+        train(settings(checkpointing_steps=9), Regression(factor=float("nan")), Points(), {})
+    train(settings(learning_rate=0.01), Regression(), Points(), {})
+
+
+def test_bf16_without_the_processors_help_is_said_to_be_slow(settings, monkeypatch, caplog):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(f"torch.cpu.{name}", lambda: False)
+    train(settings(max_train_steps=1, mixed_precision="bf16"), Regression(), Points(), {})
+    assert "many times slower" in caplog.text
+    train(settings(max_train_steps=1, output_dir=settings().output_dir + "-2"), Regression(), Points(), {})
+    assert caplog.text.count("many times slower") == 1
+
+
+def test_a_compiled_model_learns_the_same(settings, tmp_path):
+    plain, compiled = Noiseless(), Noiseless()
+    train(settings(), plain, Points(), {})
+    train(settings(compile=True, output_dir=str(tmp_path / "compiled")), compiled, Points(), {})
+    torch.testing.assert_close(compiled.model.weight, plain.model.weight)

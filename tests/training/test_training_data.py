@@ -1,8 +1,15 @@
+import json
+
 import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
 
 from irstd_ldm.data.crops import CropSettings
 from irstd_ldm.data.folder import read_stem_list
+from irstd_ldm.training import train_mask_vae
 from irstd_ldm.training.settings import TrainSettings
+from irstd_ldm.training.train_mask_vae import MaskVAESettings
 from irstd_ldm.training.training_data import read_training_data, write_split
 
 
@@ -35,3 +42,20 @@ def test_runs_of_other_seeds_hold_out_the_same_images(tmp_path, synthetic_root):
     assert [sample.stem for sample in first.val_samples] == [sample.stem for sample in second.val_samples]
     assert list(first.val_backgrounds) == list(second.val_backgrounds)
     assert not np.array_equal(first.crops[0]["image"], second.crops[0]["image"])
+
+
+def run_mask_vae(few_steps, folder, **changes):
+    """The saved weights and the log of the losses."""
+    values = few_steps | {"output_dir": str(folder), "statistics_crops": 4} | changes
+    train_mask_vae.run(MaskVAESettings(**values))
+    weights = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    return weights, json.loads((folder / "losses.jsonl").read_text())
+
+
+def test_workers_change_no_bit_and_the_memory_format_little(few_steps, tmp_path):
+    weights, losses = run_mask_vae(few_steps, tmp_path / "plain")
+    by_workers, _ = run_mask_vae(few_steps, tmp_path / "workers", dataloader_num_workers=2)
+    assert all(torch.equal(by_workers[name], tensor) for name, tensor in weights.items())
+    by_format, other_losses = run_mask_vae(few_steps, tmp_path / "format", channels_last=True)
+    assert by_format.keys() == weights.keys()
+    assert other_losses == pytest.approx(losses, rel=1e-3)
