@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from itertools import compress
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-
-Tensors: TypeAlias = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 class TrainedPart(nn.Module):
@@ -26,7 +24,8 @@ class TrainedPart(nn.Module):
 class MovingAverage(AveragedModel):
     """Exponential moving average of the trained part of a model: running statistics are averaged too, counts copied.
 
-    The decay of step n is min(`decay`, (1 + n) / (10 + n)): a long memory would keep the random start for long.
+    The first step copies; the decay of step n after it is min(`decay`, (1 + n) / (10 + n)): a long memory would keep
+    the random start for long.
 
     Args:
         part: Of a model on its device, in its memory format.
@@ -34,17 +33,21 @@ class MovingAverage(AveragedModel):
     """
 
     def __init__(self, part: TrainedPart, decay: float):
-        super().__init__(part, multi_avg_fn=self._average, use_buffers=True)
+        super().__init__(part, use_buffers=True)
         self.decay = decay
 
     @torch.no_grad()
-    def _average(self, averaged: Tensors, current: Tensors, _: torch.Tensor | int) -> None:
-        if averaged[0].is_floating_point():
-            num_steps = int(self.n_averaged)  # on the CPU, unlike the argument: reading that would wait for the device
-            decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-        else:
-            torch._foreach_copy_(averaged, current)
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move towards `model`; unlike the base class's this waits for no device, the count of steps is the CPU's."""
+        num_steps = int(self.n_averaged)
+        decay = min(self.decay, (1 + num_steps) / (10 + num_steps)) if num_steps else 0.0
+        averaged, current = ([*part.parameters(), *part.buffers()] for part in (self.module, model))
+        is_float = [tensor.is_floating_point() for tensor in averaged]
+        torch._foreach_lerp_([*compress(averaged, is_float)], [*compress(current, is_float)], 1 - decay)
+        for ours, theirs in zip(averaged, current, strict=True):
+            if not ours.is_floating_point():
+                ours.copy_(theirs)
+        self.n_averaged += 1
 
     def by_name(self) -> dict[str, torch.Tensor]:
         """The averaged tensors by their names in the model."""
