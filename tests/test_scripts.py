@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from irstd_ldm import IRSTDDiffPipeline, IRSTDLatentPipeline
+from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import count_image
@@ -139,47 +139,3 @@ def test_confidences_are_measured_with_and_without_diffusion(tiny_checkpoint, tm
         bins = row["as predicted"]["bins"]
         assert sum(b["num_predicted"] for b in bins) == row["num_predicted"]
         assert 0 <= row["after Platt"]["brier"] <= row["as predicted"]["brier"]
-
-
-def test_the_mean_of_two_checkpoints(tiny_checkpoint, tmp_path):
-    pipe = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
-    first = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    with torch.no_grad():
-        for parameter in pipe.unet.parameters():
-            parameter += 1
-    pipe.register_to_config(calibration={"thresholds": {"10": 0.9}})
-    pipe.save_pretrained(tmp_path / "second")
-    (tmp_path / "second" / "val.txt").write_text("a\n")
-    script = load("average_checkpoints")
-    script.main(
-        [str(tiny_checkpoint), str(tmp_path / "second"), "--weight", "0.25", "--output", str(tmp_path / "mean")]
-    )
-    mean = IRSTDLatentPipeline.from_pretrained(tmp_path / "mean")
-    for name, value in mean.unet.state_dict().items():
-        torch.testing.assert_close(value, first[name] + 0.25)
-    for name, value in mean.vae.state_dict().items():
-        torch.testing.assert_close(value, pipe.vae.state_dict()[name])
-    assert (tmp_path / "mean" / "val.txt").read_text() == "a\n"
-    assert mean.config.calibration is None
-
-
-def test_the_mean_of_two_pixel_checkpoints(tiny_diff_checkpoint, tmp_path):
-    pipe = IRSTDDiffPipeline.from_pretrained(tiny_diff_checkpoint)
-    for name, value in pipe.conditional_encoder.state_dict().items():
-        value += 2 if name.endswith("num_batches_tracked") else 1
-    pipe.save_pretrained(tmp_path / "second")
-    load("average_checkpoints").main([str(tiny_diff_checkpoint), str(tmp_path / "second"), "--output", str(tmp_path)])
-    first, mean = (
-        IRSTDDiffPipeline.from_pretrained(folder).conditional_encoder.state_dict()
-        for folder in (tiny_diff_checkpoint, tmp_path)
-    )
-    batches = {name for name in mean if name.endswith("num_batches_tracked")}
-    assert batches and all(mean[name] == first[name] + 2 for name in batches)
-    for name in mean.keys() - batches:
-        torch.testing.assert_close(mean[name], first[name] + 0.5)
-
-
-def test_the_mean_of_different_networks_is_refused(tiny_pipeline):
-    other = IRSTDLatentPipeline(**tiny_pipeline.components | {"unet": torch.nn.Linear(2, 2)})
-    with pytest.raises(ValueError, match="`unet` differs"):
-        load("average_checkpoints").average(tiny_pipeline, other, 0.5)

@@ -3,7 +3,7 @@
 Python blocks run as they are, those of a page in one namespace, but for the blocks in `ELSEWHERE`.
 """
 
-import importlib.util
+import importlib
 import re
 import shlex
 import shutil
@@ -27,7 +27,6 @@ FEW_STEPS = {
     "validation_steps": 0,
     "checkpointing_steps": 2,
     "num_cpu_threads": 1,
-    "mixed_precision": "no",  # one process knows one only
     "report_to": "null",
 }
 OF_ONE_TRAINER = {name: {"statistics_crops": 8} for name in ("train_mask_vae", "train_image_vae")}
@@ -65,15 +64,6 @@ def trained(command: str) -> None:
     shutil.rmtree(flags[flags.index("--output_dir") + 1], ignore_errors=True)
     trainer = importlib.import_module(f"irstd_ldm.training.{module}")
     trainer.main([*flags, *(part for name, value in short.items() for part in (f"--{name}", str(value)))])
-
-
-def averaged(command: str) -> None:
-    """The mean of two checkpoints, in this process."""
-    words = shlex.split(command, comments=True)
-    specification = importlib.util.spec_from_file_location("average_checkpoints", ROOT / words[1])
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    script.main(words[2:])
 
 
 def two_processes(command: str) -> None:
@@ -120,11 +110,10 @@ DECISIONS: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("irstd-ldm synthesize --data NUAA-SIRST --list", parsed),  # tests/cli/test_synthesize.py
     ("irstd-ldm card", card),
     ("irstd-ldm ", run),
-    ("accelerate launch training/", trained),
+    ("OMP_WAIT_POLICY=PASSIVE accelerate launch training/", trained),
     ("torchrun ", two_processes),
     ("pip install ", installed),
     ("make ", made),
-    ("python scripts/average_checkpoints.py", averaged),
     ("python scripts/", scripted),
 )
 

@@ -57,7 +57,7 @@ def write_samples(folder: Path, tiny: Path, tiny_diff: Path) -> None:
     write_data_set(folder / "DATA", {"train.txt": stems[:6], "val.txt": stems[6:]})
     validation = read_stem_list(bundled_checkpoint() / "val.txt")  # the bundled detector's: `--split val` reads them
     train, test = [*validation, *(f"train_{number}" for number in range(6))], ["test_0", "test_1"]
-    for name in ("NUAA-SIRST", "IRSTD-1k"):
+    for name in ("NUAA-SIRST", "IRSTD-1k", "NUDT-SIRST"):
         write_data_set(folder / name, {f"img_idx/train_{name}.txt": train, f"img_idx/test_{name}.txt": test})
     for other in ("masks-of-another-detector", "OTHER-DETECTOR"):
         shutil.copytree(folder / "NUAA-SIRST" / "masks", folder / other)

@@ -154,7 +154,7 @@ def test_test_images_never_enter_generator_training(settings, synthetic_root, tm
 def test_the_recipes_lists_share_no_image_with_nuaas_test_list(nuaa_root, settings):
     made = GeneratorSettings(**settings | {"train_data_dir": str(nuaa_root), "val_fraction": 0.0}, output_dir="")
     data = read_generator_data(made)
-    assert set(data.train_stems).isdisjoint(IRSTDFolder(nuaa_root, split="test").stems)
+    assert set(data.lists["train"]).isdisjoint(IRSTDFolder(nuaa_root, split="test").stems)
     assert len(data.train_stems) == 213
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from irstd_ldm.training.settings import parse_settings
+from irstd_ldm.training.settings import parse_plan, parse_settings
 from irstd_ldm.training.train_controlnet import ControlNetSettings
 from irstd_ldm.training.train_image_unet import ImageUNetSettings
 from irstd_ldm.training.train_image_vae import ImageVAESettings
@@ -43,19 +43,25 @@ def test_the_recipes_are_there():
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_parses_and_names_its_command(recipe):
     trainer = trainer_of(recipe)
-    settings = parse_settings(SETTINGS[trainer], ["--config", str(recipe)])
-    assert settings.model in settings.configurations
+    plan = parse_plan(SETTINGS[trainer], ["--config", str(recipe)])
+    assert all(settings.model in settings.configurations for settings in plan.stages)
     heading = recipe.read_text(encoding="utf-8").split("\ntrain_data_dir")[0]
     assert all(line.startswith("#") for line in heading.splitlines())
-    assert f"accelerate launch training/{trainer}.py --config training/recipes/{recipe.name}" in heading
+    assert (
+        f"# OMP_WAIT_POLICY=PASSIVE accelerate launch training/{trainer}.py --config training/recipes/{recipe.name}"
+        in heading
+    )
 
 
 def test_a_latent_recipe_and_its_mask_vae_agree():
     for size in ("tiny", "lgldnet"):
         folder = RECIPES[0].parent
-        first = parse_settings(MaskVAESettings, ["--config", str(folder / f"{size}_mask_vae.yaml")])
-        second = parse_settings(LatentSettings, ["--config", str(folder / f"{size}_latent.yaml")])
-        assert second.mask_vae == first.output_dir
+        plans = [
+            parse_plan(settings, ["--config", str(folder / f"{size}_{name}.yaml")])
+            for name, settings in (("mask_vae", MaskVAESettings), ("latent", LatentSettings))
+        ]
+        first, second = (plan.stages[0] for plan in plans)
+        assert second.mask_vae == str(plans[0].output_dir)
         for shared in ("model", "train_data_dir", "background_exclude", "val_fraction", "seed", "resolution"):
             assert getattr(first, shared) == getattr(second, shared), shared
 
