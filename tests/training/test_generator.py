@@ -142,7 +142,7 @@ def test_test_images_never_enter_generator_training(settings, synthetic_root, tm
     write_stem_list(tmp_path / "train.list", stems[:12])
     made = GeneratorSettings(**settings, output_dir="", train_list=str(tmp_path / "train.list"))
     data = read_generator_data(made)
-    assert sorted(data.train_stems + data.val_stems) == sorted(stems[:12])
+    assert sorted(data.lists["train"] + data.lists["val"]) == sorted(stems[:12])
     write_stem_list(synthetic_root / "test.txt", stems[11:])
     try:
         with pytest.raises(ValueError, match=f"1 images of a test list.*{stems[11]}"):
@@ -155,7 +155,7 @@ def test_the_recipes_lists_share_no_image_with_nuaas_test_list(nuaa_root, settin
     made = GeneratorSettings(**settings | {"train_data_dir": str(nuaa_root), "val_fraction": 0.0}, output_dir="")
     data = read_generator_data(made)
     assert set(data.lists["train"]).isdisjoint(IRSTDFolder(nuaa_root, split="test").stems)
-    assert len(data.train_stems) == 213
+    assert len(data.lists["train"]) == 213
 
 
 def test_psnr_by_hand():
