@@ -27,6 +27,7 @@ FEW_STEPS = {
     "validation_steps": 0,
     "checkpointing_steps": 2,
     "num_cpu_threads": 1,
+    "mixed_precision": "no",  # bf16 is slow where the processor has none
     "report_to": "null",
 }
 OF_ONE_TRAINER = {name: {"statistics_crops": 8} for name in ("train_mask_vae", "train_image_vae")}
