@@ -43,7 +43,7 @@ def sample(seed=0, centers=((40, 50),), shape=(150, 130), dtype=np.uint8):
 @pytest.fixture(scope="module")
 def crops():
     samples = [sample(0), sample(1, [(100, 20), (60, 90)]), sample(2, shape=(40, 70), centers=[(20, 20)])]
-    return TrainingCrops(samples, [frame(7, (200, 180))], replace(CropSettings(), size=64), seed=5)
+    return TrainingCrops([samples], [frame(7, (200, 180))], replace(CropSettings(), size=64), seed=5)
 
 
 def test_items_have_the_stated_shape_type_and_range(crops):
@@ -63,14 +63,14 @@ def test_item_k_depends_on_seed_and_k_alone(crops):
     assert not torch.equal(crops[3]["image"], crops[4]["image"])
     assert torch.equal(crops[10**12]["image"], crops[10**12]["image"])
     samples, settings = [sample(0), sample(1)], replace(CropSettings(), size=64)
-    first, second, other = (TrainingCrops(samples, [], settings, seed) for seed in (1, 1, 2))
+    first, second, other = (TrainingCrops([samples], [], settings, seed) for seed in (1, 1, 2))
     assert torch.equal(first[0]["image"], second[0]["image"])
     assert not torch.equal(first[0]["image"], other[0]["image"])
 
 
 def test_a_target_crop_holds_its_target_whole_and_unchanged():
     source = sample(0)
-    crops = TrainingCrops([source], [], PLAIN, seed=0)
+    crops = TrainingCrops([[source]], [], PLAIN, seed=0)
     places = set()
     for k in range(40):
         item = crops[k]
@@ -87,7 +87,7 @@ def test_small_images_are_continued_by_reflection():
     mask = np.zeros((3, 4), bool)
     mask[1, 2] = True
     plain = replace(PLAIN, target_probability=0, image_probability=1)
-    crops = TrainingCrops([Sample("a", image, mask)], [], plain, seed=0)
+    crops = TrainingCrops([[Sample("a", image, mask)]], [], plain, seed=0)
     for k in range(10):
         pixels = np.rint((crops[k]["image"][0].numpy() + 1) * 127.5).astype(int)
         period_rows = np.array_equal(pixels[:-4], pixels[4:]) or np.array_equal(pixels[:-6], pixels[6:])
@@ -96,18 +96,18 @@ def test_small_images_are_continued_by_reflection():
 
 
 def test_a_one_pixel_image_is_continued():
-    crops = TrainingCrops([Sample("a", np.full((1, 1), 51, np.uint8), np.ones((1, 1), bool))], [], PLAIN, seed=0)
+    crops = TrainingCrops([[Sample("a", np.full((1, 1), 51, np.uint8), np.ones((1, 1), bool))]], [], PLAIN, seed=0)
     np.testing.assert_allclose(crops[0]["image"], -0.6, atol=1e-6)
     assert crops[0]["mask"].all()
 
 
 def test_background_crops_are_empty_and_from_the_backgrounds():
     settings = replace(PLAIN, target_probability=0, background_probability=1)
-    crops = TrainingCrops([sample(0)], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
+    crops = TrainingCrops([[sample(0)]], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
     for k in range(5):
         assert not crops[k]["mask"].any()
         np.testing.assert_allclose(crops[k]["image"], -0.6, atol=1e-6)
-    without = TrainingCrops([sample(0)], [], settings, seed=0)
+    without = TrainingCrops([[sample(0)]], [], settings, seed=0)
     assert without[0]["image"].std() > 0.01
 
 
@@ -115,7 +115,7 @@ def test_background_crops_lie_around_hard_negatives():
     settings = replace(PLAIN, target_probability=0, background_probability=1, hard_negative_probability=1)
     frames = [np.full((300, 280), level, np.uint8) for level in (40, 80)]
     frames[1][200, 50] = 250
-    crops = TrainingCrops([sample(0)], frames, settings, seed=0)
+    crops = TrainingCrops([[sample(0)]], frames, settings, seed=0)
     assert not any((crops[k]["image"] > 0.9).any() for k in range(3))  # none are known yet
     crops.hard_negatives.append((1, np.array([200, 50])))
     places = set()
@@ -124,20 +124,20 @@ def test_background_crops_lie_around_hard_negatives():
         assert len(bright) == 1 and not crops[k]["mask"].any()
         places.add(tuple(bright[0]))
     assert len(places) > 15
-    half = TrainingCrops([sample(0)], frames, replace(settings, hard_negative_probability=0.5), seed=0)
+    half = TrainingCrops([[sample(0)]], frames, replace(settings, hard_negative_probability=0.5), seed=0)
     half.hard_negatives.append((1, np.array([200, 50])))
     assert 10 < sum(bool((half[k]["image"] > 0.9).any()) for k in range(60)) < 50
 
 
 def test_background_crops_are_blended_with_other_empty_ones_alone():
     settings = replace(PLAIN, target_probability=0, background_probability=1, blend_probability=1)
-    crops = TrainingCrops([sample(0)], [np.full((90, 90), level, np.uint8) for level in (51, 204)], settings, seed=0)
+    crops = TrainingCrops([[sample(0)]], [np.full((90, 90), level, np.uint8) for level in (51, 204)], settings, seed=0)
     values = np.array([crops[k]["image"].unique().item() for k in range(60)])
     between = values[(values > -0.6 + 1e-5) & (values < 0.6 - 1e-5)]
     assert len(between) > 15 and np.ptp(between) > 0.5  # the others are two crops of one frame
     assert np.abs(values).max() < 0.6 + 1e-5
     labelled = np.full((64, 64), 100, np.uint8), np.ones((64, 64), bool)
-    crops = TrainingCrops([Sample("a", *labelled), sample(0, shape=(64, 64))], [], settings, seed=0)
+    crops = TrainingCrops([[Sample("a", *labelled), sample(0, shape=(64, 64))]], [], settings, seed=0)
     for k in range(20):
         if crops[k]["mask"].all():
             np.testing.assert_allclose(crops[k]["image"], 100 / 127.5 - 1, atol=1e-6)
@@ -145,7 +145,7 @@ def test_background_crops_are_blended_with_other_empty_ones_alone():
 
 def test_background_crops_are_negatives_of_training_images():
     settings = replace(PLAIN, target_probability=0, background_probability=1, negative_image_probability=1)
-    crops = TrainingCrops([sample(0, shape=(64, 64))], [np.full((90, 90), 51, np.uint8)], settings, seed=0)
+    crops = TrainingCrops([[sample(0, shape=(64, 64))]], [np.full((90, 90), 51, np.uint8)], settings, seed=0)
     flips = [np.sort(crops[k]["image"].ravel()) for k in range(4)]
     for k, pixels in enumerate(flips):
         assert not crops[k]["mask"].any()
@@ -155,21 +155,21 @@ def test_background_crops_are_negatives_of_training_images():
 def test_frames_without_targets_are_synthetic_scenes_at_a_share():
     flat = np.full((90, 90), 51, np.uint8)
     settings = replace(PLAIN, target_probability=0, background_probability=1, synthetic_probability=0.5)
-    crops = TrainingCrops([sample(0)], [flat], settings, seed=0)
+    crops = TrainingCrops([[sample(0)]], [flat], settings, seed=0)
     scenes = [crops[k]["image"] for k in range(60) if crops[k]["image"].std() > 1e-3]
     assert 20 < len(scenes) < 40
     assert len({float(scene.mean()) for scene in scenes}) == len(scenes)
     assert not any(crops[k]["mask"].any() for k in range(60))
     implanted = replace(settings, background_probability=0, implant_probability=1, synthetic_probability=1)
-    crops = TrainingCrops([sample(0)], [flat], implanted, seed=0)
+    crops = TrainingCrops([[sample(0)]], [flat], implanted, seed=0)
     assert sum(bool(crops[k]["mask"].any()) for k in range(20)) > 15
-    assert torch.equal(crops[7]["image"], TrainingCrops([sample(0)], [flat], implanted, seed=0)[7]["image"])
+    assert torch.equal(crops[7]["image"], TrainingCrops([[sample(0)]], [flat], implanted, seed=0)[7]["image"])
 
 
 def test_stuck_pixels_are_single_and_spare_targets():
     settings = replace(PLAIN, stuck_pixel_probability=1)
     plain, stuck = (
-        TrainingCrops([sample(0, shape=(64, 64), centers=[(30, 30)])], [], one, seed=3) for one in (PLAIN, settings)
+        TrainingCrops([[sample(0, shape=(64, 64), centers=[(30, 30)])]], [], one, seed=3) for one in (PLAIN, settings)
     )
     levels = []
     for k in range(40):
@@ -185,12 +185,12 @@ def test_frames_without_targets_have_a_range_of_scales_of_their_own():
         PLAIN, target_probability=0, background_probability=1, rescale_probability=1, background_rescale_range=(2, 2)
     )
     ramp = np.repeat(np.arange(128, dtype=np.uint8)[None], 128, axis=0)  # one gray level per pixel
-    crops = TrainingCrops([sample(0)], [ramp], settings, seed=0)
+    crops = TrainingCrops([[sample(0)]], [ramp], settings, seed=0)
     for k in range(8):
         steps = np.abs(np.gradient((crops[k]["image"][0].numpy() + 1) * 127.5))
         assert np.median(np.maximum(*steps)) == pytest.approx(0.5, abs=0.02)
     settings = replace(PLAIN, rescale_probability=1, rescale_range=(1, 1), background_rescale_range=(2, 2))
-    image = TrainingCrops([sample(0)], [], settings, seed=0)[0]
+    image = TrainingCrops([[sample(0)]], [], settings, seed=0)[0]
     assert image["mask"].sum() == 9
 
 
@@ -202,7 +202,7 @@ def test_a_range_of_scales_is_positive_and_in_order(bounds):
 
 def test_only_frames_without_targets_are_inverted():
     settings = replace(PLAIN, target_probability=0.5, background_probability=0.5, inversion_probability=1)
-    crops = TrainingCrops([sample(0)], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
+    crops = TrainingCrops([[sample(0)]], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
     items = [crops[k] for k in range(20)]
     backgrounds = [item["image"] for item in items if not item["mask"].any()]
     around_targets = [item for item in items if item["mask"].any()]
@@ -216,7 +216,7 @@ def test_only_frames_without_targets_are_inverted():
 def test_implanted_crops_show_every_target_they_label():
     settings = replace(PLAIN, target_probability=0, implant_probability=1)
     flat = np.full((100, 90), 80, np.uint8)
-    crops = TrainingCrops([sample(0)], [flat], settings, seed=0)
+    crops = TrainingCrops([[sample(0)]], [flat], settings, seed=0)
     counts = []
     for k in range(80):
         mask, image = crops[k]["mask"][0].numpy() > 0, crops[k]["image"][0].numpy()
@@ -234,14 +234,14 @@ def test_rescaling_keeps_every_target():
     source = sample(0)
     source.mask[:] = False
     source.mask[40, 50] = True  # one pixel: halved, it would vanish
-    crops = TrainingCrops([source], [], settings, seed=0)
+    crops = TrainingCrops([[source]], [], settings, seed=0)
     areas = [int(crops[k]["mask"].sum()) for k in range(60)]
     assert min(areas) >= 1 and max(areas) > 1
 
 
 def test_rescaling_enlarges_and_shrinks():
     areas = [
-        int(TrainingCrops([sample(0)], [], replace(PLAIN, rescale_probability=1), seed=0)[k]["mask"].sum())
+        int(TrainingCrops([[sample(0)]], [], replace(PLAIN, rescale_probability=1), seed=0)[k]["mask"].sum())
         for k in range(40)
     ]
     assert min(areas) < 9 < max(areas)
@@ -254,7 +254,7 @@ def test_brightness_changes_do_not_clip_targets_away():
     dark = sample(0)
     dark.image[:] = np.where(dark.mask, 12, 4)
     for source, chosen in ((bright, settings), (dark, replace(settings, offset_range=(-0.3, -0.2)))):
-        crops = TrainingCrops([source], [], chosen, seed=0)
+        crops = TrainingCrops([[source]], [], chosen, seed=0)
         for k in range(10):
             image, mask = crops[k]["image"], crops[k]["mask"] > 0
             assert image.min() >= -1 and image.max() <= 1
@@ -262,7 +262,7 @@ def test_brightness_changes_do_not_clip_targets_away():
 
 
 def test_16_bit_frames_are_normalised_by_their_percentiles():
-    crops = TrainingCrops([sample(0, dtype=np.uint16)], [], PLAIN, seed=0)
+    crops = TrainingCrops([[sample(0, dtype=np.uint16)]], [], PLAIN, seed=0)
     image, mask = crops[0]["image"], crops[0]["mask"] > 0
     assert image.max() > 1 and image[mask].min() == image.max()
     assert -1.2 < image.min() < 0
@@ -271,9 +271,11 @@ def test_16_bit_frames_are_normalised_by_their_percentiles():
 def test_range_normalisation_stretches_a_weak_crop():
     weak = sample(0)
     weak.image[:] = 100 + weak.image // 8
-    crops = TrainingCrops([weak], [], replace(PLAIN, range_probability=1), seed=0)
+    crops = TrainingCrops([[weak]], [], replace(PLAIN, range_probability=1), seed=0)
     assert all(crops[k]["image"].max() - crops[k]["image"].min() > 1.5 for k in range(10))
-    assert all(item["image"].std() < 0.1 for item in (TrainingCrops([weak], [], PLAIN, seed=0)[k] for k in range(10)))
+    assert all(
+        item["image"].std() < 0.1 for item in (TrainingCrops([[weak]], [], PLAIN, seed=0)[k] for k in range(10))
+    )
 
 
 def test_settings_and_samples_are_checked():
@@ -282,7 +284,7 @@ def test_settings_and_samples_are_checked():
     with pytest.raises(ValueError, match="`size`"):
         replace(PLAIN, size=32)
     with pytest.raises(ValueError, match="`samples`"):
-        TrainingCrops([Sample("a", frame(), np.zeros((150, 130), bool))], [], PLAIN, seed=0)
+        TrainingCrops([[Sample("a", frame(), np.zeros((150, 130), bool))]], [], PLAIN, seed=0)
 
 
 def test_a_banked_target_is_its_excess_over_the_background_plane():
@@ -349,8 +351,8 @@ def test_the_gaussian_profile_is_centred_integrated_and_of_unit_peak():
 
 
 def test_squeezed_crops_have_few_levels_and_keep_visible_targets():
-    plain = TrainingCrops([sample(0)], [], PLAIN, seed=3)
-    squeezed = TrainingCrops([sample(0)], [], replace(PLAIN, squeeze_probability=1.0), seed=3)
+    plain = TrainingCrops([[sample(0)]], [], PLAIN, seed=3)
+    squeezed = TrainingCrops([[sample(0)]], [], replace(PLAIN, squeeze_probability=1.0), seed=3)
     for k in range(10):
         before, after = plain[k], squeezed[k]
         assert len(before["image"].unique()) > 27 >= len(after["image"].unique())
@@ -363,9 +365,9 @@ def test_a_negative_is_stretched_by_its_own_range():
     negatives = replace(settings, negative_image_probability=1)
     inverted = replace(settings, inversion_probability=1)
     frames = {
-        "as it is": TrainingCrops([sample(0)], [ramp], settings, seed=0),
-        "negative": TrainingCrops([Sample("ramp", ramp, np.eye(64) > 2), sample(0)], [ramp], negatives, seed=0),
-        "inverted": TrainingCrops([sample(0)], [ramp], inverted, seed=0),
+        "as it is": TrainingCrops([[sample(0)]], [ramp], settings, seed=0),
+        "negative": TrainingCrops([[Sample("ramp", ramp, np.eye(64) > 2), sample(0)]], [ramp], negatives, seed=0),
+        "inverted": TrainingCrops([[sample(0)]], [ramp], inverted, seed=0),
     }
     for name, crops in frames.items():
         images = torch.stack([crops[k]["image"] for k in range(40)])
