@@ -33,6 +33,8 @@ from irstd_ldm.training.tile_size import cover_crops
 from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
 from irstd_ldm.training.validation import validate_detection
 
+NORMALIZATION = "robust"  # a detector from random weights; one that is trained on keeps its own
+
 
 @dataclass(kw_only=True)
 class LatentSettings(DetectorSettings):
@@ -41,7 +43,7 @@ class LatentSettings(DetectorSettings):
     start_settings: ClassVar[tuple[str, ...]] = ("pretrained_model_name_or_path", "mask_vae")
 
     mask_vae: str | None = None  # output folder of train_mask_vae; not needed with pretrained_model_name_or_path
-    use_fae: bool = True  # FAE in the image encoder and on the denoiser's skips
+    use_fae: bool = True  # FAE where the configuration has it, in the image encoder and on the denoiser's skips
     use_liw: bool = True  # LIW on the denoiser's conditioning feature
     posterior_weight: float = 1.0  # of smooth L1 on the posterior variables
     klda_weight: float = 0.01  # of KLDA, reached by linear warm-up
@@ -85,6 +87,12 @@ class LatentDetector(nn.Module):
         self.vae, self.unet, self.image_encoder, self.scheduler = vae, unet, image_encoder, scheduler
         self.vae.encoder.requires_grad_(False)
         self.vae.quant_conv.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        """As `nn.Module.train`; the frozen mask encoder keeps its batch statistics."""
+        super().train(mode)
+        self.vae.encoder.eval()
+        return self
 
     def forward(
         self,
@@ -139,15 +147,19 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
 
     Raises:
         ValueError: Not exactly one of `mask_vae` and `pretrained_model_name_or_path` is set, `mask_vae` holds no
-            Mask-VAE, or `use_fae` or `use_liw` differ from the pretrained denoiser.
+            Mask-VAE, or `use_fae` or `use_liw` differ from the pretrained pipeline.
     """
     if settings.pretrained_model_name_or_path is not None:
         pipeline = IRSTDLatentPipeline.from_pretrained(settings.pretrained_model_name_or_path)
         if settings.mask_vae is not None:
             raise ValueError("`mask_vae` and `pretrained_model_name_or_path` exclude each other, got both")
-        for name in ("use_fae", "use_liw"):
-            if getattr(settings, name) != pipeline.unet.config[name]:
-                raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained denoiser")
+        present = {
+            "use_fae": any(pipeline.image_encoder.config.frequency_attention),
+            "use_liw": pipeline.unet.config.use_liw,
+        }
+        for name, value in present.items():
+            if getattr(settings, name) != value:
+                raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained pipeline")
         pipeline.register_to_config(calibration=None)  # it is of the weights that training changes
         return pipeline
     if settings.mask_vae is None:
@@ -161,13 +173,16 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
     vae.encoder.load_state_dict(stage1.encoder.state_dict())
     vae.quant_conv.load_state_dict(stage1.quant_conv.state_dict())
     encoder_arguments = dict(configuration["image_encoder"])
+    unet_arguments = {**configuration["unet"], "use_liw": settings.use_liw}
     if not settings.use_fae:
         encoder_arguments["frequency_attention"] = (False,) * len(encoder_arguments["block_out_channels"])
+        unet_arguments["use_fae"] = False
     return IRSTDLatentPipeline(
         vae=vae,
-        unet=IRSTDUNet2DConditionModel(**configuration["unet"], use_fae=settings.use_fae, use_liw=settings.use_liw),
+        unet=IRSTDUNet2DConditionModel(**unet_arguments),
         image_encoder=IRSTDImageEncoder(**encoder_arguments),
         scheduler=make_scheduler(),
+        normalization=NORMALIZATION,
     )
 
 
@@ -229,7 +244,11 @@ class LatentTask:
 
 def run(settings: LatentSettings) -> None:
     """Train once."""
-    data = read_training_data(settings, detector_crops(settings))
+    normalization = NORMALIZATION
+    if settings.pretrained_model_name_or_path is not None:
+        config = IRSTDLatentPipeline.load_config(settings.pretrained_model_name_or_path)
+        normalization = config.get("normalization", "range")
+    data = read_training_data(settings, detector_crops(settings, normalization))
     task = LatentTask(settings, data)
     mine_hard_negatives(task.pipeline, data, settings)
     train(settings, task, data.crops, data.lists)

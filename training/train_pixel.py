@@ -244,7 +244,7 @@ class PixelTask:
 
 def run(settings: PixelSettings) -> None:
     """Train once."""
-    data = read_training_data(settings, detector_crops(settings))
+    data = read_training_data(settings, detector_crops(settings, "range"))
     task = PixelTask(settings, data)
     mine_hard_negatives(task.pipeline, data, settings)
     train(settings, task, data.crops, data.lists)

@@ -69,8 +69,8 @@ class TrainingData:
         return lists
 
 
-def detector_crops(settings: DetectorSettings) -> CropSettings:
-    """The crops that a detector is trained on."""
+def detector_crops(settings: DetectorSettings, normalization: str) -> CropSettings:
+    """The crops that a detector of a normalisation is trained on."""
     return CropSettings(
         size=settings.resolution,
         target_probability=settings.target_probability,
@@ -84,6 +84,7 @@ def detector_crops(settings: DetectorSettings) -> CropSettings:
         synthetic_probability=settings.synthetic_probability,
         stuck_pixel_probability=settings.stuck_pixel_probability,
         background_rescale_range=(settings.background_rescale_min, settings.background_rescale_max),
+        normalization=normalization,
     )
 
 

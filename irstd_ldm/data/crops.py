@@ -126,7 +126,9 @@ class TrainingCrops(Dataset):
         self._backgrounds = [
             _Frame(image, np.zeros(image.shape, bool), settings.normalization) for image in backgrounds
         ] or [frame for frames in self._sets for frame in frames]
-        self._bank = TargetBank((frame.region() * 255, frame.mask) for frames in self._with_targets for frame in frames)
+        self._bank = TargetBank(
+            (frame.region() * 255, frame.mask) for frames in self._with_targets for frame in frames
+        )
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, k))
@@ -260,7 +262,6 @@ class TrainingCrops(Dataset):
         if not stretched and frame.is_8_bit:
             image = np.clip(image, 0, 1)  # a sensor's saturation
         return image * 2 - 1
-
 
     def _vary_sensor(
         self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", inverted: bool, rng: np.random.Generator

@@ -34,9 +34,7 @@ def add_defects(image: np.ndarray, scale: float, rng: np.random.Generator) -> np
     return image
 
 
-def hide_borders(
-    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def hide_borders(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The image with a letterbox, a round field of view or a corner without data at one value; nothing is a target there.
 
     Args:

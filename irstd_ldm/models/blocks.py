@@ -76,10 +76,15 @@ class BatchNormBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.channel_attention = ChannelAttention(out_channels) if channel_attention else nn.Identity()
         self.frequency_attention = FAE(out_channels) if frequency_attention else nn.Identity()
+        # Averaged first: a strided 1x1 convolution sees a quarter of the pixels, and oneDNN's backward pass of a narrow
+        # one corrupts memory (torch 2.13, channels last).
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
-            projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h/stride, w/stride)."""

@@ -11,7 +11,16 @@ from diffusers.models.attention import AttentionMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from .blocks import BatchNormLadder, Ladder, ResidualBlock, TokenPooling, channels_last, check_norm_type, make_stem, self_attention
+from .blocks import (
+    BatchNormLadder,
+    Ladder,
+    ResidualBlock,
+    TokenPooling,
+    channels_last,
+    check_norm_type,
+    make_stem,
+    self_attention,
+)
 from .safetensors_only import SafetensorsOnlyMixin
 
 

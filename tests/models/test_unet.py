@@ -19,9 +19,13 @@ def random_map(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make_inputs(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def make_inputs(height: int, width: int, in_channels: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sample, timestep and tokens of two images."""
-    return random_map(2, 12, height, width), torch.tensor([999, 400]), random_map(2, height * width, 16, seed=1)
+    return (
+        random_map(2, in_channels, height, width),
+        torch.tensor([999, 400]),
+        random_map(2, height * width, 16, seed=1),
+    )
 
 
 def make_unet(**config) -> IRSTDUNet2DConditionModel:
@@ -32,8 +36,9 @@ def make_unet(**config) -> IRSTDUNet2DConditionModel:
 @pytest.mark.parametrize("size", ((16, 16), (20, 28), (16, 36)))
 def test_every_configuration_at_the_latent_sizes_of_padded_images(narrow_networks, size):
     unet = narrow_networks[1]
+    sample, timestep, tokens = make_inputs(*size, in_channels=unet.config.in_channels)
     with torch.no_grad():
-        clean = unet(*make_inputs(*size)).sample
+        clean = unet(sample, timestep, tokens).sample
     assert clean.shape == (2, 8, *size)
     assert clean.isfinite().all()
 
@@ -96,3 +101,21 @@ def test_timesteps_are_taken_per_image():
         early, late, mixed = (unet(sample, t, tokens).sample for t in (999, 1, torch.tensor([999, 1])))
     assert (early - late).abs().max() > 1e-3
     torch.testing.assert_close(mixed, torch.stack([early[0], late[1]]))
+
+
+@pytest.mark.parametrize("use_liw", (False, True))
+def test_an_image_latent_as_the_condition_reads_the_tokens(use_liw):
+    torch.manual_seed(0)
+    unet = IRSTDUNet2DConditionModel(
+        **CONFIGURATIONS["tiny"]["unet"]
+        | {"block_out_channels": (16,), "cross_attention_dim": 16, "norm_num_groups": 8, "use_liw": use_liw}
+    ).eval()
+    sample, timestep, _ = make_inputs(16, 20, in_channels=40)
+    tokens = random_map(2, 32, 16, seed=1)
+    sample.requires_grad_()
+    tokens.requires_grad_()
+    unet(sample, timestep, tokens).sample.square().sum().backward()
+    assert sample.grad is not None and tokens.grad is not None
+    assert sample.grad.flatten(2).any(dim=2).all() and tokens.grad.flatten(1).any(dim=1).all()
+    assert sum(isinstance(module, LIW) for module in unet.modules()) == use_liw
+    assert not any(isinstance(module, nn.GroupNorm) for module in unet.modules())

@@ -54,7 +54,12 @@ RUN = {
     "num_cpu_threads": 1,
     "versions": {"torch": "2.0.7"},
 }
-SETTINGS = {"train_data_dir": "/not/shown/NUAA-SIRST", "background_dir": None, "seed": 3, "mixed_precision": "no"}
+SETTINGS = {
+    "train_data_dir": ["/not/shown/NUAA-SIRST", "/nor/this"],
+    "background_dir": None,
+    "seed": 3,
+    "mixed_precision": "no",
+}
 
 
 @pytest.fixture
@@ -118,7 +123,7 @@ def test_the_training_is_a_command_and_a_recipe_without_places(checkpoint):
     assert "accelerate launch --num_processes 2 training/train_latent.py --config recipe.yaml\n" in text
     assert "2 process(es) on 2 x86_64 cores, 1 CPU threads each. Versions: torch 2.0.7." in text
     recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
-    assert recipe == SETTINGS | {"train_data_dir": "NUAA-SIRST"}
+    assert recipe == SETTINGS | {"train_data_dir": ["NUAA-SIRST", "this"]}
     assert "/not/shown" not in text
 
 

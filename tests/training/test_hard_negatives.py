@@ -31,7 +31,7 @@ def test_false_alarms_become_crops(few_steps, frames):
     root, target = frames
     chosen = settings(few_steps, root, target_probability=0, image_probability=0, background_probability=1)
     chosen.implant_probability = 0
-    data = read_training_data(chosen, detector_crops(chosen))
+    data = read_training_data(chosen, detector_crops(chosen, "range"))
     mine_hard_negatives(IRSTDLatentPipeline.from_pretrained(bundled_checkpoint()), data, chosen)
     near = [n for n, place in data.crops.hard_negatives if np.hypot(*(place - (target.y, target.x))) < 3]
     assert near == [1] and all(number == 1 for number, _ in data.crops.hard_negatives)
@@ -40,7 +40,7 @@ def test_false_alarms_become_crops(few_steps, frames):
 
 def test_nothing_is_searched_for_where_nothing_is_asked_for(few_steps, frames):
     chosen = settings(few_steps, frames[0], hard_negative_probability=0.0)
-    data = read_training_data(chosen, detector_crops(chosen))
+    data = read_training_data(chosen, detector_crops(chosen, "range"))
     mine_hard_negatives(None, data, chosen)
     assert data.crops.hard_negatives == []
 
@@ -48,7 +48,7 @@ def test_nothing_is_searched_for_where_nothing_is_asked_for(few_steps, frames):
 @pytest.mark.parametrize("missing", ["pretrained_model_name_or_path", "background_dir"])
 def test_what_hard_negatives_need(few_steps, frames, missing):
     chosen = settings(few_steps, frames[0], **{missing: None})
-    data = read_training_data(chosen, detector_crops(chosen))
+    data = read_training_data(chosen, detector_crops(chosen, "range"))
     with pytest.raises(ValueError, match=f"`hard_negative_probability` needs `{missing}`, got null"):
         mine_hard_negatives(None, data, chosen)
 

@@ -17,6 +17,14 @@ ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
+NORMALIZATIONS = ("range", "robust")  # the rules of `gray_range`, an entry of every checkpoint's config
+ROBUST_PER_MILLE = 50  # on either side: up to a few per cent of odd pixels hardly move these quantiles
+WIDER_PER_MILLE = (10, 1)
+# Where at least this share of a frame's pixels have one value, and there are at least this many squares of 2x2 of them
+# per pixel of it, these squares were not measured: a letterbox, the outside of a round field of view, a corner without
+# data. Pixels of the scene that happen to have the same value count.
+MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.6
+MIN_MEASURED_SHARE = 0.01  # less is a target before an even background, not a scene in a border
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
 
@@ -52,38 +60,150 @@ def to_gray(image: ImageInput) -> np.ndarray:
     raise TypeError(f"`image` must be a path, a PIL image, an array or a tensor, got {type(image).__name__}")
 
 
-def normalize_image(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> np.ndarray:
-    """A gray image on the networks' scale.
+def normalize_image(
+    gray: np.ndarray, input_range: tuple[float, float] | None = None, normalization: str = "range"
+) -> np.ndarray:
+    """A gray image on the networks' scale: the values of `gray_range` map to -1 and 1.
 
-    uint8 maps by x / 127.5 - 1. Of every other type the frame's 0.1 and 99.9 percentiles map to -1 and 1 (its minimum
-    and maximum where the two percentiles coincide, and a constant frame to all zeros). `input_range` replaces both
-    rules. What lies outside [-1, 1] is compressed, see `soft_compress`.
+    What lies outside [-1, 1] is compressed, see `soft_compress`; a constant frame maps to all zeros.
 
     Args:
         gray: (H, W), as `to_gray` returns it.
-        input_range: (lo, hi), the values that map to -1 and 1.
+        input_range: (lo, hi), the values that map to -1 and 1. For networks that were trained with "robust" they are
+            about the 5 and 95 per cent quantiles of a typical scene, and a sensor's whole range leaves hardly any
+            contrast.
+        normalization: "range" or "robust", see `gray_range`.
 
     Returns:
         (H, W) float32, about [-1, 1].
 
     Raises:
-        ValueError: `input_range` is not two finite numbers with lo < hi.
+        ValueError: an unknown `normalization`, or `input_range` is not two finite numbers with lo < hi.
     """
-    return scale_gray(gray, gray_range(gray, input_range))
+    return scale_gray(gray, gray_range(gray, input_range, normalization))
 
 
-def gray_range(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> tuple[float, float] | None:
-    """The raw values that map to -1 and 1, as `normalize_image` states; equal for a constant frame, None = uint8's.
+def gray_range(
+    gray: np.ndarray, input_range: tuple[float, float] | None = None, normalization: str = "range"
+) -> tuple[float, float] | None:
+    """The raw values that map to -1 and 1; equal for a constant frame, None = uint8's 0 and 255.
+
+    "range" (the first checkpoints') is 0 and 255 of uint8 and the 0.1 and 99.9 percentiles of every other type, or its
+    minimum and maximum where these coincide. "robust" is `robust_range` of any type. `input_range` replaces both.
 
     Args:
-        gray, input_range: as in `normalize_image`.
+        gray, input_range, normalization: as in `normalize_image`.
 
     Raises:
         ValueError: as in `normalize_image`.
     """
+    check_normalization(normalization)
     if input_range is not None:
         return _check_input_range(input_range)
+    if normalization == "robust":
+        return robust_range(gray)
     return None if gray.dtype == np.uint8 else percentile_range(gray)
+
+
+def check_normalization(normalization: str) -> None:
+    """Checks that the rule is one of `NORMALIZATIONS`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"`normalization` must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
+
+
+def robust_range(gray: np.ndarray) -> tuple[float, float]:
+    """The 5 and 95 per cent quantiles of the pixels that a sensor measured.
+
+    A few per cent of dead or hot pixels, rows and columns, of telemetry or of pixels without data do not move them
+    noticeably, and what is recognised as no measurement (`measured_pixels`) does not at all.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+
+    Returns:
+        (lo, hi), see `robust_range_of_values`.
+    """
+    return robust_range_of_values(measured_pixels(gray))
+
+
+def robust_range_of_values(values: np.ndarray) -> tuple[float, float]:
+    """The 5 and 95 per cent quantiles of pixels, of one frame or of several together.
+
+    Integers count as spread evenly over their step, so that a scene stored in 8 and in 16 bits has the same range but
+    for the unit.
+
+    Args:
+        values: (M,), of a type that `to_gray` returns.
+
+    Returns:
+        (lo, hi). Where the quantiles coincide, the nearest wider ones that do not; the one value of constant pixels
+        twice.
+    """
+    low, high = values.min(), values.max()
+    if low == high:
+        return float(low), float(high)
+    if values.dtype.kind != "f" and int(high) - int(low) < 2**16:
+        return _quantiles_of_steps(values, int(low), int(high))
+    for per_mille in (ROBUST_PER_MILLE, *WIDER_PER_MILLE):
+        lo, hi = np.quantile(values, (per_mille / 1000, 1 - per_mille / 1000))
+        if lo < hi:
+            return float(lo), float(hi)
+    return float(low), float(high)
+
+
+def measured_pixels(gray: np.ndarray) -> np.ndarray:
+    """The values (M,) of a frame without those of pixels that were not measured.
+
+    The extreme values and those of the four corners are looked at: see `MIN_NO_DATA_SHARE`. Where what is left would
+    be less than `MIN_MEASURED_SHARE` of the frame, or all of one value, it is all of the frame.
+
+    Args:
+        gray: (H, W), as `to_gray` returns it.
+    """
+    measured = np.ones(gray.shape, bool)
+    for value in {gray.min(), gray.max(), gray[0, 0], gray[0, -1], gray[-1, 0], gray[-1, -1]}:
+        alike = gray == value
+        count = np.count_nonzero(alike)
+        if count < MIN_NO_DATA_SHARE * gray.size:
+            continue
+        squares = alike[:-1, :-1] & alike[1:, :-1] & alike[:-1, 1:] & alike[1:, 1:]  # (H - 1, W - 1)
+        if np.count_nonzero(squares) >= MIN_SOLID_SHARE * count:
+            np.logical_not(squares, out=squares)
+            for corner in (measured[:-1, :-1], measured[1:, :-1], measured[:-1, 1:], measured[1:, 1:]):
+                corner &= squares
+    num_measured = np.count_nonzero(measured)
+    if num_measured == gray.size or num_measured < MIN_MEASURED_SHARE * gray.size:
+        return gray.reshape(-1)
+    values = gray[measured]
+    return gray.reshape(-1) if values.min() == values.max() else values
+
+
+def _quantiles_of_steps(values: np.ndarray, low: int, high: int) -> tuple[float, float]:
+    """The two quantiles of integers (M,) from `low` to `high`, each spread evenly over its step of 1.
+
+    A quantile that lies between two values that occur is the middle of the gap, so that mirrored values have mirrored
+    quantiles.
+    """
+    below = np.concatenate([[0], np.cumsum(_counts(values, low, high))])  # pixels below each edge between steps
+    edges = np.arange(len(below)) + (low - 0.5)
+    rank = len(values) * ROBUST_PER_MILLE / 1000
+    ranks = np.array([rank, len(values) - rank])
+    upper_ends = np.interp(ranks, below, edges)
+    lower_ends = np.interp(-ranks, -below[::-1], edges[::-1])
+    lo, hi = (lower_ends + upper_ends) / 2
+    return float(lo), float(hi)
+
+
+def _counts(values: np.ndarray, low: int, high: int) -> np.ndarray:
+    """How often each value from `low` to `high` occurs in integers (M,), (high - low + 1,)."""
+    counts = np.zeros(high - low + 1, np.int64)
+    for part in np.array_split(values, -(-values.size // COUNTED_PX)):
+        counts += np.bincount(part - low, minlength=len(counts))
+    return counts
 
 
 def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
@@ -101,6 +221,8 @@ def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.
     lo, hi = value_range
     if lo == hi:
         return np.zeros(gray.shape, np.float32)
+    if gray.dtype in (np.uint8, np.uint16) and gray.size > (levels := 2 ** (8 * gray.dtype.itemsize)):
+        return scale_gray(np.arange(levels), value_range)[gray]
     scaled = (gray.astype(np.float64) - lo) * (2 / (hi - lo)) - 1
     return soft_compress(scaled).astype(np.float32)
 
@@ -113,8 +235,8 @@ def invert_polarity(gray: np.ndarray, input_range: tuple[float, float] | None = 
         input_range: (lo, hi) that `normalize_image` is going to be given, None where it finds its own.
 
     Returns:
-        (H, W): 255 - x for uint8 and minimum + maximum - x for other types, of the type of `gray`; with `input_range`
-        lo + hi - x, float32.
+        (H, W): 255 - x for uint8, -x for float32 and minimum + maximum - x for other integers, of the type of `gray`;
+        with `input_range` lo + hi - x, float32.
 
     Raises:
         ValueError: as in `normalize_image`.
@@ -124,6 +246,8 @@ def invert_polarity(gray: np.ndarray, input_range: tuple[float, float] | None = 
         return (lo + hi - gray.astype(np.float64)).astype(np.float32)
     if gray.dtype == np.uint8:
         return 255 - gray
+    if gray.dtype == np.float32:
+        return -gray  # exact, also beside pixels at the end of float32
     return gray.max() - gray + gray.min()
 
 
@@ -138,9 +262,7 @@ def percentile_range(gray: np.ndarray) -> tuple[float, float]:
 
 def _percentiles_of_uint16(gray: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
     """What `np.percentile` gives, by counting values instead of sorting a copy of the frame."""
-    counts = np.zeros(2**16, np.int64)
-    for part in np.array_split(gray.reshape(-1), -(-gray.size // COUNTED_PX)):
-        counts += np.bincount(part, minlength=2**16)
+    counts = _counts(gray.reshape(-1), 0, 2**16 - 1)
     rank = (gray.size - 1) * (np.array(percentiles) / 100)
     at_most = np.cumsum(counts)  # (65536,), pixels of at most each value
     low, high = np.searchsorted(at_most, np.floor(rank), "right"), np.searchsorted(at_most, np.ceil(rank), "right")

@@ -47,6 +47,115 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + self.frequency_attention(self.channel_attention(residual))
 
 
+class BatchNormBlock(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU, twice, with attention on the residual branch and a ReLU after the addition.
+
+    At inference the normalisations fold into the convolutions, and what a pixel becomes does not depend on the size
+    of the map around it, as it does where statistics of the whole map are taken.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 2 halves the map.
+        channel_attention: Ends the branch in squeeze-and-excitation.
+        frequency_attention: Ends the branch in FAE, after the channel attention.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        channel_attention: bool = False,
+        frequency_attention: bool = False,
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.channel_attention = ChannelAttention(out_channels) if channel_attention else nn.Identity()
+        self.frequency_attention = FAE(out_channels) if frequency_attention else nn.Identity()
+        # Averaged first: a strided 1x1 convolution sees a quarter of the pixels, and oneDNN's backward pass of a narrow
+        # one corrupts memory (torch 2.13, channels last).
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h/stride, w/stride)."""
+        residual = self.norm2(self.conv2(F.relu_(self.norm1(self.conv1(x)))))
+        # In place: at full and half resolution passes over memory are what a block costs beside its convolutions.
+        return F.relu_(self.frequency_attention(self.channel_attention(residual)).add_(self.shortcut(x)))
+
+
+class TokenPooling(nn.Module):
+    """Learned queries that gather a fixed number of tokens from a map of any size, at a cost that grows with its area.
+
+    The first half of induced attention (Lee et al., *Set Transformer*, arXiv 1810.00825, section 3.1); where the tokens
+    are read is the second.
+
+    Args:
+        channels: Channels of the map and of the tokens.
+        num_heads: Attention heads.
+        num_tokens: Tokens.
+    """
+
+    def __init__(self, channels: int, num_heads: int, num_tokens: int):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, num_tokens, channels))
+        self.attention = Attention(channels, heads=num_heads, dim_head=channels // num_heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, num_tokens, C)."""
+        return self.attention(self.queries.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2))
+
+
+class TokenReading(nn.Module):
+    """Cross-attention of every position of a map to the tokens of [`TokenPooling`], with its residual.
+
+    Args:
+        channels: Channels of the map.
+        token_channels: Channels of the tokens.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, channels: int, token_channels: int, num_heads: int):
+        super().__init__()
+        self.attention = Attention(
+            channels, cross_attention_dim=token_channels, heads=num_heads, dim_head=channels // num_heads
+        )
+
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, h, w) and tokens (B, num_tokens, D) -> (B, C, h, w)."""
+        read = self.attention(x.flatten(2).transpose(1, 2), tokens)  # (B, h*w, C)
+        return x + read.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def batch_normalised(module: nn.Module) -> nn.Module:
+    """`module` with a BatchNorm of the same channels in the place of every GroupNorm."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(parent, name, nn.BatchNorm2d(child.num_channels))
+    return module
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) with the channels of a position beside each other: few of them are convolved faster so on a CPU."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def check_norm_type(norm_type: str) -> None:
+    """Raises ValueError unless `norm_type` is "group" or "batch"."""
+    if norm_type not in ("group", "batch"):
+        raise ValueError(f"`norm_type` must be 'group' or 'batch', got {norm_type!r}")
+
+
 def self_attention(channels: int, num_heads: int, norm_num_groups: int) -> Attention:
     """Self-attention over the positions of (B, C, h, w), with its residual, as in diffusers' middle blocks."""
     return Attention(
@@ -147,5 +256,42 @@ class Ladder(nn.Module):
         features = []
         for level, blocks in enumerate(self.levels):
             x = blocks(x if not level else self.downsamplers[level - 1](x))
+            features.append(x)
+        return features
+
+
+class BatchNormLadder(nn.Module):
+    """As [`Ladder`], of [`BatchNormBlock`]s, the first of a level with the stride.
+
+    Args:
+        block_out_channels: Channels of each level.
+        layers_per_block: Residual blocks of each level.
+        frequency_attention: Channel attention and FAE in the last block of a level, one switch per level.
+    """
+
+    def __init__(
+        self,
+        block_out_channels: Sequence[int],
+        layers_per_block: Sequence[int],
+        frequency_attention: Sequence[bool] | None = None,
+    ):
+        super().__init__()
+        switches = frequency_attention or (False,) * len(block_out_channels)
+        self.levels = nn.ModuleList()
+        previous = block_out_channels[0]
+        for level, channels in enumerate(block_out_channels):
+            blocks = []
+            for block in range(layers_per_block[level]):
+                stride = 2 if level and not block else 1
+                attention = switches[level] and block + 1 == layers_per_block[level]
+                blocks.append(BatchNormBlock(previous, channels, stride, attention, attention))
+                previous = channels
+            self.levels.append(nn.Sequential(*blocks))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """(B, C0, h0, w0) -> features (B, Ci, h0/2^i, w0/2^i), finest first."""
+        features = []
+        for blocks in self.levels:
+            x = blocks(x)
             features.append(x)
         return features

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from diffusers import SchedulerMixin
 
+from . irstd_ldm_data_images import check_normalization
 from . irstd_ldm_models_conditional_encoder import ConditionalEncoder
 from . irstd_ldm_models_pixel_unet import IRSTDUNet2DModel
 from . irstd_ldm_pipelines_detection_pipeline import IRSTDDetectionPipeline
@@ -43,6 +44,10 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
         default_tile_overlap: Overlap of neighbouring tiles in pixels where a call names none.
         calibration: As in [`IRSTDLatentPipeline`].
+        normalization: As in [`IRSTDLatentPipeline`].
+
+    Raises:
+        ValueError: An unknown `normalization`.
     """
 
     model_cpu_offload_seq = "conditional_encoder->unet"
@@ -61,8 +66,10 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         default_tile_size: int = 256,
         default_tile_overlap: int = 32,
         calibration: dict | None = None,
+        normalization: str = "range",
     ):
         super().__init__()
+        check_normalization(normalization)
         self.register_modules(unet=unet, conditional_encoder=conditional_encoder, scheduler=scheduler)
         self.register_to_config(
             format_version=format_version,
@@ -72,6 +79,7 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
             default_tile_size=default_tile_size,
             default_tile_overlap=default_tile_overlap,
             calibration=calibration,
+            normalization=normalization,
         )
 
     def predict_probability(

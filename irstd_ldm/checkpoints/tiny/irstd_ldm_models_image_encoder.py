@@ -11,7 +11,7 @@ from diffusers.models.attention import AttentionMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from . irstd_ldm_models_blocks import Ladder, ResidualBlock, make_stem, self_attention
+from . irstd_ldm_models_blocks import BatchNormLadder, Ladder, ResidualBlock, TokenPooling, channels_last, check_norm_type, make_stem, self_attention
 from . irstd_ldm_models_safetensors_only import SafetensorsOnlyMixin
 
 
@@ -22,7 +22,8 @@ class IRSTDImageEncoderOutput(BaseOutput):
     Attributes:
         image_latent: (B, latent_channels, h, w), enters the denoiser beside the noisy posterior variables.
         features: One (B, Ci, PH/2^i, PW/2^i) per resolution, finest first; they enter the mask decoder.
-        tokens: (B, h*w, D), output of the middle attention in raster order; conditions the denoiser.
+        tokens: (B, M, D), condition the denoiser: the output of the middle attention in raster order, M = h*w, or the
+            encoder's `num_tokens` pooled ones.
     """
 
     image_latent: torch.Tensor
@@ -42,9 +43,13 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         norm_num_groups: Groups of the normalisation.
         frequency_attention: FAE in the blocks of a level, one switch per level.
         stem: ``conv`` (the first level at full resolution) or ``haar`` (at half resolution).
+        norm_type: ``group`` (the published blocks, attention over all positions) or ``batch`` (blocks whose
+            normalisation folds into the convolutions, attention by `num_tokens` pooled tokens; channel attention
+            where FAE is).
+        num_tokens: Pooled tokens of ``batch``.
 
     Raises:
-        ValueError: An unknown `stem`, or tuples of unequal length.
+        ValueError: An unknown `stem` or `norm_type`, or tuples of unequal length.
     """
 
     _supports_gradient_checkpointing = True
@@ -60,6 +65,8 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         norm_num_groups: int = 8,
         frequency_attention: Sequence[bool] = (True, True, True, True),
         stem: str = "conv",
+        norm_type: str = "group",
+        num_tokens: int = 32,
     ):
         super().__init__()
         per_level = (layers_per_block, frequency_attention)
@@ -70,21 +77,31 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
             )
         top = block_out_channels[-1]
         self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
+        self.gradient_checkpointing = False
+        check_norm_type(norm_type)
+        if norm_type == "batch":
+            self.ladder: nn.Module = BatchNormLadder(block_out_channels, layers_per_block, frequency_attention)
+            self.token_pooling = TokenPooling(top, num_attention_heads, num_tokens)
+            self.conv_out = nn.Conv2d(top, latent_channels, 1)
+            return
         self.ladder = Ladder(block_out_channels, layers_per_block, norm_num_groups, True, frequency_attention)
         self.mid_block1 = ResidualBlock(top, top, norm_num_groups, True, frequency_attention[-1])
         self.mid_attention = self_attention(top, num_attention_heads, norm_num_groups)
         self.mid_block2 = ResidualBlock(top, top, norm_num_groups, True, frequency_attention[-1])
         self.norm_out = nn.GroupNorm(norm_num_groups, top)
         self.conv_out = nn.Conv2d(top, latent_channels, 3, padding=1)
-        self.gradient_checkpointing = False
 
     def forward(self, image: torch.Tensor) -> IRSTDImageEncoderOutput:
         """Encode (B, 1, PH, PW) in [-1, 1], PH and PW multiples of 8."""
         x = self.conv_in(image)
+        if self.config.norm_type == "batch":
+            x = channels_last(x)
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             features = self._gradient_checkpointing_func(self.ladder, x)
         else:
             features = self.ladder(x)
+        if self.config.norm_type == "batch":
+            return IRSTDImageEncoderOutput(self.conv_out(features[-1]), features, self.token_pooling(features[-1]))
         attended = self.mid_attention(self.mid_block1(features[-1]))  # (B, D, h, w)
         image_latent = self.conv_out(F.silu(self.norm_out(self.mid_block2(attended))))  # (B, latent_channels, h, w)
         return IRSTDImageEncoderOutput(image_latent, features, attended.flatten(2).transpose(1, 2))

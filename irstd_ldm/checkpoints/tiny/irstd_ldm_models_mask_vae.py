@@ -12,7 +12,17 @@ from diffusers.models.upsampling import Upsample2D
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
-from . irstd_ldm_models_blocks import Ladder, ResidualBlock, make_head, make_stem, self_attention
+from . irstd_ldm_models_blocks import (
+    BatchNormBlock,
+    BatchNormLadder,
+    Ladder,
+    ResidualBlock,
+    channels_last,
+    check_norm_type,
+    make_head,
+    make_stem,
+    self_attention,
+)
 from . irstd_ldm_models_safetensors_only import SafetensorsOnlyMixin
 
 
@@ -112,6 +122,78 @@ class MaskDecoder(nn.Module):
         return self.head(F.silu(self.norm_out(fused)))
 
 
+class BatchNormMaskEncoder(nn.Module):
+    """As [`MaskEncoder`], of blocks with BatchNorm and without attention."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        latent_channels: int,
+        block_out_channels: Sequence[int],
+        layers_per_block: Sequence[int],
+        stem: str,
+    ):
+        super().__init__()
+        self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
+        self.ladder = BatchNormLadder(block_out_channels, layers_per_block)
+        self.conv_out = nn.Conv2d(block_out_channels[-1], 2 * latent_channels, 3, padding=1)
+        self.gradient_checkpointing = False
+
+    def forward(self, mask: torch.Tensor) -> torch.Tensor:
+        x = channels_last(self.conv_in(mask))
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            features = self._gradient_checkpointing_func(self.ladder, x)  # type: ignore[operator]
+        else:
+            features = self.ladder(x)
+        return self.conv_out(features[-1])
+
+
+class BatchNormMaskDecoder(nn.Module):
+    """Latent and image features -> mask logits (B, 1, PH, PW), of blocks with BatchNorm.
+
+    An image feature is added, projected, to the map that comes up from the level below.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        latent_channels: int,
+        block_out_channels: Sequence[int],
+        layers_per_block: Sequence[int],
+        stem: str,
+        image_feature_channels: Sequence[int],
+    ):
+        super().__init__()
+        self.conv_in = nn.Conv2d(latent_channels, block_out_channels[-1], 3, padding=1)
+        self.levels = nn.ModuleList()
+        self.upsamplers = nn.ModuleList()
+        self.projections = nn.ModuleList()
+        for level, channels in enumerate(block_out_channels):  # finest first, run from the coarsest
+            blocks = [BatchNormBlock(channels, channels) for _ in range(layers_per_block[level])]
+            self.levels.append(nn.Sequential(*blocks))
+            entering = image_feature_channels[level]
+            self.projections.append(nn.Conv2d(entering, channels, 1) if entering else nn.Identity())
+            if level:
+                self.upsamplers.append(nn.Conv2d(channels, block_out_channels[level - 1], 1))
+        self.image_feature_channels = tuple(image_feature_channels)
+        self.head = make_head(stem, block_out_channels[0], out_channels)
+        self.gradient_checkpointing = False
+
+    def forward(self, z: torch.Tensor, image_features: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+        x = self.conv_in(channels_last(z))
+        for level in reversed(range(len(self.levels))):
+            if self.image_feature_channels[level]:
+                assert image_features is not None
+                x = x + self.projections[level](image_features[level])
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(self.levels[level], F.relu(x))  # type: ignore[operator]
+            else:
+                x = self.levels[level](F.relu(x))
+            if level:
+                x = F.interpolate(self.upsamplers[level - 1](x), scale_factor=2.0, mode="nearest")
+        return self.head(x)
+
+
 class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
     """Variational autoencoder of target masks whose decoder may also see the image's features.
 
@@ -135,10 +217,12 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         logvar_mean: Mean of the posterior log-variance over the training masks.
         logvar_std: Standard deviation of the posterior log-variance over the training masks.
         klda_min_logvar: Log-variance below which KLDA does not distinguish posteriors.
+        norm_type: ``group`` (the published blocks) or ``batch`` (blocks whose normalisation folds into the
+            convolutions, image features that are added instead of concatenated, no attention).
         kwargs: Further arguments of `AutoencoderKL`.
 
     Raises:
-        ValueError: An unknown `stem`, or tuples of unequal length.
+        ValueError: An unknown `stem` or `norm_type`, or tuples of unequal length.
     """
 
     @register_to_config
@@ -158,6 +242,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         logvar_mean: float = 0.0,
         logvar_std: float = 1.0,
         klda_min_logvar: float = -6.0,
+        norm_type: str = "group",
         **kwargs,
     ):
         super().__init__(
@@ -177,6 +262,15 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
                 "`encoder_layers_per_block`, `decoder_layers_per_block` and `image_feature_channels` must have one "
                 f"entry per level of `block_out_channels` ({len(block_out_channels)}), got {per_level}"
             )
+        check_norm_type(norm_type)
+        if norm_type == "batch":
+            self.encoder = BatchNormMaskEncoder(
+                in_channels, latent_channels, block_out_channels, encoder_layers_per_block, stem
+            )
+            self.decoder = BatchNormMaskDecoder(
+                out_channels, latent_channels, block_out_channels, decoder_layers_per_block, stem, features
+            )
+            return
         self.encoder = MaskEncoder(
             in_channels, latent_channels, block_out_channels, encoder_layers_per_block, norm_num_groups, stem
         )

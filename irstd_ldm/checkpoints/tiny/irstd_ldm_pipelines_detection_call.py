@@ -41,7 +41,7 @@ class Detections:
 
 
 class DetectionCall:
-    """The call of a detector whose `config` holds the defaults and the calibration of [`IRSTDLatentPipeline`]."""
+    """The call of a detector whose `config` holds the defaults and the normalisation of [`IRSTDLatentPipeline`]."""
 
     config: Any
     min_inference_steps = 1  # 0 where the detector has an answer without denoising
@@ -140,6 +140,7 @@ class DetectionCall:
             tile_size=settings.tile_size,
             tile_overlap=settings.tile_overlap,
             input_range=settings.input_range,
+            normalization=self.config["normalization"],
             batch_size=settings.batch_size,
         )
         probabilities = [of_image.probability[None] for of_image in fused]  # N of (1, H, W)

@@ -19,7 +19,7 @@ class IRSTDDetectionPipeline(DetectionCall, IRSTDPipelineBase):
 
     A subclass registers its components and, with the names and meanings of [`IRSTDLatentPipeline`], the values
     `default_num_inference_steps`, `default_ensemble_size`, `default_threshold`, `default_tile_size`,
-    `default_tile_overlap` and `calibration`.
+    `default_tile_overlap`, `calibration` and `normalization`.
     """
 
     def predict_probability(
@@ -79,8 +79,9 @@ class IRSTDDetectionPipeline(DetectionCall, IRSTDPipelineBase):
             tile_size: Images with a longer side run in overlapping tiles of this side, in pixels; 0 = never;
                 None = the checkpoint's default.
             tile_overlap: Overlap of neighbouring tiles in pixels; None = the checkpoint's default.
-            input_range: Raw values that map to -1 and 1; None = 0 and 255 for uint8, the frame's 0.1 and 99.9
-                percentiles otherwise. Values outside are compressed, not clipped.
+            input_range: Raw values that map to -1 and 1; None = those of the checkpoint's `normalization`. Values
+                outside are compressed, not clipped. With the normalisation ``robust`` they are about the 5 and 95 per
+                cent quantiles of a typical scene: a sensor's whole range leaves hardly any contrast.
             batch_size: Images or tiles that run together; None = 1.
             generator: Source of the randomness; None = seed 0. Every image draws from its own generator, derived from
                 this one and the image's place in the call, so that the batch size changes nothing.

@@ -131,7 +131,9 @@ def _networks(folder: Path) -> str:
 
 def _data_sets(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, str]:
     """Data set -> its licence, of those that the model was trained or evaluated on."""
-    paths = [settings.get("train_data_dir"), settings.get("background_dir"), *(row["data"] for row in metrics)]
+    roots = settings.get("train_data_dir")
+    roots = roots if isinstance(roots, list) else [roots]
+    paths = [*roots, settings.get("background_dir"), *(row["data"] for row in metrics)]
     names = dict.fromkeys(Path(path).name for path in paths if path)
     return {name: DATA_LICENCES.get(name, UNKNOWN_LICENCE) for name in names}
 
@@ -200,7 +202,9 @@ def _training(run: Mapping[str, Any] | None, settings: Mapping[str, Any] | None)
 
 
 def _without_folders(value: Any) -> Any:
-    """An absolute path's last part: where a machine keeps its files is nobody's business."""
+    """An absolute path's last part, of each in a list: where a machine keeps its files is nobody's business."""
+    if isinstance(value, list):
+        return [_without_folders(one) for one in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

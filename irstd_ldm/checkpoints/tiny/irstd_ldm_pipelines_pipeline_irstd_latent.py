@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 
+from . irstd_ldm_data_images import check_normalization
 from . irstd_ldm_models_image_encoder import IRSTDImageEncoder
 from . irstd_ldm_models_mask_vae import MaskAutoencoderKL
 from . irstd_ldm_models_unet import IRSTDUNet2DConditionModel
@@ -39,6 +40,13 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         calibration: What `irstd-ldm calibrate` found: ``{"data": NAME, "thresholds": {BUDGET: THRESHOLD},
             "confidence": {"kind": KIND, ...}}``, the budgets in false-alarm pixels per million written as text; the
             confidence's calibration applies to [`Target`]'s.
+        normalization: Which raw values the networks were trained to see as -1 and 1: ``range``, 0 and 255 of uint8 and
+            a frame's 0.1 and 99.9 percentiles of other types (also of checkpoints that do not say), or ``robust``, of
+            every type the 5 and 95 per cent quantiles of the pixels that were measured, which those of letterboxes and
+            of corners without data are not.
+
+    Raises:
+        ValueError: An unknown `normalization`.
     """
 
     model_cpu_offload_seq = "image_encoder->unet->vae"
@@ -57,8 +65,10 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         default_tile_size: int = 256,
         default_tile_overlap: int = 32,
         calibration: dict | None = None,
+        normalization: str = "range",
     ):
         super().__init__()
+        check_normalization(normalization)
         self.register_modules(vae=vae, unet=unet, image_encoder=image_encoder, scheduler=scheduler)
         self.register_to_config(
             format_version=format_version,
@@ -68,6 +78,7 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
             default_tile_size=default_tile_size,
             default_tile_overlap=default_tile_overlap,
             calibration=calibration,
+            normalization=normalization,
         )
 
     def predict_probability(

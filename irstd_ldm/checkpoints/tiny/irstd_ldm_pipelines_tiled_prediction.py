@@ -25,6 +25,7 @@ def predict_in_tiles(
     tile_size: int,
     tile_overlap: int,
     input_range: tuple[float, float] | None,
+    normalization: str,
     batch_size: int,
 ) -> list[MemberFusion]:
     """The probability and the uncertainty of each image.
@@ -40,7 +41,8 @@ def predict_in_tiles(
         ensemble_fusion: One of `FUSIONS`.
         tile_size: Side of the tiles of images with a longer side, in pixels; 0 = no tiles.
         tile_overlap: Overlap of neighbouring tiles in pixels.
-        input_range: Raw values that map to -1 and 1; None = see `gray_range`.
+        input_range: Raw values that map to -1 and 1; None = those of the normalisation.
+        normalization: One of `NORMALIZATIONS`, see `gray_range`.
         batch_size: Tiles of one padded size that run together, also those of different images.
     """
     fused: list[MemberFusion] = []
@@ -58,7 +60,7 @@ def predict_in_tiles(
         windows = tile_windows(gray.shape, tile_size or max(gray.shape), tile_overlap)
         fused.append(MemberFusion(gray.shape, ensemble_size, ensemble_fusion))
         blenders.append(TileBlender(gray.shape, windows, tile_overlap, ensemble_size, fused[place].add))
-        value_range = gray_range(gray, input_range)
+        value_range = gray_range(gray, input_range, normalization)
         for window in windows:
             padded = pad_image(scale_gray(gray[window], value_range))
             tiles = waiting.setdefault(padded.shape, [])

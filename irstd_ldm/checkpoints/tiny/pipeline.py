@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # never executed: names the files that diffusers has to fetch
     from .irstd_ldm_pipelines_targets import *
     from .irstd_ldm_pipelines_tiled_prediction import *
     from .irstd_ldm_pipelines_tiling import *
+    from .unet.irstd_ldm_models_blocks import *
     from .unet.irstd_ldm_models_frequency import *
     from .unet.irstd_ldm_models_safetensors_only import *
     from .unet.irstd_ldm_models_unet import *

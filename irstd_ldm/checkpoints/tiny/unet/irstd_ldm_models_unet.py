@@ -9,6 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
+from . irstd_ldm_models_blocks import TokenReading, batch_normalised, channels_last, check_norm_type
 from . irstd_ldm_models_frequency import FAE
 from . irstd_ldm_models_safetensors_only import SafetensorsOnlyMixin
 from . irstd_ldm_models_wavelet import LIW
@@ -61,22 +62,42 @@ class GatedUpBlock(nn.Module):
 class IRSTDUNet2DConditionModel(SafetensorsOnlyMixin, UNet2DConditionModel):
     """Predicts the clean posterior variables of the mask from noisy ones and the encoded image (LGLDNet, section 3).
 
-    The tokens enter twice: by cross-attention in the blocks that have it, and, laid out on the latent grid, as the
-    conditioning feature that is added after the first convolution.
+    Either the tokens, one per position, enter twice: by cross-attention in the blocks that have it, and, laid out on
+    the latent grid, as the conditioning feature that is added after the first convolution. Or the image latent is the
+    conditioning feature, and reads the tokens by cross-attention.
 
     Args:
         use_fae: FAE on the skip tensors.
         use_liw: LIW on the conditioning feature.
+        condition_channels: Channels of an image latent that is the conditioning feature; 0 where the tokens are.
+        norm_type: ``group`` or ``batch``, in the place of every GroupNorm.
         kwargs: Arguments of `UNet2DConditionModel`; `cross_attention_dim` is the tokens' dimension.
+
+    Raises:
+        ValueError: An unknown `norm_type`.
     """
 
     conv_in: nn.Module
 
     @register_to_config
-    def __init__(self, use_fae: bool = True, use_liw: bool = True, **kwargs):
+    def __init__(
+        self,
+        use_fae: bool = True,
+        use_liw: bool = True,
+        condition_channels: int = 0,
+        norm_type: str = "group",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        check_norm_type(norm_type)
         conv_in = cast(nn.Conv2d, self.conv_in)
-        self.conv_in = ConditionedInput(conv_in, self.config.cross_attention_dim, use_liw)
+        if condition_channels:
+            self.liw = LIW(condition_channels) if use_liw else nn.Identity()
+            self.token_reading = TokenReading(
+                condition_channels, self.config.cross_attention_dim, self.config.attention_head_dim
+            )
+        else:
+            self.conv_in = ConditionedInput(conv_in, self.config.cross_attention_dim, use_liw)
         if use_fae:
             skip_channels = [conv_in.out_channels]
             for block in self.down_blocks:
@@ -86,6 +107,8 @@ class IRSTDUNet2DConditionModel(SafetensorsOnlyMixin, UNet2DConditionModel):
                 count = len(block.resnets)
                 self.up_blocks[index] = GatedUpBlock(block, skip_channels[-count:])
                 skip_channels = skip_channels[:-count]
+        if norm_type == "batch":
+            batch_normalised(self)
 
     @classmethod
     def _get_init_keys(cls, input_class=None):
@@ -103,15 +126,22 @@ class IRSTDUNet2DConditionModel(SafetensorsOnlyMixin, UNet2DConditionModel):
         """Denoise.
 
         Args:
-            sample: (B, 12, h, w), 8 noisy posterior variables ++ 4 channels of image latent.
+            sample: (B, in_channels, h, w), 8 noisy posterior variables ++ the image latent.
             timestep: Scalar or (B,).
-            encoder_hidden_states: Tokens (B, h*w, D) of the image encoder, in raster order.
+            encoder_hidden_states: Tokens (B, M, D) of the image encoder; M = h*w in raster order where they are the
+                conditioning feature.
             return_dict: Whether to return a `UNet2DConditionOutput` instead of a tuple.
             kwargs: Further arguments of `UNet2DConditionModel.forward`.
 
         Returns:
             `UNet2DConditionOutput` whose sample is the predicted clean variables (B, 8, h, w).
         """
-        condition = encoder_hidden_states.transpose(1, 2).unflatten(2, sample.shape[-2:])  # (B, D, h, w)
-        conditioned = torch.cat([sample, condition.to(sample.dtype)], dim=1)
+        channels = self.config.condition_channels
+        if channels:
+            noisy, condition = sample[:, :-channels], sample[:, -channels:]
+            condition = self.token_reading(self.liw(condition), encoder_hidden_states)
+            conditioned = channels_last(torch.cat([noisy, condition], dim=1))
+        else:
+            condition = encoder_hidden_states.transpose(1, 2).unflatten(2, sample.shape[-2:])  # (B, D, h, w)
+            conditioned = torch.cat([sample, condition.to(sample.dtype)], dim=1)
         return super().forward(conditioned, timestep, encoder_hidden_states, return_dict=return_dict, **kwargs)

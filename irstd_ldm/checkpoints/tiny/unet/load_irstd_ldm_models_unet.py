@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 from .irstd_ldm_models_unet import IRSTDUNet2DConditionModel
 
 if TYPE_CHECKING:  # never executed: names the files that diffusers has to fetch along with this one
+    from .irstd_ldm_models_blocks import *
     from .irstd_ldm_models_frequency import *
     from .irstd_ldm_models_safetensors_only import *
     from .irstd_ldm_models_unet import *

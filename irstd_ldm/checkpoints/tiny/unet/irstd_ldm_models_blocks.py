@@ -1,0 +1,297 @@
+"""The residual ladder that the mask encoder, the image encoder and the mask decoder are made of."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from diffusers.models.downsampling import Downsample2D
+from torch import nn
+
+from . irstd_ldm_models_frequency import FAE, ChannelAttention
+from . irstd_ldm_models_wavelet import DWT, IDWT
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU, 3x3 convolution, twice, with attention on the residual branch.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        norm_num_groups: Groups of the normalisation.
+        channel_attention: Ends the branch in squeeze-and-excitation.
+        frequency_attention: Ends the branch in FAE, after the channel attention.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        norm_num_groups: int,
+        channel_attention: bool = False,
+        frequency_attention: bool = False,
+    ):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(norm_num_groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(norm_num_groups, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.channel_attention = ChannelAttention(out_channels) if channel_attention else nn.Identity()
+        self.frequency_attention = FAE(out_channels) if frequency_attention else nn.Identity()
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h, w)."""
+        residual = self.conv1(F.silu(self.norm1(x)))
+        residual = self.conv2(F.silu(self.norm2(residual)))
+        return self.shortcut(x) + self.frequency_attention(self.channel_attention(residual))
+
+
+class BatchNormBlock(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU, twice, with attention on the residual branch and a ReLU after the addition.
+
+    At inference the normalisations fold into the convolutions, and what a pixel becomes does not depend on the size
+    of the map around it, as it does where statistics of the whole map are taken.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 2 halves the map.
+        channel_attention: Ends the branch in squeeze-and-excitation.
+        frequency_attention: Ends the branch in FAE, after the channel attention.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        channel_attention: bool = False,
+        frequency_attention: bool = False,
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.channel_attention = ChannelAttention(out_channels) if channel_attention else nn.Identity()
+        self.frequency_attention = FAE(out_channels) if frequency_attention else nn.Identity()
+        # Averaged first: a strided 1x1 convolution sees a quarter of the pixels, and oneDNN's backward pass of a narrow
+        # one corrupts memory (torch 2.13, channels last).
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, h/stride, w/stride)."""
+        residual = self.norm2(self.conv2(F.relu_(self.norm1(self.conv1(x)))))
+        # In place: at full and half resolution passes over memory are what a block costs beside its convolutions.
+        return F.relu_(self.frequency_attention(self.channel_attention(residual)).add_(self.shortcut(x)))
+
+
+class TokenPooling(nn.Module):
+    """Learned queries that gather a fixed number of tokens from a map of any size, at a cost that grows with its area.
+
+    The first half of induced attention (Lee et al., *Set Transformer*, arXiv 1810.00825, section 3.1); where the tokens
+    are read is the second.
+
+    Args:
+        channels: Channels of the map and of the tokens.
+        num_heads: Attention heads.
+        num_tokens: Tokens.
+    """
+
+    def __init__(self, channels: int, num_heads: int, num_tokens: int):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, num_tokens, channels))
+        self.attention = Attention(channels, heads=num_heads, dim_head=channels // num_heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, num_tokens, C)."""
+        return self.attention(self.queries.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2))
+
+
+class TokenReading(nn.Module):
+    """Cross-attention of every position of a map to the tokens of [`TokenPooling`], with its residual.
+
+    Args:
+        channels: Channels of the map.
+        token_channels: Channels of the tokens.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, channels: int, token_channels: int, num_heads: int):
+        super().__init__()
+        self.attention = Attention(
+            channels, cross_attention_dim=token_channels, heads=num_heads, dim_head=channels // num_heads
+        )
+
+    def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, h, w) and tokens (B, num_tokens, D) -> (B, C, h, w)."""
+        read = self.attention(x.flatten(2).transpose(1, 2), tokens)  # (B, h*w, C)
+        return x + read.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def batch_normalised(module: nn.Module) -> nn.Module:
+    """`module` with a BatchNorm of the same channels in the place of every GroupNorm."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(parent, name, nn.BatchNorm2d(child.num_channels))
+    return module
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) with the channels of a position beside each other: few of them are convolved faster so on a CPU."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def check_norm_type(norm_type: str) -> None:
+    """Raises ValueError unless `norm_type` is "group" or "batch"."""
+    if norm_type not in ("group", "batch"):
+        raise ValueError(f"`norm_type` must be 'group' or 'batch', got {norm_type!r}")
+
+
+def self_attention(channels: int, num_heads: int, norm_num_groups: int) -> Attention:
+    """Self-attention over the positions of (B, C, h, w), with its residual, as in diffusers' middle blocks."""
+    return Attention(
+        channels,
+        heads=num_heads,
+        dim_head=channels // num_heads,
+        norm_num_groups=norm_num_groups,
+        residual_connection=True,
+        bias=True,
+        eps=1e-5,
+        _from_deprecated_attn_block=True,
+    )
+
+
+class HaarStem(nn.Module):
+    """Haar DWT and a 3x3 convolution: (B, in_channels, H, W) -> (B, out_channels, H/2, W/2), without loss."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.dwt = DWT("haar")
+        self.conv = nn.Conv2d(4 * in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.dwt(x).flatten(1, 2))
+
+
+class HaarHead(nn.Module):
+    """A 3x3 convolution and the inverse Haar DWT: (B, in_channels, H/2, W/2) -> (B, out_channels, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.out_channels = out_channels
+        self.conv = nn.Conv2d(in_channels, 4 * out_channels, 3, padding=1)
+        self.idwt = IDWT("haar")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.idwt(self.conv(x).unflatten(1, (self.out_channels, 4)))
+
+
+def make_stem(kind: str, in_channels: int, out_channels: int) -> nn.Module:
+    """``conv``: a full-resolution 3x3 convolution; ``haar``: [`HaarStem`]."""
+    if kind == "conv":
+        return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode="reflect")
+    if kind == "haar":
+        return HaarStem(in_channels, out_channels)
+    raise ValueError(f"`stem` must be 'conv' or 'haar', got {kind!r}")
+
+
+def make_head(kind: str, in_channels: int, out_channels: int) -> nn.Module:
+    """The counterpart of [`make_stem`]: back to full resolution."""
+    if kind == "haar":
+        return HaarHead(in_channels, out_channels)
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+class Ladder(nn.Module):
+    """Residual levels with strided convolutions between them; one feature per level, finest first.
+
+    Args:
+        block_out_channels: Channels of each level.
+        layers_per_block: Residual blocks of each level.
+        norm_num_groups: Groups of the normalisation.
+        channel_attention: Channel attention in every block.
+        frequency_attention: FAE in every block of a level, one switch per level.
+    """
+
+    def __init__(
+        self,
+        block_out_channels: Sequence[int],
+        layers_per_block: Sequence[int],
+        norm_num_groups: int,
+        channel_attention: bool = False,
+        frequency_attention: Sequence[bool] | None = None,
+    ):
+        super().__init__()
+        frequency_attention = frequency_attention or (False,) * len(block_out_channels)
+        self.levels = nn.ModuleList()
+        self.downsamplers = nn.ModuleList()
+        previous = block_out_channels[0]
+        for level, channels in enumerate(block_out_channels):
+            blocks = [
+                ResidualBlock(
+                    channels if block or not level else previous,
+                    channels,
+                    norm_num_groups,
+                    channel_attention,
+                    frequency_attention[level],
+                )
+                for block in range(layers_per_block[level])
+            ]
+            self.levels.append(nn.Sequential(*blocks))
+            if level + 1 < len(block_out_channels):
+                self.downsamplers.append(Downsample2D(channels, use_conv=True, name="op"))
+            previous = channels
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """(B, C0, h0, w0) -> features (B, Ci, h0/2^i, w0/2^i), finest first."""
+        features = []
+        for level, blocks in enumerate(self.levels):
+            x = blocks(x if not level else self.downsamplers[level - 1](x))
+            features.append(x)
+        return features
+
+
+class BatchNormLadder(nn.Module):
+    """As [`Ladder`], of [`BatchNormBlock`]s, the first of a level with the stride.
+
+    Args:
+        block_out_channels: Channels of each level.
+        layers_per_block: Residual blocks of each level.
+        frequency_attention: Channel attention and FAE in the last block of a level, one switch per level.
+    """
+
+    def __init__(
+        self,
+        block_out_channels: Sequence[int],
+        layers_per_block: Sequence[int],
+        frequency_attention: Sequence[bool] | None = None,
+    ):
+        super().__init__()
+        switches = frequency_attention or (False,) * len(block_out_channels)
+        self.levels = nn.ModuleList()
+        previous = block_out_channels[0]
+        for level, channels in enumerate(block_out_channels):
+            blocks = []
+            for block in range(layers_per_block[level]):
+                stride = 2 if level and not block else 1
+                attention = switches[level] and block + 1 == layers_per_block[level]
+                blocks.append(BatchNormBlock(previous, channels, stride, attention, attention))
+                previous = channels
+            self.levels.append(nn.Sequential(*blocks))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """(B, C0, h0, w0) -> features (B, Ci, h0/2^i, w0/2^i), finest first."""
+        features = []
+        for blocks in self.levels:
+            x = blocks(x)
+            features.append(x)
+        return features
