@@ -11,9 +11,9 @@ from scipy import ndimage
 from torch.utils.data import Dataset
 
 from ..evaluation.components import EIGHT_CONNECTIVITY
+from .defects import add_defects, compress_jpeg, hide_borders, interlace
 from .folder import Sample
 from .ggs import squeeze_with_targets
-from .defects import add_defects, compress_jpeg, hide_borders, interlace
 from .images import normalize_image, percentile_range, robust_range, scale_gray, soft_compress
 from .implant import TargetBank, implant
 from .synthetic import synthetic_scene

@@ -35,7 +35,7 @@ def add_defects(image: np.ndarray, scale: float, rng: np.random.Generator) -> np
 
 
 def hide_borders(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The image with a letterbox, a round field of view or a corner without data at one value; nothing is a target there.
+    """The image with a letterbox, a round field of view or a corner without data, of one value and without targets.
 
     Args:
         image: (H, W) float32.

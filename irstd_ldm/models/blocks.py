@@ -76,8 +76,8 @@ class BatchNormBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.channel_attention = ChannelAttention(out_channels) if channel_attention else nn.Identity()
         self.frequency_attention = FAE(out_channels) if frequency_attention else nn.Identity()
-        # Averaged first: a strided 1x1 convolution sees a quarter of the pixels, and oneDNN's backward pass of a narrow
-        # one corrupts memory (torch 2.13, channels last).
+        # Averaged first: a strided 1x1 convolution sees a quarter of the pixels, and the backward pass of a narrow
+        # one corrupts memory in oneDNN (torch 2.13, channels last).
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
@@ -94,7 +94,7 @@ class BatchNormBlock(nn.Module):
 
 
 class TokenPooling(nn.Module):
-    """Learned queries that gather a fixed number of tokens from a map of any size, at a cost that grows with its area.
+    """Learned queries that gather a fixed number of tokens from a map of any size; the cost grows with its area.
 
     The first half of induced attention (Lee et al., *Set Transformer*, arXiv 1810.00825, section 3.1); where the tokens
     are read is the second.
