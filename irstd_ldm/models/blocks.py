@@ -96,8 +96,8 @@ class BatchNormBlock(nn.Module):
 class TokenPooling(nn.Module):
     """Learned queries that gather a fixed number of tokens from a map of any size; the cost grows with its area.
 
-    The first half of induced attention (Lee et al., *Set Transformer*, arXiv 1810.00825, section 3.1); where the tokens
-    are read is the second.
+    The first half of induced attention (Lee et al., *Set Transformer*, arXiv 1810.00825, section 3.1);
+    [`TokenReading`] is the second.
 
     Args:
         channels: Channels of the map and of the tokens.
