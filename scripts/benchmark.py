@@ -3,7 +3,7 @@
 A *clock* is the time of a fixed convolution stack (1.44 GMAC at 256x256) in eager torch, measured in turns with the
 subjects, so that figures of different machines and of a busy machine compare.
 
-    python scripts/benchmark.py [--model PATH_OR_HUB_ID] [--size 256] [--rounds 15] [--threads N] [--device cpu] \
+    python scripts/benchmark.py [--model PATH_OR_HUB_ID | --random CONFIGURATION] [--size 256] [--rounds 15] [--threads N] [--device cpu] \
         [--compile] [--exported DIR ...]
 
 `--exported` names folders that `irstd-ldm export` wrote; each runs in every runtime that reads it,
@@ -21,13 +21,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm import (
+    IRSTDImageEncoder,
+    IRSTDLatentPipeline,
+    IRSTDUNet2DConditionModel,
+    MaskAutoencoderKL,
+    bundled_checkpoint,
+)
 from irstd_ldm.cli.torch_model import compile_networks, pipeline_class
 from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.pipelines.detection_pipeline import IRSTDDetectionPipeline
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.engines import READABLE
 from irstd_ldm.runtime.exported_folder import read_description
+from irstd_ldm.training.train_latent import make_scheduler
 
 Subjects = dict[str, Callable[[], object]]
 
@@ -92,7 +100,7 @@ def parts(pipe: IRSTDLatentPipeline, size: int) -> Subjects:
         encoded = pipe.image_encoder(image)
         noisy = torch.zeros(1, pipe.unet.config.out_channels, size // 8, size // 8, device=device, dtype=dtype)
         sample = torch.cat([noisy, encoded.image_latent], dim=1)
-        z = torch.zeros_like(encoded.image_latent)
+        z = noisy[:, : pipe.vae.config.latent_channels]
     timestep = torch.tensor(pipe.scheduler.config.num_train_timesteps - 1, device=device)
 
     def networks() -> None:
@@ -123,6 +131,17 @@ def runtimes(exported: Sequence[str], scene: np.ndarray, num_threads: int) -> Su
     return subjects
 
 
+def random_weights(configuration: str) -> IRSTDLatentPipeline:
+    """A latent detector that was never trained: its time does not depend on its weights."""
+    parts = CONFIGURATIONS[configuration]
+    return IRSTDLatentPipeline(
+        vae=MaskAutoencoderKL(**parts["vae"], **parts["image_features"]).eval(),
+        unet=IRSTDUNet2DConditionModel(**parts["unet"]).eval(),
+        image_encoder=IRSTDImageEncoder(**parts["image_encoder"]).eval(),
+        scheduler=make_scheduler(),
+    )
+
+
 def load(model: str, device: str) -> IRSTDDetectionPipeline:
     pipe = pipeline_class(model).from_pretrained(model).to(device)
     pipe.set_progress_bar_config(disable=True)
@@ -139,6 +158,7 @@ def peak_memory_mib(device: torch.device) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(bundled_checkpoint()), help="default: the bundled checkpoint")
+    parser.add_argument("--random", choices=CONFIGURATIONS, help="random weights of this configuration instead")
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels, a multiple of 32")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, help="of every runtime; default: torch's choice")
@@ -150,7 +170,10 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     scene = synthetic_scene(arguments.size, arguments.size, seed=0).image  # (size, size) uint8
-    pipe = load(arguments.model, arguments.device)
+    if arguments.random is not None:
+        pipe: IRSTDDetectionPipeline = random_weights(arguments.random).to(device)
+    else:
+        pipe = load(arguments.model, arguments.device)
     before = peak_memory_mib(device)
     pipe(scene, tile_size=0)
     after = peak_memory_mib(device)

@@ -9,7 +9,7 @@ from typing import Any
 from ..data.images import check_normalization
 
 DESCRIPTION = "detector.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2 brought the normalisation
 CONFIG_FIELDS = {
     "calibration",
     "default_ensemble_size",

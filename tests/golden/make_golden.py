@@ -1,6 +1,6 @@
 """Makes a golden checkpoint: random weights, a few channels, and what the version that saved it computed with them.
 
-    python tests/golden/make_golden.py tests/golden/format_1
+    python tests/golden/make_golden.py tests/golden/format_2
 
 A folder is made once, by the version that introduced its format, and never again: it stands for the checkpoints that
 people have. A new format gets a folder of its own beside the old ones.
@@ -32,16 +32,22 @@ def compute(pipeline: IRSTDLatentPipeline, image: np.ndarray) -> dict[str, torch
 
 def main(folder: Path) -> None:
     torch.manual_seed(0)
-    tiny, ladder = CONFIGURATIONS["tiny"], {"block_out_channels": (4, 4, 8), "norm_num_groups": 2}
-    vae = tiny["vae"] | tiny["image_features"] | ladder | {"image_feature_channels": (4, 4, 0)}
-    encoder = tiny["image_encoder"] | ladder | {"layers_per_block": (1, 1, 1), "num_attention_heads": 2}
-    unet = tiny["unet"] | {"block_out_channels": (8, 8), "cross_attention_dim": 8, "norm_num_groups": 2}
+    tiny, ladder = CONFIGURATIONS["tiny"], {"block_out_channels": (4, 4, 8)}
+    vae = tiny["vae"] | tiny["image_features"] | ladder | {"image_feature_channels": (4, 4, 0), "norm_num_groups": 2}
+    encoder = tiny["image_encoder"] | ladder | {"latent_channels": 8, "num_attention_heads": 2}
+    unet = tiny["unet"] | {"block_out_channels": (8,), "cross_attention_dim": 8, "norm_num_groups": 2}
     pipeline = IRSTDLatentPipeline(
         vae=MaskAutoencoderKL(**vae),
-        unet=IRSTDUNet2DConditionModel(**unet),
+        unet=IRSTDUNet2DConditionModel(**unet | {"in_channels": 16, "condition_channels": 8, "attention_head_dim": 2}),
         image_encoder=IRSTDImageEncoder(**encoder),
         scheduler=make_scheduler(),
+        normalization="robust",
     )
+    for module in pipeline.components.values():
+        for norm in module.modules() if isinstance(module, torch.nn.Module) else ():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                torch.nn.init.normal_(norm.running_mean, std=0.1)
+                torch.nn.init.uniform_(norm.running_var, 0.5, 2)
     pipeline.vae.register_to_config(scaling_factor=0.9, logvar_mean=-1.25, logvar_std=1.5)
     pipeline.to(torch.float16).save_pretrained(folder)
     for path in folder.rglob("*.py"):

@@ -75,7 +75,7 @@ def test_push_and_pull(hub, command, run_folder, tmp_path):
 
 def damage_index(folder: Path) -> None:
     index = (folder / "model_index.json").read_text()
-    (folder / "model_index.json").write_text(index.replace('"format_version": 1', '"format_version": 9'))
+    (folder / "model_index.json").write_text(index.replace('"format_version": 2', '"format_version": 9'))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def damage_index(folder: Path) -> None:
     [
         (lambda c: shutil.rmtree(c), "run/model_index.json: No such file or directory"),
         (lambda c: (c / "model_index.json").write_text("{}"), "must have `_class_name`"),
-        (damage_index, "`format_version` is 9; this version of irstd-ldm reads up to 1"),
+        (damage_index, "`format_version` is 9; this version of irstd-ldm reads up to 2"),
         (lambda c: shutil.rmtree(c / "vae"), "no config of its component `vae`"),
         (lambda c: (c / WEIGHTS).unlink(), "run/unet has no weights"),
         (lambda c: (c / WEIGHTS).write_bytes((c / WEIGHTS).read_bytes()[:-1]), f"run/{WEIGHTS} must have"),

@@ -194,7 +194,7 @@ def damaged(files: dict[str, bytes], executed: Path) -> dict[str, dict[str, byte
     folder = [path for path in files if path.startswith("vae/")]
     bad_pickle = pickle.dumps(Touch(executed))
     return {
-        "you/newer": {"model_index.json": json.dumps(index | {"format_version": 2}).encode()},
+        "you/newer": {"model_index.json": json.dumps(index | {"format_version": 3}).encode()},
         "you/pickled": {weights: None, "unet/diffusion_pytorch_model.bin": bad_pickle},
         "you/disguised": {weights: bad_pickle},
         "you/truncated": {weights: files[weights][: len(files[weights]) // 2]},
@@ -287,7 +287,7 @@ def test_it_computes_the_same_bits_with_the_package(loaded, expected, name, vers
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("you/newer", "ValueError", "`format_version` is 2; this version of irstd-ldm reads up to 1"),
+        ("you/newer", "ValueError", "`format_version` is 3; this version of irstd-ldm reads up to 2"),
         ("you/pickled", "OSError", "Could not find the necessary `safetensors` weights"),
         ("you/disguised", "OSError", f"unet/{WEIGHTS}"),
         ("you/truncated", "OSError", f"unet/{WEIGHTS}"),

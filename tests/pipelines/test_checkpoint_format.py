@@ -89,7 +89,7 @@ def test_golden_model_index(checkpoint):
         "unet": ["load_irstd_ldm_models_unet", "IRSTDUNet2DConditionModel"],
         "vae": ["load_irstd_ldm_models_mask_vae", "MaskAutoencoderKL"],
     }
-    assert index["format_version"] == 1
+    assert index["format_version"] == 2
     assert settings == {
         "_diffusers_version",
         "calibration",
@@ -348,7 +348,7 @@ def test_pickle_cannot_be_asked_for(tiny_pipeline, checkpoint, tmp_path):
 
 @pytest.mark.parametrize(
     ("version", "message"),
-    [(2, "`format_version` is 2; this version of irstd-ldm reads up to 1"), (None, "got None"), ("1", "got '1'")],
+    [(3, "`format_version` is 3; this version of irstd-ldm reads up to 2"), (None, "got None"), ("1", "got '1'")],
 )
 def test_unknown_format_versions_are_refused(checkpoint, version, message):
     edit_index(checkpoint, format_version=version)

@@ -58,7 +58,7 @@ def test_golden_files_and_index(checkpoint):
         "default_threshold": 0.5,
         "default_tile_overlap": 32,
         "default_tile_size": 256,
-        "format_version": 1,
+        "format_version": 2,
         "normalization": "range",
         "scheduler": ["diffusers", "DDIMScheduler"],
         "unet": ["load_irstd_ldm_models_pixel_unet", "IRSTDUNet2DModel"],

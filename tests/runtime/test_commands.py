@@ -115,7 +115,7 @@ def test_a_broken_config_is_named(exported, frame, tmp_path, capsys, config):
     assert "`config` must hold" in refused(capsys, "info", "--model", str(broken))
 
 
-@pytest.mark.parametrize("content", ["not json", "[]", '{"format_version": 2}', '{"format_version": 1}'])
+@pytest.mark.parametrize("content", ["not json", "[]", '{"format_version": 3}', '{"format_version": 2}'])
 def test_a_broken_description_is_named(exported, frame, tmp_path, capsys, content):
     broken = shutil.copytree(exported["onnx"], tmp_path / "broken")
     (broken / "detector.json").write_text(content)
