@@ -316,12 +316,14 @@ class _Frame:
 
     def __init__(self, image: np.ndarray, mask: np.ndarray, normalization: str):
         self.is_8_bit = image.dtype == np.uint8
-        self._image = image if self.is_8_bit else normalize_image(image)
         self.mask = mask
         self.shape = image.shape
         if normalization == "robust":
-            self.robust_range = np.array(robust_range(self.region()))  # (2,) on [0, 1]
+            lo, hi = (0, 255) if self.is_8_bit else percentile_range(image)
+            self._image = image if self.is_8_bit else _stretched(image, lo, hi)
+            self.robust_range = (_stretched(np.array(robust_range(image)), lo, hi) + 1) / 2  # (2,) on [0, 1]
         else:
+            self._image = image if self.is_8_bit else normalize_image(image)
             self.percentiles = percentile_range(self.region())
         labels, num_targets = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
         centers = ndimage.center_of_mass(mask, labels, range(1, num_targets + 1))
@@ -336,6 +338,11 @@ class _Frame:
         """Image and mask of the square at `corner` (row, column), moved inside the frame as far as it fits."""
         window = np.ix_(*(_reflected(start, side, extent) for start, extent in zip(corner, self.shape, strict=True)))
         return self.region(window), self.mask[window]
+
+
+def _stretched(values: np.ndarray, lo: float, hi: float) -> np.ndarray:
+    """float32 values of which `lo` and `hi` are -1 and 1, by the same factor beyond."""
+    return ((values - np.float64(lo)) * (2 / max(hi - lo, 1e-6)) - 1).astype(np.float32)
 
 
 def _reflected(start: int, length: int, extent: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from irstd_ldm.data.crops import CropSettings, TrainingCrops
 from irstd_ldm.data.folder import Sample
+from irstd_ldm.data.images import normalize_image
 from irstd_ldm.data.implant import TargetBank, gaussian_profile, implant
 
 EIGHT = np.ones((3, 3))
@@ -372,3 +373,89 @@ def test_a_negative_is_stretched_by_its_own_range():
     for name, crops in frames.items():
         images = torch.stack([crops[k]["image"] for k in range(40)])
         assert all(abs(float(image.median())) < 1 and float(image.max() - image.min()) > 0.5 for image in images), name
+
+
+STILL = replace(  # target crops on the robust scale, nothing varied
+    PLAIN,
+    normalization="robust",
+    own_range_probability=0,
+    quantise_probability=0,
+    defect_probability=0,
+    border_probability=0,
+    interlace_probability=0,
+    compress_probability=0,
+    gain_range=(1, 1),
+    offset_range=(0, 0),
+)
+
+
+@pytest.mark.parametrize("dtype", (np.uint8, np.uint16, np.float32))
+def test_a_robust_crop_has_its_frames_range(dtype):
+    one = sample(0, dtype=dtype)
+    item = TrainingCrops([[one]], [], STILL, seed=0)[0]
+    whole = normalize_image(one.image, normalization="robust")
+    crop = item["image"][0].numpy()
+    found = {np.round(value, 3) for value in crop[item["mask"][0].numpy() > 0].ravel()}
+    assert found == {np.round(value, 3) for value in whole[one.mask]}
+    assert abs(np.median(crop) - np.median(whole)) < 0.2
+
+
+def test_a_negatives_range_is_mirrored():
+    settings = replace(STILL, target_probability=0, background_probability=1, inversion_probability=1)
+    frames = [frame(3)]
+    positive = TrainingCrops([[sample(0)]], frames, replace(settings, inversion_probability=0), seed=1)
+    negative = TrainingCrops([[sample(0)]], frames, settings, seed=1)
+    values = [
+        np.sort(np.concatenate([crops[k]["image"].numpy().ravel() for k in range(20)]))
+        for crops in (positive, negative)
+    ]
+    np.testing.assert_allclose(np.quantile(values[1], (0.1, 0.9)), -np.quantile(values[0], (0.9, 0.1)), atol=0.25)
+
+
+def test_every_sensor_variation_keeps_crops_finite_and_on_scale():
+    always = replace(
+        CropSettings(),
+        size=64,
+        normalization="robust",
+        **{
+            f"{name}_probability": 1.0
+            for name in (
+                "gamma",
+                "blur",
+                "noise",
+                "column_noise",
+                "quantise",
+                "defect",
+                "border",
+                "interlace",
+                "compress",
+            )
+        },
+    )
+    crops = TrainingCrops([[sample(0), sample(1)]], [frame(7, (200, 180))], always, seed=2)
+    for k in range(60):
+        item = crops[k]
+        assert torch.isfinite(item["image"]).all() and item["image"].abs().max() < 6
+        assert item["image"].dtype == torch.float32
+        assert torch.equal(item["image"], crops[k]["image"])
+
+
+def test_what_a_border_hides_is_no_target():
+    settings = replace(STILL, border_probability=1)
+    crops = TrainingCrops([[sample(0, [(40, 50), (60, 60), (20, 20)])]], [], settings, seed=0)
+    plain = TrainingCrops([[sample(0, [(40, 50), (60, 60), (20, 20)])]], [], STILL, seed=0)
+    counts = [(int(plain[k]["mask"].sum()), int(crops[k]["mask"].sum())) for k in range(40)]
+    assert all(after <= before for before, after in counts) and any(after < before for before, after in counts)
+
+
+def test_data_sets_have_their_shares_of_the_crops():
+    dark, bright = (
+        Sample(name, np.full((64, 64), level, np.uint8), np.eye(64, dtype=bool))
+        for name, level in (("a", 10), ("b", 200))
+    )
+    crops = TrainingCrops([[dark] * 5, [bright]], [], replace(PLAIN, size=64), 0, shares=(1, 3))
+    share = np.mean([crops[k]["image"].mean() > 0 for k in range(200)])
+    assert 0.65 < share < 0.85
+    for shares in ((1,), (1, -1), (0, 0)):
+        with pytest.raises(ValueError, match="`shares` must be one number >= 0 per data set"):
+            TrainingCrops([[dark], [bright]], [], PLAIN, 0, shares=shares)
