@@ -81,6 +81,13 @@ def test_the_benchmark_prints_every_part(tiny_checkpoint, capsys, monkeypatch):
         assert part in printed
 
 
+def test_the_benchmark_of_random_weights(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--random", "tiny", "--size", "128", "--rounds", "1"])
+    load("benchmark").main()
+    printed = capsys.readouterr().out
+    assert "denoiser" in printed and "pipeline" in printed
+
+
 def test_the_benchmark_takes_the_pixel_pipeline(tiny_diff_checkpoint, capsys, monkeypatch):
     arguments = ["--model", str(tiny_diff_checkpoint), "--size", "128", "--rounds", "1", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
