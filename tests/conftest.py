@@ -153,7 +153,7 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
 def wide_checkpoint(tmp_path_factory) -> Path:
     """Its denoiser has convolutions of enough channels for int8."""
     folder = tmp_path_factory.mktemp("checkpoint") / "wide"
-    make_tiny_pipeline(unet_channels=(32, 32)).save_pretrained(folder)
+    make_tiny_pipeline(unet_channels=(32,)).save_pretrained(folder)
     return folder
 
 

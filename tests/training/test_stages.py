@@ -55,7 +55,7 @@ def test_one_command_equals_stage_by_stage(recipe, whole, tmp_path):
     assert second["data_sha256"] != first["data_sha256"]  # another share is held out
     for run in (whole, parts):
         saved = load_file(run / WEIGHTS)
-        assert {tensor.dtype for tensor in saved.values()} == {torch.float16}
+        assert {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()} == {torch.float16}
         of_stage = load_file(whole / "stage-2" / WEIGHTS)
         assert all(torch.equal(saved[name], of_stage[name]) for name in of_stage)
         assert (run / "val.txt").read_bytes() == (whole / "stage-2" / "val.txt").read_bytes()
