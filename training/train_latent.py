@@ -33,7 +33,9 @@ from irstd_ldm.training.tile_size import cover_crops
 from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
 from irstd_ldm.training.validation import validate_detection
 
-NORMALIZATION = "robust"  # a detector from random weights; one that is trained on keeps its own
+# Of a detector from random weights; one that is trained on keeps its own.
+NORMALIZATION = "robust"
+TILE_SIZE = 640  # pixels: most thermal cameras' frames are one tile
 
 
 @dataclass(kw_only=True)
@@ -182,6 +184,7 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         unet=IRSTDUNet2DConditionModel(**unet_arguments),
         image_encoder=IRSTDImageEncoder(**encoder_arguments),
         scheduler=make_scheduler(),
+        default_tile_size=TILE_SIZE,
         normalization=NORMALIZATION,
     )
 
