@@ -21,10 +21,10 @@ def test_the_hartley_filter_is_the_fourier_filter(size):
 
 
 def test_every_fae_of_the_copy_is_replaced_and_none_of_the_original(pipeline):
-    replaced = with_hartley(pipeline.unet)
+    replaced = with_hartley(pipeline.image_encoder)
     kinds = [type(module) for module in replaced.modules() if isinstance(module, FAE)]
     assert kinds and set(kinds) == {HartleyFAE}
-    assert {type(module) for module in pipeline.unet.modules() if isinstance(module, FAE)} == {FAE}
+    assert {type(module) for module in pipeline.image_encoder.modules() if isinstance(module, FAE)} == {FAE}
 
 
 @pytest.mark.parametrize("steps", (1, 3))
