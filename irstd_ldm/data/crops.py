@@ -19,6 +19,7 @@ from .implant import TargetBank, implant
 from .synthetic import synthetic_scene
 
 SYNTHETIC_MARGIN = 1.25  # sides of a synthetic scene per side of a crop
+MIN_OWN_RANGE = 2 / 255  # of a crop: below, it has its frame's range
 MIN_RANGE = 8 / 255  # narrower ranges are not stretched to the full one: that would amplify quantisation
 
 
@@ -41,22 +42,22 @@ class CropSettings:
     background_rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor of frames without targets
     gamma_probability: float = 0.4
     gamma_range: tuple[float, float] = (0.6, 1.6)  # log-uniform exponent
-    gain_probability: float = 0.5
+    gain_probability: float = 0.5  # of both, with "range"; with "robust" every crop has a gain and an offset
     gain_range: tuple[float, float] = (0.6, 1.5)  # log-uniform factor of the deviation from the crop's mean
-    offset_range: tuple[float, float] = (-0.15, 0.15)  # of the full scale, added with the gain
-    range_probability: float = 0.15  # percentile normalisation, as 16-bit frames get it, instead of gamma and gain
+    offset_range: tuple[float, float] = (-0.15, 0.15)  # of the full scale, or of the range's width with "robust"
+    range_probability: float = 0.15  # percentiles as of 16-bit frames instead of gamma and gain; with "range" alone
     squeeze_probability: float = 0.0  # of the Gaussian Group Squeezer, before everything that varies the intensity
     blur_probability: float = 0.1
     blur_sigma_range_px: tuple[float, float] = (0.3, 1.0)
     noise_probability: float = 0.15
-    noise_sigma_max: float = 0.03  # of the full scale
+    noise_sigma_max: float = 0.03  # of the full scale, or of twice the range's width with "robust"
     column_noise_probability: float = 0.1
-    column_noise_sigma_max: float = 0.02  # of the full scale
+    column_noise_sigma_max: float = 0.02  # in the same units
     stuck_pixel_probability: float = 0.0  # of 1 to 10 pixels, none of a target's, to be hot, cold or at any level
     normalization: str = "range"  # the rule of `gray_range` that the detector is going to be used with
     # What follows is for "robust", whose range such pixels do not move.
     own_range_probability: float = 0.5  # the range is the crop's, as that of an image of this size, not its frame's
-    quantise_probability: float = 0.2  # 8 bits after the contrast was changed
+    quantise_probability: float = 0.2  # fewer gray levels: those of 8 bits after the contrast was lowered
     defect_probability: float = 0.15  # dead and hot pixels, rows and columns, a strip of telemetry
     border_probability: float = 0.05  # a letterbox, a round field of view, a corner without data
     interlace_probability: float = 0.03
@@ -117,12 +118,15 @@ class TrainingCrops(Dataset):
         self._shares = np.cumsum(weights / weights.sum())
         self._sets: list[list[_Frame]] = []
         self._with_targets: list[list[_Frame]] = []
-        for one_set in samples:
+        for number, one_set in enumerate(samples):
             frames = [_Frame(sample.image, sample.mask, settings.normalization) for sample in one_set]
             self._sets.append(frames)
             self._with_targets.append([frame for frame in frames if len(frame.target_centers)])
             if not self._with_targets[-1]:
-                raise ValueError(f"`samples` must hold at least one target, got none in {len(frames)} images")
+                raise ValueError(
+                    f"`samples` must hold at least one target per data set, got none in the {len(frames)} images of "
+                    f"number {number}"
+                )
         self._backgrounds = [
             _Frame(image, np.zeros(image.shape, bool), settings.normalization) for image in backgrounds
         ] or [frame for frames in self._sets for frame in frames]
@@ -295,19 +299,22 @@ class TrainingCrops(Dataset):
             gain = _log_uniform(rng, (0.2, 1.0))
             image = np.rint(np.clip(image, 0, 1) * (255 * gain)) / np.float32(255 * gain)
         if rng.random() < settings.interlace_probability:
-            image = interlace(image, rng)
+            image, mask = interlace(image, mask, rng)
         if rng.random() < settings.compress_probability:
             image = compress_jpeg(image, rng)
         if rng.random() < settings.border_probability:
             image, mask = hide_borders(image, mask, rng)
+        if settings.stuck_pixel_probability and rng.random() < settings.stuck_pixel_probability:
+            image = _stick_pixels(image, mask, rng)
         if rng.random() < settings.defect_probability:
-            image = add_defects(image, scale, rng)
+            image, mask = add_defects(image, mask, scale, rng)
         if rng.random() < settings.own_range_probability:
             own = robust_range(image)
-            if own[1] - own[0] >= MIN_RANGE:
+            if own[1] - own[0] >= MIN_OWN_RANGE:
                 value_range = np.array(own)
-        center = value_range.mean() + rng.uniform(*settings.offset_range) * scale
-        half = max(value_range[1] - value_range[0], 1 / 255) / 2 / _log_uniform(rng, settings.gain_range)
+        width = max(value_range[1] - value_range[0], 1 / 255)
+        center = value_range.mean() + rng.uniform(*settings.offset_range) * width
+        half = width / 2 / _log_uniform(rng, settings.gain_range)
         return scale_gray(image.astype(np.float32), (center - half, center + half)), mask
 
 
@@ -319,9 +326,11 @@ class _Frame:
         self.mask = mask
         self.shape = image.shape
         if normalization == "robust":
-            lo, hi = (0, 255) if self.is_8_bit else percentile_range(image)
-            self._image = image if self.is_8_bit else _stretched(image, lo, hi)
-            self.robust_range = (_stretched(np.array(robust_range(image)), lo, hi) + 1) / 2  # (2,) on [0, 1]
+            lo, hi = robust_range(image)
+            # Of other types the range is the middle half of [0, 1], as that of an 8-bit frame often is.
+            black, white = (0, 255) if self.is_8_bit else (lo - (hi - lo) / 2, hi + (hi - lo) / 2)
+            self._image = image if self.is_8_bit else _stretched(image, black, white)
+            self.robust_range = (_stretched(np.array([lo, hi]), black, white) + 1) / 2  # (2,) on [0, 1]
         else:
             self._image = image if self.is_8_bit else normalize_image(image)
             self.percentiles = percentile_range(self.region())

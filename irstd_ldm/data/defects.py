@@ -6,32 +6,36 @@ import numpy as np
 from PIL import Image
 
 
-def add_defects(image: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
+def add_defects(
+    image: np.ndarray, mask: np.ndarray, scale: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """The image with one or two kinds of dead or hot pixels, rows or columns, or a strip of telemetry.
 
-    A defect lies up to hundreds of times the scene's contrast away from it, as a dead pixel of a 14-bit frame does.
+    A defect lies up to hundreds of times the scene's contrast away from it, as a dead pixel of a 14-bit frame does. What
+    it covers is no target any more.
 
     Args:
         image: (H, W) float32.
+        mask: (H, W) bool.
         scale: Width of the scene's range, in the image's units.
         rng: Source of the choice.
     """
-    image = image.copy()
+    shown = image.copy()
     for kind in rng.choice(4, rng.integers(1, 3), replace=False):
         level = image.mean() + rng.choice((-1, 1)) * scale * np.exp(rng.uniform(0, np.log(200)))
         if kind == 0:
             count = int(image.size * np.exp(rng.uniform(np.log(2e-5), np.log(1.5e-2)))) + 1
             pixels = rng.integers(image.size, size=count)
-            image.flat[pixels] = level if rng.random() < 0.7 else rng.uniform(image.min(), image.max(), count)
+            shown.flat[pixels] = level if rng.random() < 0.7 else rng.uniform(image.min(), image.max(), count)
         elif kind == 1:
-            image[rng.integers(image.shape[0], size=rng.integers(1, 4))] = level
+            shown[rng.integers(image.shape[0], size=rng.integers(1, 4))] = level
         elif kind == 2:
-            image[:, rng.integers(image.shape[1], size=rng.integers(1, 4))] = level
+            shown[:, rng.integers(image.shape[1], size=rng.integers(1, 4))] = level
         else:
             rows, length = rng.integers(1, 5), rng.integers(image.shape[1] // 8, image.shape[1] + 1)
             strip = rng.choice((image.min(), level), (rows, length))
-            image[slice(rows) if rng.random() < 0.5 else slice(-rows, None), :length] = strip
-    return image
+            shown[slice(rows) if rng.random() < 0.5 else slice(-rows, None), :length] = strip
+    return shown, mask & (shown == image)
 
 
 def hide_borders(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -63,12 +67,14 @@ def hide_borders(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) 
     return np.where(hidden, np.float32(level), image), mask & ~hidden
 
 
-def interlace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The image (H, W) with every other row moved by a pixel or two, as fields of a moving camera are."""
-    image = image.copy()
-    shift = rng.choice((-2, -1, 1, 2))
-    image[1::2] = np.roll(image[1::2], shift, axis=1)
-    return image
+def interlace(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask (H, W) with every other row moved by a pixel or two, as fields of a moving camera are."""
+    width = image.shape[1]
+    columns = np.arange(width) + rng.choice((-2, -1, 1, 2))
+    columns = np.minimum(np.abs(columns), 2 * (width - 1) - np.abs(columns))  # reflected at the borders
+    image, mask = image.copy(), mask.copy()
+    image[1::2], mask[1::2] = image[1::2, columns], mask[1::2, columns]
+    return image, mask
 
 
 def compress_jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

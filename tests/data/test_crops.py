@@ -400,6 +400,29 @@ def test_a_robust_crop_has_its_frames_range(dtype):
     assert abs(np.median(crop) - np.median(whole)) < 0.2
 
 
+def test_a_crop_with_its_own_range_is_centred_as_a_detector_would_centre_it():
+    """Also where its frame's range is much wider: half of this one is flat sky, half is ground."""
+    one = sample(0, centers=((40, 50),), shape=(300, 130))
+    rows = np.arange(300)[:, None]
+    image = np.where(rows < 150, one.image // 8, one.image).astype(np.uint8)
+    settings = replace(STILL, own_range_probability=1, offset_range=(-0.15, 0.15))
+    crops = TrainingCrops([[Sample("a", image, one.mask)]], [], settings, seed=0)
+    assert max(abs(np.median(crops[k]["image"])) for k in range(20)) < 0.8
+
+
+def test_a_16_bit_frame_with_hot_pixels_keeps_its_contrast():
+    one = sample(0, dtype=np.uint16)
+    rng = np.random.default_rng(0)
+    hot = one.image.copy()
+    hot.flat[rng.integers(hot.size, size=hot.size // 300)] = 65535
+    settings = replace(STILL, gamma_probability=1, quantise_probability=1, compress_probability=1)
+    for image in (one.image, hot):
+        crops = TrainingCrops([[Sample("a", image, one.mask)]], [], settings, seed=0)
+        for k in range(10):
+            crop, mask = crops[k]["image"][0].numpy(), crops[k]["mask"][0].numpy() > 0
+            assert np.median(crop[mask]) - np.median(crop[~mask]) > 0.5
+
+
 def test_a_negatives_range_is_mirrored():
     settings = replace(STILL, target_probability=0, background_probability=1, inversion_probability=1)
     frames = [frame(3)]
