@@ -35,7 +35,9 @@ from irstd_ldm.training.validation import validate_detection
 
 # Of a detector from random weights; one that is trained on keeps its own.
 NORMALIZATION = "robust"
-TILE_SIZE = 640  # pixels: most thermal cameras' frames are one tile
+# Pixels. Statistics and attention of a whole map want tiles of the size of the crops; without them most thermal cameras'
+# frames are one tile.
+TILE_SIZES = {"group": 256, "batch": 640}
 
 
 @dataclass(kw_only=True)
@@ -149,7 +151,7 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
 
     Raises:
         ValueError: Not exactly one of `mask_vae` and `pretrained_model_name_or_path` is set, `mask_vae` holds no
-            Mask-VAE, or `use_fae` or `use_liw` differ from the pretrained pipeline.
+            Mask-VAE or one of another configuration, or `use_fae` or `use_liw` differ from the pretrained pipeline.
     """
     if settings.pretrained_model_name_or_path is not None:
         pipeline = IRSTDLatentPipeline.from_pretrained(settings.pretrained_model_name_or_path)
@@ -170,6 +172,12 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         raise ValueError(f"`mask_vae` must be a folder that train_mask_vae wrote, with vae/; got {settings.mask_vae}")
     configuration = CONFIGURATIONS[settings.model]
     stage1 = MaskAutoencoderKL.from_pretrained(settings.mask_vae, subfolder="vae")
+    for name, value in configuration["vae"].items():
+        if stage1.config[name] != (list(value) if isinstance(value, tuple) else value):
+            raise ValueError(
+                f"`mask_vae` must be of the configuration {settings.model}, where `{name}` is {value}; it is "
+                f"{stage1.config[name]} in {settings.mask_vae}"
+            )
     torch.manual_seed(settings.seed)
     vae = MaskAutoencoderKL.from_config({**stage1.config, **configuration["image_features"]})
     vae.encoder.load_state_dict(stage1.encoder.state_dict())
@@ -184,7 +192,7 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         unet=IRSTDUNet2DConditionModel(**unet_arguments),
         image_encoder=IRSTDImageEncoder(**encoder_arguments),
         scheduler=make_scheduler(),
-        default_tile_size=TILE_SIZE,
+        default_tile_size=TILE_SIZES[configuration["vae"].get("norm_type", "group")],
         normalization=NORMALIZATION,
     )
 

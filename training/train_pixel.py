@@ -244,7 +244,11 @@ class PixelTask:
 
 def run(settings: PixelSettings) -> None:
     """Train once."""
-    data = read_training_data(settings, detector_crops(settings, "range"))
+    normalization = "range"
+    if settings.pretrained_model_name_or_path is not None:
+        config = IRSTDDiffPipeline.load_config(settings.pretrained_model_name_or_path)
+        normalization = config.get("normalization", "range")
+    data = read_training_data(settings, detector_crops(settings, normalization))
     task = PixelTask(settings, data)
     mine_hard_negatives(task.pipeline, data, settings)
     train(settings, task, data.crops, data.lists)

@@ -11,8 +11,8 @@ def add_defects(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The image with one or two kinds of dead or hot pixels, rows or columns, or a strip of telemetry.
 
-    A defect lies up to hundreds of times the scene's contrast away from it, as a dead pixel of a 14-bit frame does. What
-    it covers is no target any more.
+    A defect lies up to hundreds of times the scene's contrast away from it, as a dead pixel of a 14-bit frame does.
+    What it covers is no target any more.
 
     Args:
         image: (H, W) float32.

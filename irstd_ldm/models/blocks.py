@@ -50,8 +50,8 @@ class ResidualBlock(nn.Module):
 class BatchNormBlock(nn.Module):
     """3x3 convolution, BatchNorm, ReLU, twice, with attention on the residual branch and a ReLU after the addition.
 
-    At inference the normalisations fold into the convolutions, and what a pixel becomes does not depend on the size
-    of the map around it, as it does where statistics of the whole map are taken.
+    At inference the normalisations fold into the convolutions, and, but for the two attentions, what a pixel becomes
+    does not depend on the size of the map around it, as it does where statistics of the whole map are taken.
 
     Args:
         in_channels: Channels of the input.
@@ -137,10 +137,10 @@ class TokenReading(nn.Module):
 
 
 def batch_normalised(module: nn.Module) -> nn.Module:
-    """`module` with a BatchNorm of the same channels in the place of every GroupNorm."""
+    """`module` with a BatchNorm in the place of every GroupNorm of a map; attention blocks keep theirs."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.GroupNorm):
+            if isinstance(child, nn.GroupNorm) and not isinstance(parent, Attention):
                 setattr(parent, name, nn.BatchNorm2d(child.num_channels))
     return module
 

@@ -66,3 +66,11 @@ def test_crops_have_the_normalisation_of_the_pipeline(
     train_latent.run(LatentSettings(**few_steps | changes))
     task, crops = seen[0]
     assert crops.settings.normalization == task.pipeline.config.normalization == (normalization or "robust")
+
+
+def test_a_mask_vae_of_another_configuration_is_refused(few_steps, mask_vae):
+    settings = LatentSettings(**few_steps | {"output_dir": "run", "mask_vae": mask_vae, "model": "lgldnet"})
+    with pytest.raises(
+        ValueError, match="`mask_vae` must be of the configuration lgldnet, where `block_out_channels`"
+    ):
+        make_pipeline(settings)
