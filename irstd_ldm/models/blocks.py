@@ -137,7 +137,7 @@ class TokenReading(nn.Module):
 
 
 def batch_normalised(module: nn.Module) -> nn.Module:
-    """`module` with a BatchNorm in the place of every GroupNorm of a map; attention blocks keep theirs."""
+    """`module` with a BatchNorm in the place of every GroupNorm of a map."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.GroupNorm) and not isinstance(parent, Attention):
