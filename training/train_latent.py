@@ -35,8 +35,8 @@ from irstd_ldm.training.validation import validate_detection
 
 # Of a detector from random weights; one that is trained on keeps its own.
 NORMALIZATION = "robust"
-# Pixels. Statistics and attention of a whole map want tiles of the size of the crops; without them most thermal cameras'
-# frames are one tile.
+# Pixels. Statistics and attention of a whole map want tiles of the size of the crops; without them the frames of most
+# thermal cameras are one tile.
 TILE_SIZES = {"group": 256, "batch": 640}
 
 
