@@ -117,10 +117,20 @@ def append_line(path: Path, step: int, values: Mapping[str, float]) -> None:
         file.write(json.dumps({"step": step, **values}) + "\n")
 
 
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 def keep_until(path: Path, step: int) -> None:
-    """Drop from a log what comes after the step from which the run goes on."""
+    """Drop from a log what comes after the step from which the run goes on, and a last line that a kill cut short."""
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
+        if lines and not _is_json(lines[-1]):
+            lines.pop()
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         temporary = path.with_name(f"{path.name}.tmp")
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

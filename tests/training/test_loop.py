@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from irstd_ldm.training.checkpoints import list_checkpoints
 from irstd_ldm.training.loop import StepSampler, step_generator, train
+from irstd_ldm.training.run_record import keep_until
 from irstd_ldm.training.settings import TrainSettings, parse_settings
 
 
@@ -260,6 +261,18 @@ def test_changed_settings_of_checkpoints_are_refused_and_other_lists_too(setting
         train(settings(val_fraction=0.1), other, Points(), lists)
     train(settings(val_fraction=0.1, validation_steps=0, checkpointing_steps=3), Regression(), Points(), lists)
     assert names(tmp_path / "run") == ["checkpoint-6", "checkpoint-9"]
+
+
+def test_a_log_loses_what_comes_later_and_a_half_written_last_line(tmp_path):
+    log = tmp_path / "losses.jsonl"
+    log.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"step": 8, "lo')
+    keep_until(log, 4)
+    assert log.read_text() == '{"step": 2}\n{"step": 4}\n'
+    keep_until(log, 4)
+    assert log.read_text() == '{"step": 2}\n{"step": 4}\n'
+    log.write_text('{"st\n{"step": 4}\n')
+    with pytest.raises(ValueError):
+        keep_until(log, 4)
 
 
 def test_a_failed_start_may_be_repaired(settings, tmp_path):
