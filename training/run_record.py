@@ -74,13 +74,14 @@ def is_finished(settings: TrainSettings) -> bool:
     """Whether `output_dir` holds this run's trained model.
 
     Raises:
-        ValueError: It holds one of other settings, or checkpoints of a run of other settings.
+        ValueError: It holds one of other settings or from data or weights of other names, or checkpoints of a run of
+            other settings.
     """
     output_dir = Path(settings.output_dir)
     record = read_record(output_dir)
     finished = "saved_sha256" in record
     if finished or (record and list_checkpoints(output_dir)):
-        changed = changed_settings(settings, output_dir / SETTINGS)
+        changed = changed_settings(settings, output_dir / SETTINGS, finished)
         if changed:
             raise ValueError(
                 f"`output_dir` {output_dir} holds a run of other settings: {'; '.join(changed)}; "

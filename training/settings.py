@@ -24,16 +24,20 @@ POSITIVE = (
     "checkpointing_steps",
     "checkpoints_total_limit",
 )
-# A run may go on with others of these: they say where things lie, how often one looks, or on what it is computed.
-CHANGEABLE = (
+# What a run is made from may move; a finished run of data or weights of other names is another run.
+PLACES = (
     "train_data_dir",
     "train_list",
     "background_dir",
-    "output_dir",
     "pretrained_model_name_or_path",
     "mask_vae",
     "image_vae",
     "restoration",
+)
+# A run may go on with others of these: they say where things lie, how often one looks, or on what it is computed.
+CHANGEABLE = (
+    *PLACES,
+    "output_dir",
     "resume_from_checkpoint",
     "dataloader_num_workers",
     "num_cpu_threads",
@@ -360,8 +364,21 @@ def save_settings(settings: TrainSettings, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def changed_settings(settings: TrainSettings, path: Path) -> list[str]:
-    """What differs from the settings in a file of `save_settings` and must not, as ``name: saved -> now``."""
+def _last_parts(place: str | list[str] | None) -> list[str]:
+    """The last component of a path or of each of several."""
+    paths = [place] if isinstance(place, str) else place or []
+    return [Path(os.path.abspath(path)).name for path in paths]
+
+
+def changed_settings(settings: TrainSettings, path: Path, finished: bool) -> list[str]:
+    """What differs from the settings in a file of `save_settings` and must not, as ``name: saved -> now``.
+
+    Of a finished run the names of data and weights must not either, wherever they lie; an unfinished one is told by
+    its digests.
+    """
     saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    now = settings.trained_with
-    return [f"{name}: {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
+    now = asdict(settings)
+    changed = [name for name in settings.trained_with if saved.get(name) != now[name]]
+    if finished:
+        changed += [name for name in PLACES if _last_parts(saved.get(name)) != _last_parts(now.get(name))]
+    return [f"{name}: {saved.get(name)} -> {now[name]}" for name in changed]
