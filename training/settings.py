@@ -48,6 +48,7 @@ CHANGEABLE = (
     "push_to_hub",
     "hub_model_id",
 )
+BACKGROUNDS = "backgrounds"  # in the names of the lists of frames without targets, where a data set's name else is
 Settings = TypeVar("Settings", bound="TrainSettings")
 
 
@@ -116,6 +117,11 @@ class TrainSettings:
         names = [Path(root).resolve().name for root in self.roots]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"`train_data_dir` must name folders of different names, got {self.roots}")
+        if BACKGROUNDS in names:
+            raise ValueError(
+                f"`train_data_dir` must name no folder `{BACKGROUNDS}`, which the lists of frames without targets are "
+                f"named by, got {self.roots}"
+            )
         if len(self.lists) != len(names):
             raise ValueError(f"`train_list` must have one file per data set, {len(names)}, got {self.train_list}")
         shares = self.train_data_shares
