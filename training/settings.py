@@ -313,7 +313,8 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
     sets a seed, has the recipe's plus k.
 
     Raises:
-        ValueError: An unknown key in the recipe, a value of the wrong type or out of range, or no such stage.
+        ValueError: An unknown key in the recipe, a value of the wrong type or out of range, or no such stage; a
+            checkpoint to resume from for all stages.
     """
     comments = field_comments(cls)
     parser = argparse.ArgumentParser(description=cls.__doc__, allow_abbrev=False)
@@ -334,6 +335,9 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
     output_dir = Path(values["output_dir"])
     if stages is None:
         return Plan(output_dir, [cls(**values)], False, None)
+    checkpoint = values.get("resume_from_checkpoint")
+    if checkpoint not in (None, "latest") and only is None:
+        raise ValueError(f"`resume_from_checkpoint` {checkpoint} is of one stage: name it by `--stage`")
     resolved = []
     for number, stage in enumerate(stages, start=1):
         chosen = {"seed": values.get("seed", cls.seed) + number} | {k: v for k, v in stage.items() if k not in flags}
