@@ -83,10 +83,10 @@ class TrainSettings:
     use_ema: bool = True  # moving average of the weights and batch statistics, which is what is validated and saved
     ema_decay: float = 0.999  # of the moving average; (1 + step) / (10 + step) while that is less
     mixed_precision: str = "no"  # "no" (quoted in a recipe), fp16 or bf16
-    half_precision: bool = False  # save the trained model in float16; stages do
+    half_precision: bool = False  # save the trained model in float16; every stage of a recipe is
     channels_last: bool = False  # weights and crops lie in memory channel by channel within a pixel: often faster
     compile: bool = False  # the step's model by torch.compile: minutes of preparation, then faster steps
-    gradient_checkpointing: bool = False  # less memory, more time
+    gradient_checkpointing: bool = False  # less memory, more time; batch statistics move twice a step
     dataloader_num_workers: int = 0  # processes that cut crops; 0 = the training process
     num_cpu_threads: int = 0  # threads of each training process on a CPU; 0 = the machine's cores / processes
     checkpointing_steps: int = 500  # steps between checkpoints
@@ -269,8 +269,9 @@ def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
     """Read a flat YAML recipe; its `stages`, where it has them, are a list of such recipes.
 
     Raises:
-        ValueError: A key is no field of `cls`, or a value is of another type than its field; stages that are none, of
-            a trainer without, or that set what follows from the stage before.
+        ValueError: A key is no field of `cls`, or a value is of another type than its field. Or `stages` is no list of
+            mappings, the trainer cannot go on from weights and so has no stages, or a stage sets what follows from
+            the stage before.
     """
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     if "stages" not in values:
