@@ -83,7 +83,7 @@ class TrainSettings:
     use_ema: bool = True  # moving average of the weights and batch statistics, which is what is validated and saved
     ema_decay: float = 0.999  # of the moving average; (1 + step) / (10 + step) while that is less
     mixed_precision: str = "no"  # "no" (quoted in a recipe), fp16 or bf16
-    half_precision: bool = False  # save the trained model in float16; every stage of a recipe is
+    half_precision: bool = False  # save the trained model in float16; every stage of a recipe is saved so
     channels_last: bool = False  # weights and crops lie in memory channel by channel within a pixel: often faster
     compile: bool = False  # the step's model by torch.compile: minutes of preparation, then faster steps
     gradient_checkpointing: bool = False  # less memory, more time; batch statistics move twice a step
