@@ -28,7 +28,7 @@ def mine_hard_negatives(pipeline: IRSTDDetectionPipeline, data: TrainingData, se
     for name in ("pretrained_model_name_or_path", "background_dir"):
         if getattr(settings, name) is None:
             raise ValueError(f"`hard_negative_probability` needs `{name}`, got null")
-    for number, frame in enumerate(tqdm(data.train_backgrounds, desc="hard negatives", leave=False)):
+    for number, frame in enumerate(tqdm(data.train_backgrounds.values(), desc="hard negatives", leave=False)):
         for component in label_components(pipeline(frame, threshold=MINING_THRESHOLD).mask[0, 0])[1]:
             data.crops.hard_negatives.append((number, np.rint([component.y, component.x]).astype(int)))
     logger.info("%d hard negatives on %d frames", len(data.crops.hard_negatives), len(data.train_backgrounds))

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 class TrainedPart(nn.Module):
-    """The trainable parameters and the buffers of a model, without what is frozen; the tensors are the model's own."""
+    """The trainable parameters of a model and all its buffers, those of frozen parts too; the tensors are its own."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -74,13 +74,14 @@ def is_finished(settings: TrainSettings) -> bool:
     """Whether `output_dir` holds this run's trained model.
 
     Raises:
-        ValueError: It holds one of other settings, or checkpoints of a run of other settings.
+        ValueError: It holds one of other settings or from data or weights of other names, or checkpoints of a run of
+            other settings.
     """
     output_dir = Path(settings.output_dir)
     record = read_record(output_dir)
     finished = "saved_sha256" in record
     if finished or (record and list_checkpoints(output_dir)):
-        changed = changed_settings(settings, output_dir / SETTINGS)
+        changed = changed_settings(settings, output_dir / SETTINGS, finished)
         if changed:
             raise ValueError(
                 f"`output_dir` {output_dir} holds a run of other settings: {'; '.join(changed)}; "
@@ -117,10 +118,20 @@ def append_line(path: Path, step: int, values: Mapping[str, float]) -> None:
         file.write(json.dumps({"step": step, **values}) + "\n")
 
 
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 def keep_until(path: Path, step: int) -> None:
-    """Drop from a log what comes after the step from which the run goes on."""
+    """Drop from a log what comes after the step from which the run goes on, and a last line that a kill cut short."""
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
+        if lines and not _is_json(lines[-1]):
+            lines.pop()
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         temporary = path.with_name(f"{path.name}.tmp")
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

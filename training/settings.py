@@ -24,16 +24,20 @@ POSITIVE = (
     "checkpointing_steps",
     "checkpoints_total_limit",
 )
-# A run may go on with others of these: they say where things lie, how often one looks, or on what it is computed.
-CHANGEABLE = (
+# What a run is made from may move; a finished run of data or weights of other names is another run.
+PLACES = (
     "train_data_dir",
     "train_list",
     "background_dir",
-    "output_dir",
     "pretrained_model_name_or_path",
     "mask_vae",
     "image_vae",
     "restoration",
+)
+# A run may go on with others of these: they say where things lie, how often one looks, or on what it is computed.
+CHANGEABLE = (
+    *PLACES,
+    "output_dir",
     "resume_from_checkpoint",
     "dataloader_num_workers",
     "num_cpu_threads",
@@ -44,6 +48,7 @@ CHANGEABLE = (
     "push_to_hub",
     "hub_model_id",
 )
+BACKGROUNDS = "backgrounds"  # in the names of the lists of frames without targets, where a data set's name else is
 Settings = TypeVar("Settings", bound="TrainSettings")
 
 
@@ -78,10 +83,10 @@ class TrainSettings:
     use_ema: bool = True  # moving average of the weights and batch statistics, which is what is validated and saved
     ema_decay: float = 0.999  # of the moving average; (1 + step) / (10 + step) while that is less
     mixed_precision: str = "no"  # "no" (quoted in a recipe), fp16 or bf16
-    half_precision: bool = False  # save the trained model in float16; stages do
+    half_precision: bool = False  # save the trained model in float16; every stage of a recipe is saved so
     channels_last: bool = False  # weights and crops lie in memory channel by channel within a pixel: often faster
     compile: bool = False  # the step's model by torch.compile: minutes of preparation, then faster steps
-    gradient_checkpointing: bool = False  # less memory, more time
+    gradient_checkpointing: bool = False  # less memory, more time; batch statistics move twice a step
     dataloader_num_workers: int = 0  # processes that cut crops; 0 = the training process
     num_cpu_threads: int = 0  # threads of each training process on a CPU; 0 = the machine's cores / processes
     checkpointing_steps: int = 500  # steps between checkpoints
@@ -112,6 +117,11 @@ class TrainSettings:
         names = [Path(root).resolve().name for root in self.roots]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"`train_data_dir` must name folders of different names, got {self.roots}")
+        if BACKGROUNDS in names:
+            raise ValueError(
+                f"`train_data_dir` must name no folder `{BACKGROUNDS}`, which the lists of frames without targets are "
+                f"named by, got {self.roots}"
+            )
         if len(self.lists) != len(names):
             raise ValueError(f"`train_list` must have one file per data set, {len(names)}, got {self.train_list}")
         shares = self.train_data_shares
@@ -259,8 +269,9 @@ def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
     """Read a flat YAML recipe; its `stages`, where it has them, are a list of such recipes.
 
     Raises:
-        ValueError: A key is no field of `cls`, or a value is of another type than its field; stages that are none, of
-            a trainer without, or that set what follows from the stage before.
+        ValueError: A key is no field of `cls`, or a value is of another type than its field. Or `stages` is no list of
+            mappings, the trainer cannot go on from weights and so has no stages, or a stage sets what follows from
+            the stage before.
     """
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     if "stages" not in values:
@@ -303,7 +314,8 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
     sets a seed, has the recipe's plus k.
 
     Raises:
-        ValueError: An unknown key in the recipe, a value of the wrong type or out of range, or no such stage.
+        ValueError: An unknown key in the recipe, a value of the wrong type or out of range, or no such stage; a
+            checkpoint to resume from for all stages.
     """
     comments = field_comments(cls)
     parser = argparse.ArgumentParser(description=cls.__doc__, allow_abbrev=False)
@@ -324,6 +336,9 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
     output_dir = Path(values["output_dir"])
     if stages is None:
         return Plan(output_dir, [cls(**values)], False, None)
+    checkpoint = values.get("resume_from_checkpoint")
+    if checkpoint not in (None, "latest") and only is None:
+        raise ValueError(f"`resume_from_checkpoint` {checkpoint} is of one stage: name it by `--stage`")
     resolved = []
     for number, stage in enumerate(stages, start=1):
         chosen = {"seed": values.get("seed", cls.seed) + number} | {k: v for k, v in stage.items() if k not in flags}
@@ -360,8 +375,21 @@ def save_settings(settings: TrainSettings, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def changed_settings(settings: TrainSettings, path: Path) -> list[str]:
-    """What differs from the settings in a file of `save_settings` and must not, as ``name: saved -> now``."""
+def _last_parts(place: str | list[str] | None) -> list[str]:
+    """The last component of a path or of each of several."""
+    paths = [place] if isinstance(place, str) else place or []
+    return [Path(os.path.abspath(path)).name for path in paths]
+
+
+def changed_settings(settings: TrainSettings, path: Path, finished: bool) -> list[str]:
+    """What differs from the settings in a file of `save_settings` and must not, as ``name: saved -> now``.
+
+    Of a finished run the names of data and weights must not either, wherever they lie; an unfinished one is told by
+    its digests.
+    """
     saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    now = settings.trained_with
-    return [f"{name}: {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]
+    now = asdict(settings)
+    changed = [name for name in settings.trained_with if saved.get(name) != now[name]]
+    if finished:
+        changed += [name for name in PLACES if _last_parts(saved.get(name)) != _last_parts(now.get(name))]
+    return [f"{name}: {saved.get(name)} -> {now[name]}" for name in changed]

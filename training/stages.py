@@ -12,6 +12,8 @@ from ..pipelines.checkpoint_files import safe_files
 from .run_record import is_finished, read_record
 from .settings import Settings, parse_plan, stage_folder
 
+LISTS = ("train.txt", "val.txt", "train_*.txt", "val_*.txt")  # what `write_split` writes
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,17 +51,29 @@ def start(cls: type[Settings], run: Callable[[Settings], None], argv: Sequence[s
 
 
 def _check_start(output_dir: Path, number: int, finished: bool) -> None:
-    """Raises ValueError: the stage before is not finished, or this one, finished, started from another."""
+    """Check that a stage follows from those before it that are still there, each from the one before.
+
+    Raises:
+        ValueError: The stage before is not finished, or a finished one, up to this one, started from other weights.
+    """
     before = stage_folder(output_dir, number - 1)
-    saved = read_record(before).get("saved_sha256")
-    if saved is None:
+    if "saved_sha256" not in read_record(before):
         raise ValueError(f"stage {number} starts from the weights in {before}, where there is no finished stage")
-    folder = stage_folder(output_dir, number)
-    if finished and read_record(folder)["start_sha256"] != saved:
-        raise ValueError(f"{folder} was trained from other weights than {before} holds now; remove it")
+    for k in range(2, number + finished):
+        before, folder = (stage_folder(output_dir, stage) for stage in (k - 1, k))
+        saved, record = read_record(before).get("saved_sha256"), read_record(folder)
+        if saved is not None and "saved_sha256" in record and record["start_sha256"] != saved:
+            raise ValueError(
+                f"{folder} was trained from other weights than {before} holds now; remove {folder} and later stages"
+            )
 
 
 def _copy_model(folder: Path, output_dir: Path) -> None:
+    """Copy a stage's model and lists; lists of an earlier model go."""
+    for pattern in LISTS:
+        for stale in output_dir.glob(pattern):
+            if not (folder / stale.name).exists():
+                stale.unlink()
     for file in safe_files(folder, {config.parent.name for config in folder.glob("*/*config.json")}):
         (output_dir / file).parent.mkdir(exist_ok=True)
         shutil.copy(folder / file, output_dir / file)

@@ -9,7 +9,7 @@ import numpy as np
 from ..data.crops import CropSettings, TrainingCrops
 from ..data.folder import IRSTDFolder, Sample, read_backgrounds, write_stem_list
 from ..data.splits import split_by_scene
-from .settings import DetectorSettings, TrainSettings
+from .settings import BACKGROUNDS, DetectorSettings, TrainSettings
 
 SPLIT_SEED = 0  # fixed: runs of other seeds, and continuations of a run, hold out the same images
 
@@ -38,13 +38,13 @@ class TrainingData:
     Attributes:
         crops: Training crops; item k is a function of the seed and k.
         data_sets: The labelled images.
-        train_backgrounds: Frames without targets that are trained on, (H, W) each, in the crops' order.
+        train_backgrounds: Frames without targets that are trained on, (H, W) each, by stem in the crops' order.
         val_backgrounds: Held-out frames without targets, (H, W) each, by stem.
     """
 
     crops: TrainingCrops
     data_sets: list[DataSet]
-    train_backgrounds: list[np.ndarray]
+    train_backgrounds: dict[str, np.ndarray]
     val_backgrounds: dict[str, np.ndarray]
 
     @property
@@ -56,16 +56,17 @@ class TrainingData:
     def lists(self) -> dict[str, list[str]]:
         """What was trained on and held out, so that no later step mistakes one for the other: stems by list.
 
-        The lists are ``train`` and ``val`` of one data set, ``train_NAME`` and ``val_NAME`` of several, and, where
-        frames without targets were held out, ``val_backgrounds``.
+        The lists are ``train`` and ``val`` of one data set, ``train_NAME`` and ``val_NAME`` of several, and
+        ``train_backgrounds`` and ``val_backgrounds`` of frames without targets, where there are any.
         """
         lists = {}
         for data_set in self.data_sets:
             suffix = f"_{data_set.name}" if len(self.data_sets) > 1 else ""
             lists[f"train{suffix}"] = data_set.train_stems
             lists[f"val{suffix}"] = [sample.stem for sample in data_set.val_samples]
-        if self.val_backgrounds:
-            lists["val_backgrounds"] = list(self.val_backgrounds)
+        for kind, frames in (("train", self.train_backgrounds), ("val", self.val_backgrounds)):
+            if frames:
+                lists[f"{kind}_{BACKGROUNDS}"] = list(frames)
         return lists
 
 
@@ -110,8 +111,8 @@ def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> 
         data_sets.append(DataSet(folder.root, folder.name, train_stems, [samples[stem] for stem in val_stems]))
     order = np.random.default_rng(SPLIT_SEED).permutation(list(backgrounds))
     held_out = sorted(order[: round(settings.val_fraction * len(backgrounds))].tolist())
-    train_backgrounds = [frame for stem, frame in backgrounds.items() if stem not in held_out]
-    crops = TrainingCrops(train_samples, train_backgrounds, crop_settings, settings.seed, settings.shares)
+    train_backgrounds = {stem: frame for stem, frame in backgrounds.items() if stem not in held_out}
+    crops = TrainingCrops(train_samples, [*train_backgrounds.values()], crop_settings, settings.seed, settings.shares)
     return TrainingData(crops, data_sets, train_backgrounds, {stem: backgrounds[stem] for stem in held_out})
 
 

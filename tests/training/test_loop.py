@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from irstd_ldm.training.checkpoints import list_checkpoints
 from irstd_ldm.training.loop import StepSampler, step_generator, train
+from irstd_ldm.training.run_record import is_finished, keep_until
 from irstd_ldm.training.settings import TrainSettings, parse_settings
 
 
@@ -260,6 +261,42 @@ def test_changed_settings_of_checkpoints_are_refused_and_other_lists_too(setting
         train(settings(val_fraction=0.1), other, Points(), lists)
     train(settings(val_fraction=0.1, validation_steps=0, checkpointing_steps=3), Regression(), Points(), lists)
     assert names(tmp_path / "run") == ["checkpoint-6", "checkpoint-9"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"train_data_dir": ["old/first", "old/third"]}, r"train_data_dir: \[.*second'\] -> \[.*third'\]"),
+        ({"train_list": ["old/a.txt", "old/c.txt"]}, r"train_list: \[.*b.txt'\] -> \[.*c.txt'\]"),
+        ({"background_dir": "old/sea"}, "background_dir: old/sky -> old/sea"),
+        ({"background_dir": None}, "background_dir: old/sky -> None"),
+        ({"pretrained_model_name_or_path": "runs/other"}, "pretrained_model_name_or_path: None -> runs/other"),
+    ],
+)
+def test_a_finished_run_is_of_the_same_data_and_weights_wherever_they_lie(settings, changes, named):
+    values = {
+        "train_data_dir": ["old/first", "old/second"],
+        "train_list": ["old/a.txt", "old/b.txt"],
+        "background_dir": "old/sky",
+        "max_train_steps": 1,
+    }
+    train(settings(**values), Regression(), Points(), {})
+    moved = {"train_data_dir": ["/new/first/", "second"], "train_list": ["/a.txt", "b.txt"], "background_dir": "sky"}
+    assert is_finished(settings(**values | moved))
+    with pytest.raises(ValueError, match=f"holds a run of other settings: {named};"):
+        is_finished(settings(**values | changes))
+
+
+def test_a_log_loses_what_comes_later_and_a_half_written_last_line(tmp_path):
+    log = tmp_path / "losses.jsonl"
+    log.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"step": 8, "lo')
+    keep_until(log, 4)
+    assert log.read_text() == '{"step": 2}\n{"step": 4}\n'
+    keep_until(log, 4)
+    assert log.read_text() == '{"step": 2}\n{"step": 4}\n'
+    log.write_text('{"st\n{"step": 4}\n')
+    with pytest.raises(ValueError):
+        keep_until(log, 4)
 
 
 def test_a_failed_start_may_be_repaired(settings, tmp_path):

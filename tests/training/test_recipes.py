@@ -62,8 +62,9 @@ def test_a_latent_recipe_and_its_mask_vae_agree():
         ]
         first, second = (plan.stages[0] for plan in plans)
         assert second.mask_vae == str(plans[0].output_dir)
-        for shared in ("model", "train_data_dir", "background_exclude", "val_fraction"):
+        for shared in ("model", "train_data_dir", "val_fraction"):
             assert getattr(first, shared) == getattr(second, shared), shared
+        assert first.background_dir is None and first.background_exclude is None  # there is no mask to learn from
 
 
 def test_lgldnet_has_the_published_schedule():

@@ -12,6 +12,7 @@ from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import train_latent, train_mask_vae, train_restoration
 from irstd_ldm.training.settings import parse_plan, parse_settings
+from irstd_ldm.training.stages import _check_start
 from irstd_ldm.training.train_latent import LatentSettings
 from irstd_ldm.training.train_mask_vae import MaskVAESettings, MaskVAETask
 
@@ -114,6 +115,46 @@ def test_a_stage_needs_the_one_before(recipe, whole, tmp_path):
     other = recipe("other", [{"max_train_steps": 2, "seed": 8}, {"train_batch_size": 3, "val_fraction": 0.1}])
     with pytest.raises(ValueError, match="stage-2 was trained from other weights than .*stage-1 holds now"):
         train_mask_vae.main([*other, "--output_dir", str(whole)])
+
+
+def write_record(output_dir, stage, **digests):
+    folder = output_dir / f"stage-{stage}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(digests))
+
+
+def test_every_stage_before_must_have_started_from_the_one_before_it(tmp_path):
+    write_record(tmp_path, 1, start_sha256="a", saved_sha256="b")
+    write_record(tmp_path, 2, start_sha256="b", saved_sha256="c")
+    _check_start(tmp_path, 3, finished=False)
+    write_record(tmp_path, 1, start_sha256="a", saved_sha256="new")
+    with pytest.raises(ValueError, match="stage-2 was trained from other .*stage-1 holds now; remove .*stage-2 and"):
+        _check_start(tmp_path, 3, finished=False)
+    write_record(tmp_path, 2, start_sha256="new", saved_sha256="d")
+    _check_start(tmp_path, 3, finished=False)
+    write_record(tmp_path, 3, start_sha256="c", saved_sha256="e")
+    with pytest.raises(ValueError, match="stage-3 was trained from other .*stage-2 holds now; remove .*stage-3 and"):
+        _check_start(tmp_path, 3, finished=True)
+    (tmp_path / "stage-1" / "run.json").unlink()  # a stage whose weights are no longer needed may be gone
+    _check_start(tmp_path, 3, finished=False)
+
+
+def test_lists_that_the_last_stage_does_not_have_go(recipe, whole):
+    for name in ("train_old.txt", "val_backgrounds.txt", "notes.txt"):
+        (whole / name).write_text("a\n")
+    train_mask_vae.main([*recipe(), "--output_dir", str(whole)])
+    assert sorted(path.name for path in whole.glob("*.txt")) == ["notes.txt", "train.txt", "val.txt"]
+
+
+def test_one_checkpoint_is_not_that_of_every_stage(recipe):
+    flags = [*recipe(), "--output_dir", "run"]
+    checkpoint = ["--resume_from_checkpoint", "run/stage-2/checkpoint-2"]
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` run/.*checkpoint-2 is of one stage: .*--stage"):
+        parse_plan(MaskVAESettings, [*flags, *checkpoint])
+    plan = parse_plan(MaskVAESettings, [*flags, *checkpoint, "--stage", "2"])
+    assert plan.stages[1].resume_from_checkpoint == checkpoint[1]
+    for value in ("null", "latest"):
+        parse_plan(MaskVAESettings, [*flags, "--resume_from_checkpoint", value])
 
 
 def test_how_stages_follow_each_other(recipe, tmp_path):

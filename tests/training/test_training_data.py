@@ -12,22 +12,47 @@ from irstd_ldm.training.settings import TrainSettings
 from irstd_ldm.training.train_mask_vae import MaskVAESettings
 from irstd_ldm.training.training_data import read_training_data, write_split
 
+LISTS = ("train", "val", "train_backgrounds", "val_backgrounds")
+
 
 def test_the_lists_of_a_run_say_what_was_held_out(tmp_path, synthetic_root):
     root = str(synthetic_root)
     settings = TrainSettings(train_data_dir=root, output_dir=str(tmp_path), background_dir=root, val_fraction=0.4)
     data = read_training_data(settings, CropSettings(size=64))
     write_split(data, tmp_path)
-    lists = {name: read_stem_list(tmp_path / f"{name}.txt") for name in ("train", "val", "val_backgrounds")}
+    lists = {name: read_stem_list(tmp_path / f"{name}.txt") for name in LISTS}
     assert lists["val"] == [sample.stem for sample in data.val_samples] and not set(lists["val"]) & set(lists["train"])
-    assert len(lists["val_backgrounds"]) == len(data.val_backgrounds) > 0
-    assert (tmp_path / "val_backgrounds.txt").is_file()
+    assert lists == data.lists
+    assert lists["val_backgrounds"] == list(data.val_backgrounds) and len(data.val_backgrounds) == 8
+    assert lists["train_backgrounds"] == list(data.train_backgrounds) and len(data.train_backgrounds) == 12
+    assert not set(lists["train_backgrounds"]) & set(lists["val_backgrounds"])
+
+
+def test_frames_that_are_all_trained_on_are_on_a_list(tmp_path, synthetic_root, second_root):
+    first, second = (
+        read_training_data(
+            TrainSettings(
+                train_data_dir=str(synthetic_root), output_dir="run", background_dir=str(root), val_fraction=0
+            ),
+            CropSettings(size=64),
+        )
+        for root in (synthetic_root, second_root)
+    )
+    write_split(first, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.txt", "train_backgrounds.txt", "val.txt"]
+    assert first.lists["train_backgrounds"] != second.lists["train_backgrounds"]
+
+
+def test_no_data_set_may_have_the_name_of_the_frames_lists():
+    for roots in ("DATA/backgrounds", ["DATA/own", "DATA/backgrounds"]):
+        with pytest.raises(ValueError, match="`train_data_dir` must name no folder `backgrounds`"):
+            TrainSettings(train_data_dir=roots, output_dir="run")
 
 
 def test_without_backgrounds_there_is_no_list_of_them(tmp_path, synthetic_root):
     settings = TrainSettings(train_data_dir=str(synthetic_root), output_dir=str(tmp_path), val_fraction=0.4)
     write_split(read_training_data(settings, CropSettings(size=64)), tmp_path)
-    assert not (tmp_path / "val_backgrounds.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.txt", "val.txt"]
 
 
 def test_runs_of_other_seeds_hold_out_the_same_images(tmp_path, synthetic_root):
