@@ -30,7 +30,13 @@ from irstd_ldm.training.losses import (
 from irstd_ldm.training.settings import DetectorSettings
 from irstd_ldm.training.stages import start
 from irstd_ldm.training.tile_size import cover_crops
-from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
+from irstd_ldm.training.training_data import (
+    TrainingData,
+    detector_crops,
+    read_training_data,
+    start_normalization,
+    write_split,
+)
 from irstd_ldm.training.validation import validate_detection
 
 # Of a detector from random weights; one that is trained on keeps its own.
@@ -255,11 +261,7 @@ class LatentTask:
 
 def run(settings: LatentSettings) -> None:
     """Train once."""
-    normalization = NORMALIZATION
-    if settings.pretrained_model_name_or_path is not None:
-        config = IRSTDLatentPipeline.load_config(settings.pretrained_model_name_or_path)
-        normalization = config.get("normalization", "range")
-    data = read_training_data(settings, detector_crops(settings, normalization))
+    data = read_training_data(settings, detector_crops(settings, start_normalization(settings, NORMALIZATION)))
     task = LatentTask(settings, data)
     mine_hard_negatives(task.pipeline, data, settings)
     train(settings, task, data.crops, data.lists)

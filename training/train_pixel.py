@@ -25,7 +25,13 @@ from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, probabilit
 from irstd_ldm.training.settings import DetectorSettings
 from irstd_ldm.training.stages import start
 from irstd_ldm.training.tile_size import cover_crops
-from irstd_ldm.training.training_data import TrainingData, detector_crops, read_training_data, write_split
+from irstd_ldm.training.training_data import (
+    TrainingData,
+    detector_crops,
+    read_training_data,
+    start_normalization,
+    write_split,
+)
 from irstd_ldm.training.validation import scores_of_data_sets, validate_detection
 
 PREDICTION_TYPES = ("sample", "v_prediction", "epsilon")
@@ -244,11 +250,7 @@ class PixelTask:
 
 def run(settings: PixelSettings) -> None:
     """Train once."""
-    normalization = "range"
-    if settings.pretrained_model_name_or_path is not None:
-        config = IRSTDDiffPipeline.load_config(settings.pretrained_model_name_or_path)
-        normalization = config.get("normalization", "range")
-    data = read_training_data(settings, detector_crops(settings, normalization))
+    data = read_training_data(settings, detector_crops(settings, start_normalization(settings, "range")))
     task = PixelTask(settings, data)
     mine_hard_negatives(task.pipeline, data, settings)
     train(settings, task, data.crops, data.lists)

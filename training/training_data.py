@@ -9,6 +9,7 @@ import numpy as np
 from ..data.crops import CropSettings, TrainingCrops
 from ..data.folder import IRSTDFolder, Sample, read_backgrounds, write_stem_list
 from ..data.splits import split_by_scene
+from ..pipelines.irstd_pipeline_base import IRSTDPipelineBase
 from .settings import BACKGROUNDS, DetectorSettings, TrainSettings
 
 SPLIT_SEED = 0  # fixed: runs of other seeds, and continuations of a run, hold out the same images
@@ -87,6 +88,14 @@ def detector_crops(settings: DetectorSettings, normalization: str) -> CropSettin
         background_rescale_range=(settings.background_rescale_min, settings.background_rescale_max),
         normalization=normalization,
     )
+
+
+def start_normalization(settings: DetectorSettings, default: str) -> str:
+    """The normalisation of the pipeline that a run starts from; `default` where it starts from random weights."""
+    if settings.pretrained_model_name_or_path is None:
+        return default
+    config = IRSTDPipelineBase.load_config(settings.pretrained_model_name_or_path)
+    return config.get("normalization", "range")
 
 
 def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> TrainingData:
