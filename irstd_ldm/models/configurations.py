@@ -102,7 +102,6 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "condition_channels": 32,
             "norm_num_groups": 16,
             "norm_type": "batch",
-            "resnet_time_scale_shift": "scale_shift",
             "use_fae": False,
         },
         "image_features": {"image_feature_channels": (32, 48, 0)},
