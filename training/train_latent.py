@@ -236,17 +236,18 @@ class LatentTask:
             image, mask, timesteps.to(image.device), noise.to(image), sample_noise.to(image), kept.to(image)
         )
 
+        weights = None if settings.background_weight == 1 else background_weights(mask, settings.background_weight)
         posterior = vae.variables_to_posterior(output.variables)
         predicted = vae.variables_to_posterior(output.predicted.float())
         terms = {
             "posterior": posterior_loss(output.predicted, output.variables),
             "klda": klda_loss(predicted, posterior, vae.config.klda_min_logvar),
-            "bce": bce_loss(output.logits, mask, background_weights(mask, settings.background_weight)),
+            "bce": bce_loss(output.logits, mask, weights),
             "dice": dice_loss(output.logits, mask),
         }
-        weights = {name: getattr(settings, f"{name}_weight") for name in terms}
-        weights["klda"] *= min(1.0, step / max(settings.klda_warmup_steps, 1))
-        loss = sum(weights[name] * term for name, term in terms.items())
+        factors = {name: getattr(settings, f"{name}_weight") for name in terms}
+        factors["klda"] *= min(1.0, step / max(settings.klda_warmup_steps, 1))
+        loss = sum(factors[name] * term for name, term in terms.items())
         return loss, {**terms, "iou": batch_iou(output.logits, mask)}
 
     def validate(self) -> Validation:

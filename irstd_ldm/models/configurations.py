@@ -82,7 +82,7 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_encoder": {
             "latent_channels": 32,
-            "block_out_channels": (32, 48, 96),
+            "block_out_channels": (16, 48, 96),
             "layers_per_block": (1, 1, 2),
             "num_attention_heads": 4,
             "frequency_attention": (False, False, True),
@@ -97,14 +97,14 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "down_block_types": ("DownBlock2D",),
             "up_block_types": ("UpBlock2D",),
             "mid_block_type": None,
-            "attention_head_dim": 4,
+            "attention_head_dim": 1,
             "cross_attention_dim": 96,
             "condition_channels": 32,
             "norm_num_groups": 16,
             "norm_type": "batch",
             "use_fae": False,
         },
-        "image_features": {"image_feature_channels": (32, 48, 0)},
+        "image_features": {"image_feature_channels": (16, 48, 0)},
     },
 }
 

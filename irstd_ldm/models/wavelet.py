@@ -117,8 +117,7 @@ class LIW(nn.Module):
         num_heads: Heads of the window attention.
         window_size: Side of the attention window in positions.
         norm_num_groups: Groups of the normalisation.
-        shifted: Shifts the second level's windows. What that costs, a mask made anew in every call, does not shrink with
-            the map.
+        shifted: Shifts the second level's windows, at the cost of a mask that is made anew in every call.
     """
 
     def __init__(
