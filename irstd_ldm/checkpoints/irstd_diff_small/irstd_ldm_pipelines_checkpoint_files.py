@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 1  # of the checkpoint layout; a checkpoint of a newer one is refused
+FORMAT_VERSION = 2  # of the checkpoint layout, 2 with the normalisation; a checkpoint of a newer one is refused
 INDEX = "model_index.json"
 CARD = "README.md"
 PICTURE = "example.png"

@@ -20,6 +20,7 @@ DATA_LICENCES = {
     "NUAA-SIRST": f"{NONE_STATED} (Dai et al., WACV 2021; Dai et al., TGRS 2023)",
     "backgrounds": f"{NONE_STATED} (frames without targets of SIRST-V2; Dai et al., TGRS 2023)",
 }
+BATCH_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # stored beside the parameters
 UNKNOWN_LICENCE = "not recorded here: ask its authors"
 LIMITATIONS = """\
 ## Limitations
@@ -123,6 +124,7 @@ def _networks(folder: Path) -> str:
         tensors: dict[str, dict[str, Any]] = {}
         for path in config.parent.glob("*.safetensors"):
             tensors |= read_safetensors_header(path)
+        tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in BATCH_STATISTICS}
         parameters = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
         types = ", ".join(sorted({tensor["dtype"] for tensor in tensors.values()}))
         rows.append((f"`{config.parent.name}`", f"`{read_json(config)['_class_name']}`", f"{parameters:,}", types))

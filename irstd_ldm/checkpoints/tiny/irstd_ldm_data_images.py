@@ -24,7 +24,7 @@ WIDER_PER_MILLE = (10, 1)
 # per pixel of it, these squares were not measured: a letterbox, the outside of a round field of view, a corner without
 # data. Pixels of the scene that happen to have the same value count.
 MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.6
-MIN_MEASURED_SHARE = 0.01  # less is a target before an even background, not a scene in a border
+MIN_MEASURED_SHARE = 0.1  # where less is left, that is a bright object before an even sky, not a scene in a border
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
 

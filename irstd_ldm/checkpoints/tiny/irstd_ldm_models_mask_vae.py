@@ -264,10 +264,10 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
             )
         check_norm_type(norm_type)
         if norm_type == "batch":
-            self.encoder = BatchNormMaskEncoder(
+            self.encoder: nn.Module = BatchNormMaskEncoder(
                 in_channels, latent_channels, block_out_channels, encoder_layers_per_block, stem
             )
-            self.decoder = BatchNormMaskDecoder(
+            self.decoder: nn.Module = BatchNormMaskDecoder(
                 out_channels, latent_channels, block_out_channels, decoder_layers_per_block, stem, features
             )
             return

@@ -27,7 +27,7 @@ class ConditionedInput(nn.Module):
     def __init__(self, conv_in: nn.Conv2d, condition_channels: int, use_liw: bool):
         super().__init__()
         self.conv_in = conv_in
-        self.liw = LIW(condition_channels) if use_liw else nn.Identity()
+        self.liw = LIW(condition_channels, shifted=False) if use_liw else nn.Identity()
         self.projection = nn.Conv2d(condition_channels, conv_in.out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ class IRSTDUNet2DConditionModel(SafetensorsOnlyMixin, UNet2DConditionModel):
         check_norm_type(norm_type)
         conv_in = cast(nn.Conv2d, self.conv_in)
         if condition_channels:
-            self.liw = LIW(condition_channels) if use_liw else nn.Identity()
+            self.liw = LIW(condition_channels, shifted=False) if use_liw else nn.Identity()
             self.token_reading = TokenReading(
                 condition_channels, self.config.cross_attention_dim, self.config.attention_head_dim
             )

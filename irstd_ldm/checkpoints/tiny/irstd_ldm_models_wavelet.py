@@ -109,7 +109,7 @@ def _conv_norm_act(channels: int, kernel_size: int, norm_num_groups: int) -> nn.
 class LIW(nn.Module):
     """Low-frequency isolation in the wavelet domain: two Haar levels of which only the low band is transformed.
 
-    Window attention works on spatial windows, the second level is shifted by half a window, the normalisation is
+    Window attention works on spatial windows, the second level's may be shifted by half a window, the normalisation is
     over groups, and the last 1x1 convolution stands alone so that the residual can take either sign.
 
     Args:
@@ -117,16 +117,24 @@ class LIW(nn.Module):
         num_heads: Heads of the window attention.
         window_size: Side of the attention window in positions.
         norm_num_groups: Groups of the normalisation.
+        shifted: Shifts the second level's windows, at the cost of a mask that is made anew in every call.
     """
 
-    def __init__(self, channels: int, num_heads: int = 4, window_size: int = 4, norm_num_groups: int = 8):
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 4,
+        window_size: int = 4,
+        norm_num_groups: int = 8,
+        shifted: bool = True,
+    ):
         super().__init__()
         self.multiple = 4 * window_size
         self.dwt = DWT("haar")
         self.idwt = IDWT("haar")
         self.conv_low = _conv_norm_act(channels, 1, norm_num_groups)
         self.swin1 = SwinBlock(channels, num_heads, window_size, shift_size=0)
-        self.swin2 = SwinBlock(channels, num_heads, window_size, shift_size=window_size // 2)
+        self.swin2 = SwinBlock(channels, num_heads, window_size, shift_size=window_size // 2 if shifted else 0)
         self.conv_merge = _conv_norm_act(channels, 3, norm_num_groups)
         self.conv_out = nn.Conv2d(channels, channels, 1)
 

@@ -99,7 +99,7 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         image_latent, tokens, *features = (
             tensor.repeat_interleave(ensemble_size, dim=0)
             for tensor in (encoded.image_latent, encoded.tokens, *encoded.features)
-        )  # (B*E, 4, h, w), (B*E, h*w, D), ...
+        )  # (B*E, C, h, w), (B*E, M, D), ...
 
         # Model invocation: self.unet, once per step.
         latents = self.prepare_latents(image_latent, ensemble_size, generators)  # (B*E, 8, h, w)
@@ -123,7 +123,7 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
     def prepare_latents(
         self, image_latent: torch.Tensor, ensemble_size: int, generators: list[torch.Generator]
     ) -> torch.Tensor:
-        """Initial noise (B*E, 8, h, w) for an image latent (B*E, 4, h, w), from one generator per image."""
+        """Initial noise (B*E, 8, h, w) for an image latent (B*E, C, h, w), from one generator per image."""
         variables = image_latent.new_empty(len(image_latent), self.unet.config.out_channels, *image_latent.shape[2:])
         noise = self.member_noise(variables, ensemble_size, generators)
         return noise * self.scheduler.init_noise_sigma

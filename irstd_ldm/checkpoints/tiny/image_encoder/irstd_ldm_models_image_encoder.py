@@ -11,7 +11,16 @@ from diffusers.models.attention import AttentionMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from . irstd_ldm_models_blocks import BatchNormLadder, Ladder, ResidualBlock, TokenPooling, channels_last, check_norm_type, make_stem, self_attention
+from . irstd_ldm_models_blocks import (
+    BatchNormLadder,
+    Ladder,
+    ResidualBlock,
+    TokenPooling,
+    channels_last,
+    check_norm_type,
+    make_stem,
+    self_attention,
+)
 from . irstd_ldm_models_safetensors_only import SafetensorsOnlyMixin
 
 
@@ -39,7 +48,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         latent_channels: Channels of the image latent.
         block_out_channels: Channels of each level; the last level lies at 1/8.
         layers_per_block: Residual blocks of each level.
-        num_attention_heads: Heads of the middle attention.
+        num_attention_heads: Heads of the middle attention, or of the pooling of the tokens.
         norm_num_groups: Groups of the normalisation.
         frequency_attention: FAE in the blocks of a level, one switch per level.
         stem: ``conv`` (the first level at full resolution) or ``haar`` (at half resolution).

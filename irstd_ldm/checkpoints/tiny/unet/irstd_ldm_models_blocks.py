@@ -50,8 +50,8 @@ class ResidualBlock(nn.Module):
 class BatchNormBlock(nn.Module):
     """3x3 convolution, BatchNorm, ReLU, twice, with attention on the residual branch and a ReLU after the addition.
 
-    At inference the normalisations fold into the convolutions, and what a pixel becomes does not depend on the size
-    of the map around it, as it does where statistics of the whole map are taken.
+    At inference the normalisations fold into the convolutions, and, but for the two attentions, what a pixel becomes
+    does not depend on the size of the map around it, as it does where statistics of the whole map are taken.
 
     Args:
         in_channels: Channels of the input.
@@ -76,8 +76,8 @@ class BatchNormBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
         self.channel_attention = ChannelAttention(out_channels) if channel_attention else nn.Identity()
         self.frequency_attention = FAE(out_channels) if frequency_attention else nn.Identity()
-        # Averaged first: a strided 1x1 convolution sees a quarter of the pixels, and oneDNN's backward pass of a narrow
-        # one corrupts memory (torch 2.13, channels last).
+        # Averaged first: a strided 1x1 convolution sees a quarter of the pixels, and the backward pass of a narrow
+        # one corrupts memory in oneDNN (torch 2.13, channels last).
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
@@ -94,10 +94,10 @@ class BatchNormBlock(nn.Module):
 
 
 class TokenPooling(nn.Module):
-    """Learned queries that gather a fixed number of tokens from a map of any size, at a cost that grows with its area.
+    """Learned queries that gather a fixed number of tokens from a map of any size; the cost grows with its area.
 
-    The first half of induced attention (Lee et al., *Set Transformer*, arXiv 1810.00825, section 3.1); where the tokens
-    are read is the second.
+    The first half of induced attention (Lee et al., *Set Transformer*, arXiv 1810.00825, section 3.1);
+    [`TokenReading`] is the second.
 
     Args:
         channels: Channels of the map and of the tokens.
@@ -137,10 +137,10 @@ class TokenReading(nn.Module):
 
 
 def batch_normalised(module: nn.Module) -> nn.Module:
-    """`module` with a BatchNorm of the same channels in the place of every GroupNorm."""
+    """`module` with a BatchNorm in the place of every GroupNorm of a map."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.GroupNorm):
+            if isinstance(child, nn.GroupNorm) and not isinstance(parent, Attention):
                 setattr(parent, name, nn.BatchNorm2d(child.num_channels))
     return module
 
