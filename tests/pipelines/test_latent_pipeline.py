@@ -50,7 +50,7 @@ def record_network_calls(pipeline: IRSTDLatentPipeline) -> list[tuple[np.ndarray
 
 def test_golden_slice(tiny_pipeline):
     probability = tiny_pipeline(frame()).probability
-    expected = [[0.55457, 0.53021, 0.58322], [0.51019, 0.53544, 0.51895], [0.56916, 0.53299, 0.54228]]
+    expected = [[0.56081, 0.55211, 0.54195], [0.51403, 0.53508, 0.51001], [0.55030, 0.52371, 0.54917]]
     np.testing.assert_allclose(probability[0, 0, 30:33, 20:23], expected, atol=1e-4)
 
 
