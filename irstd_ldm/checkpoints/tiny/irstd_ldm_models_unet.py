@@ -27,7 +27,7 @@ class ConditionedInput(nn.Module):
     def __init__(self, conv_in: nn.Conv2d, condition_channels: int, use_liw: bool):
         super().__init__()
         self.conv_in = conv_in
-        self.liw = LIW(condition_channels, shifted=False) if use_liw else nn.Identity()
+        self.liw = LIW(condition_channels) if use_liw else nn.Identity()
         self.projection = nn.Conv2d(condition_channels, conv_in.out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
