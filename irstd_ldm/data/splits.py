@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from .folder import IRSTDFolder
 from .images import normalize_image
 
 THUMBNAIL_PX = 16
@@ -16,29 +15,21 @@ DETAIL_PX = 256  # side of the half-size detail image, zero-padded or cut
 MIN_NEIGHBOUR_CORRELATION = 0.35  # of two detail images at their best shift; 98.5 % of NUAA's pairs stay below
 
 
-def validation_split(folder: IRSTDFolder, fraction: float, seed: int) -> tuple[list[str], list[str]]:
+def split_by_scene(
+    stems: list[str], images: list[np.ndarray], fraction: float, seed: int
+) -> tuple[list[str], list[str]]:
     """Draws validation stems from a training list, whole scenes at a time (`scene_groups`).
 
     Scenes are taken in random order, each that still fits, until `fraction` of the images is reached.
 
     Args:
-        folder: the training images.
+        stems: N names.
+        images: N arrays (H, W), as `to_gray` returns them.
         fraction: share of the images for validation, in (0, 1).
         seed: of the order.
 
     Returns:
-        The stems for training and for validation, each in the folder's order.
-
-    Raises:
-        ValueError: `fraction` outside (0, 1), or one that leaves a side empty.
-    """
-    return split_by_scene(folder.stems, [sample.image for sample in folder], fraction, seed)
-
-
-def split_by_scene(
-    stems: list[str], images: list[np.ndarray], fraction: float, seed: int
-) -> tuple[list[str], list[str]]:
-    """As `validation_split`, of N stems and their images (H, W), as `to_gray` returns them.
+        The stems for training and for validation, each in the given order.
 
     Raises:
         ValueError: `fraction` outside (0, 1), or one that leaves a side empty.

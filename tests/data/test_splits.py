@@ -6,9 +6,13 @@ from PIL import Image
 from scipy import ndimage
 
 from irstd_ldm.data.folder import IRSTDFolder
-from irstd_ldm.data.splits import scene_groups, validation_split
+from irstd_ldm.data.splits import scene_groups, split_by_scene
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
+
+
+def validation_split(folder, fraction, seed):
+    return split_by_scene(folder.stems, [sample.image for sample in folder], fraction, seed)
 
 
 def scene(seed, shape=(96, 128)):
