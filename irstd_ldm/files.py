@@ -1,0 +1,35 @@
+"""Files that appear whole or not at all: written under a temporary name beside their own, then renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def part_path(path: Path) -> Path:
+    """The temporary name of `path`, hidden, in the same folder."""
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The temporary path to write to; it takes the place of `path` at the end, or is removed where writing failed."""
+    part = part_path(path)
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text with the line ends that it holds."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes bytes."""
+    with replacing(path) as part:
+        part.write_bytes(data)
