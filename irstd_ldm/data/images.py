@@ -18,8 +18,9 @@ ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 NORMALIZATIONS = ("range", "robust")  # the rules of `gray_range`, an entry of every checkpoint's config
-ROBUST_PER_MILLE = 50  # on either side: up to a few per cent of odd pixels hardly move these quantiles
-WIDER_PER_MILLE = (10, 1)
+# On either side; up to a few per cent of odd pixels hardly move the first quantiles. Where one level holds both, the
+# next are taken.
+ROBUST_SHARES = (0.05, 0.01, 0.001)
 # Where at least this share of a frame's pixels have one value, and there are at least this many squares of 2x2 of them
 # per pixel of it, these squares were not measured: a letterbox, the outside of a round field of view, a corner without
 # data. Pixels of the scene that happen to have the same value count.
@@ -133,26 +134,53 @@ def robust_range(gray: np.ndarray) -> tuple[float, float]:
 def robust_range_of_values(values: np.ndarray) -> tuple[float, float]:
     """The 5 and 95 per cent quantiles of pixels, of one frame or of several together.
 
-    Integers count as spread evenly over their step, so that a scene stored in 8 and in 16 bits has the same range but
-    for the unit.
+    A gray level counts as spread evenly over the usual distance to its neighbours, so that a scene stored in 8 and in
+    16 bits, with or without gaps between its levels, has the same range but for the unit, while a level far from all
+    others (of hot pixels, say) draws nothing towards itself. A quantile that lies between two levels farther apart is
+    the middle of the gap, so that mirrored values have mirrored quantiles.
 
     Args:
         values: (M,), of a type that `to_gray` returns.
 
     Returns:
-        (lo, hi). Where the quantiles coincide, the nearest wider ones that do not; the one value of constant pixels
-        twice.
+        (lo, hi). Where one level holds both quantiles, the nearest wider ones that two levels hold; the one value of
+        constant pixels twice.
     """
-    low, high = values.min(), values.max()
-    if low == high:
-        return float(low), float(high)
-    if values.dtype.kind != "f" and int(high) - int(low) < 2**16:
-        return _quantiles_of_steps(values, int(low), int(high))
-    for per_mille in (ROBUST_PER_MILLE, *WIDER_PER_MILLE):
-        lo, hi = np.quantile(values, (per_mille / 1000, 1 - per_mille / 1000))
-        if lo < hi:
-            return float(lo), float(hi)
-    return float(low), float(high)
+    levels, counts = _levels(values)
+    if len(levels) == 1:
+        return float(levels[0]), float(levels[0])
+    ends = np.cumsum(counts)  # pixels up to each level
+    for share in (*ROBUST_SHARES, 0.0):
+        ranks = (share * len(values), (1 - share) * len(values))
+        first, last = ends.searchsorted(ranks)
+        if first < last:
+            break
+    step = _usual_step(levels, counts)
+    lo, hi = (float(_quantile(rank, levels, counts, ends, step)) for rank in ranks)
+    return lo, hi
+
+
+def _quantile(rank: float, levels: np.ndarray, counts: np.ndarray, ends: np.ndarray, step: float) -> float:
+    """The gray value below which `rank` pixels lie, each level spread over at most half a step on either side."""
+    index = int(ends.searchsorted(rank))
+    nearest = levels[max(index - 1, 0) : index + 2].astype(np.float64)
+    here = float(levels[index])
+    if rank == ends[index] < ends[-1]:
+        return (here + nearest[-1]) / 2
+    below = min(here - nearest[0] or step, step) / 2
+    above = min(nearest[-1] - here or step, step) / 2
+    return here - below + (rank - (ends[index] - counts[index])) / counts[index] * (below + above)
+
+
+def _usual_step(levels: np.ndarray, counts: np.ndarray) -> float:
+    """The median over pixels of the distance from their level to the nearest other one; 0 of a continuous quantity."""
+    num_pixels = counts.sum()
+    if levels.dtype.kind == "f" and len(counts) > num_pixels / 2:
+        return 0.0
+    gaps = np.diff(levels.astype(np.float64), prepend=-np.inf, append=np.inf)
+    nearest = np.minimum(gaps[:-1], gaps[1:])  # (number of levels,)
+    order = np.argsort(nearest)
+    return float(nearest[order][np.searchsorted(np.cumsum(counts[order]), num_pixels / 2)])
 
 
 def measured_pixels(gray: np.ndarray) -> np.ndarray:
@@ -182,20 +210,14 @@ def measured_pixels(gray: np.ndarray) -> np.ndarray:
     return gray.reshape(-1) if values.min() == values.max() else values
 
 
-def _quantiles_of_steps(values: np.ndarray, low: int, high: int) -> tuple[float, float]:
-    """The two quantiles of integers (M,) from `low` to `high`, each spread evenly over its step of 1.
-
-    A quantile that lies between two values that occur is the middle of the gap, so that mirrored values have mirrored
-    quantiles.
-    """
-    below = np.concatenate([[0], np.cumsum(_counts(values, low, high))])  # pixels below each edge between steps
-    edges = np.arange(len(below)) + (low - 0.5)
-    rank = len(values) * ROBUST_PER_MILLE / 1000
-    ranks = np.array([rank, len(values) - rank])
-    upper_ends = np.interp(ranks, below, edges)
-    lower_ends = np.interp(-ranks, -below[::-1], edges[::-1])
-    lo, hi = (lower_ends + upper_ends) / 2
-    return float(lo), float(hi)
+def _levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different values among pixels (M,), ascending, and how many pixels have each."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" or int(high) - int(low) >= 2**16:
+        return np.unique(values, return_counts=True)
+    counts = _counts(values, int(low), int(high))
+    occurring = np.flatnonzero(counts)
+    return int(low) + occurring, counts[occurring]
 
 
 def _counts(values: np.ndarray, low: int, high: int) -> np.ndarray:

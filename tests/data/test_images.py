@@ -259,10 +259,10 @@ def test_the_robust_quantiles_by_hand():
     """Of 20 values in a row 0.05 * 20 = 1 step lies below the lower quantile, and 1 above the upper one."""
     for dtype in (np.uint8, np.uint16, np.int32):
         assert robust_range(np.arange(7, 27, dtype=dtype)[None]) == (7.5, 25.5)
-        assert robust_range_of_values(np.repeat(np.array([0, 4], dtype), 10)) == pytest.approx((-0.4, 4.4))
+        assert robust_range_of_values(np.repeat(np.array([0, 4], dtype), 10)) == pytest.approx((-1.6, 5.6))
         assert robust_range(np.array([[10, *range(50, 69)]], dtype)) == pytest.approx((30, 67.5))  # middle of the gap
     assert robust_range(np.arange(21, dtype=np.float32)[None]) == pytest.approx((1, 19))
-    assert robust_range(np.arange(21, dtype=np.int32)[None] * 10000 - 70000) == pytest.approx((-60000, 120000))
+    assert robust_range(np.arange(21, dtype=np.int32)[None] * 10000 - 70000) == pytest.approx((-64500, 124500))
     assert robust_range(np.arange(-10, 10, dtype=np.int32)[None]) == (-9.5, 8.5)
 
 
@@ -293,8 +293,8 @@ def test_a_value_of_most_pixels_beside_noise_has_the_nearest_wider_quantiles():
     values = np.zeros(1000, np.float32)
     values[:20], values[20:40] = -3, 3
     assert robust_range_of_values(values) == (-3, 3)
-    values[3:37] = 0  # 0.3 % on either side
-    assert robust_range_of_values(values) == (-3, 3)
+    values[3:37] = 0  # 0.3 % on either side, of which a third lies beyond 0.1 %
+    assert robust_range_of_values(values) == pytest.approx((-3.5, 3.5))
 
 
 def test_measured_pixels_by_hand():
@@ -359,13 +359,29 @@ def test_a_scene_of_8_bits_is_normalised_as_that_of_16(kind):
     assert np.abs(difference).max() < 2 / (hi - lo)  # a step
 
 
+@pytest.mark.parametrize(
+    ("dtype", "gap"), [(np.uint16, 64), (np.uint16, 257), (np.int32, 10**5), (np.float32, 64), (np.float32, 1 / 255)]
+)
+def test_gaps_between_the_levels_of_a_scene_change_nothing(dtype, gap):
+    scene = synthetic_scene(64, 64, num_targets=0, seed=2).image.astype(float)
+    lo, hi = robust_range((scene * gap).astype(dtype))
+    assert (lo / gap, hi / gap) == pytest.approx(robust_range(scene), abs=1e-4)
+
+
+def test_a_level_far_from_all_others_draws_nothing_towards_itself():
+    scene = np.repeat(np.array([30, 31], np.uint8), [600, 388])
+    expected = robust_range_of_values(scene)
+    with_hot = robust_range_of_values(np.append(scene, np.full(12, 255, np.uint8)))
+    assert with_hot == pytest.approx(expected, abs=0.05)
+
+
 def test_equal_integers_have_equal_robust_ranges_in_every_type():
     scene = synthetic_scene(64, 64, num_targets=0, seed=2).image
     expected = robust_range(scene)
     assert robust_range(scene.astype(np.uint16)) == robust_range(scene.astype(np.int32)) == expected
     lo, hi = robust_range(scene.astype(np.int32) - 1000)
     assert (lo + 1000, hi + 1000) == pytest.approx(expected)
-    assert robust_range(scene.astype(np.float32)) == pytest.approx(expected, abs=0.5)
+    assert robust_range(scene.astype(np.float32)) == pytest.approx(expected)
 
 
 def test_the_robust_normalisation_is_that_of_its_range():
