@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..data.frames import Frame, FrameSource
+from ..data.readers import Frame, FrameSource
 from ..tracking.parameters import TrackerParameters
 from ..tracking.tracker import Tracker
 from .annotated_video import AnnotatedVideo

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..data.raw_format import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
+from ..data.readers.frame import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
 from . import EXIT_INTERRUPTED, CommandError, drop_standard_output
 from .kinds import DEFAULT_KINDS, KINDS
 

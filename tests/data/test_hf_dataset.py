@@ -11,7 +11,7 @@ from PIL import Image
 
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.hf_dataset import HFDataset
-from irstd_ldm.data.images import ImageReadError
+from irstd_ldm.data.readers import ImageReadError
 
 datasets = pytest.importorskip("datasets")
 
@@ -79,8 +79,10 @@ def test_errors_name_the_data_set_and_the_row(tmp_path):
     Image.new("L", (8, 8)).save(plain / "a.png")
     with pytest.raises(ValueError, match="must have the image columns 'image' and 'mask', got image"):
         HFDataset(str(plain.parent), "test")
-    with pytest.raises(ValueError, match=r"row 0 \(a\): mask of 0 and 1"):
-        HFDataset(str(write(tmp_path / "ones" / "test", mask_value=1)), "test")[0]
+    with pytest.raises(ValueError, match=r"mask of data set .*, row 0 \(a\) has 3 values"):
+        HFDataset(str(write(tmp_path / "grays" / "test", mask_value=100)), "test")[0]
+    ones = HFDataset(str(write(tmp_path / "ones" / "test", mask_value=1)), "test")
+    assert np.argwhere(ones[0].mask).tolist() == [[3, 4], [4, 4]]
     broken = write(tmp_path / "broken" / "test")
     (broken / "test" / "b.png").write_bytes(b"no image")
     with pytest.raises(ImageReadError, match=r"row 1 \(b\): image cannot be read"):

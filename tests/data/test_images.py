@@ -4,7 +4,6 @@ import torch
 from PIL import Image
 
 from irstd_ldm.data.images import (
-    ImageReadError,
     gray_range,
     invert_polarity,
     measured_pixels,
@@ -16,6 +15,7 @@ from irstd_ldm.data.images import (
     soft_compress,
     to_gray,
 )
+from irstd_ldm.data.readers import ImageReadError
 from irstd_ldm.data.synthetic import synthetic_scene
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 20, 30]]], np.uint8)  # (1, 4, 3)

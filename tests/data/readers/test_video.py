@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from irstd_ldm.data.frames import is_sequence, open_frames
-from irstd_ldm.data.images import ImageReadError
-from irstd_ldm.data.video import VideoFrames
+from irstd_ldm.data.readers import ImageReadError, is_sequence, open_frames
+from irstd_ldm.data.readers.video import VideoFrames
 
 av = pytest.importorskip("av")
 
@@ -164,7 +163,7 @@ def test_without_pyav_the_extra_is_named(tmp_path):
     code = f"""
 import sys
 sys.modules["av"] = None
-from irstd_ldm.data.frames import open_frames
+from irstd_ldm.data.readers import open_frames
 try:
     open_frames({str(path)!r})
 except ImportError as error:

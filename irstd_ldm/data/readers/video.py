@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .frames import MAX_PIXELS, Frame, check_size
-from .images import ImageReadError, to_gray
+from ..images import to_gray
+from .frame import MAX_PIXELS, Frame, ImageReadError, check_size
 
 GRAY_FORMATS = ("gray", "gray10le", "gray12le", "gray16le", "gray16be")
 
@@ -91,13 +91,16 @@ class VideoFrames:
         except ImportError as error:
             raise ImportError("video needs PyAV: pip install irstd-ldm[video]") from error
         try:
-            container = av.open(str(self.path))
+            # A file, whatever its name: FFmpeg takes "tcp:..." or "concat:a|b" for an address.
+            name, options = f"file:{self.path}", {"protocol_whitelist": "file"}
+            container = av.open(name, container_options=options, metadata_errors="replace")
         except av.FFmpegError as error:
             raise self._error("not a video or truncated") from error
-        if not container.streams.video:
-            container.close()
-            raise self._error("no video stream")
-        return container
+        if container.streams.video and container.streams.video[0].codec_context is not None:
+            return container
+        reason = "of a codec that FFmpeg does not know" if container.streams.video else "no video stream"
+        container.close()
+        raise self._error(reason)
 
     def _gray(self, decoded: Any, index: int) -> np.ndarray:
         if decoded.is_corrupt:
