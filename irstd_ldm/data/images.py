@@ -1,6 +1,7 @@
 """Gray images from files, PIL images, arrays and tensors, and their normalisation to about [-1, 1]."""
 
 import sys
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -300,10 +301,13 @@ def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:
 
 
 def _read_path(path: Path) -> np.ndarray:
-    """The image of a file; remote code, which has no readers, opens it with Pillow here."""
-    from .readers import read_image
-
-    return read_image(path)
+    """The image of a file; by Pillow in a checkpoint's remote code where this package with its readers is absent."""
+    try:
+        readers = import_module("irstd_ldm.data.readers")
+    except ModuleNotFoundError:
+        with Image.open(path, formats=PILLOW_FORMATS) as image:
+            return _gray_from_pil(image)
+    return readers.read_image(path)
 
 
 def _gray_from_pil(image: Image.Image) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from irstd_ldm.cli.main import main
@@ -59,6 +60,18 @@ def test_parquet_holds_the_same(tmp_path):
     for ours, theirs in zip(parquet, files, strict=True):
         np.testing.assert_array_equal(ours.image, theirs.image)
         np.testing.assert_array_equal(ours.mask, theirs.mask)
+
+
+def test_rows_are_read_as_files_are(tmp_path):
+    """Alpha of 16 bits is refused, and no foreign program is started for PostScript."""
+    root = write(tmp_path / "set" / "test")
+    (root / "test" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    kelvin = np.linspace(280, 290, 240, dtype=np.float16).reshape(12, 20)
+    tifffile.imwrite(root / "test" / "b.png", kelvin)
+    samples = HFDataset(str(root), "test")
+    with pytest.raises(ImageReadError, match=r"row 0 \(a\): image cannot be read: not an image or truncated$"):
+        samples[0]
+    np.testing.assert_array_equal(samples[1].image, kelvin.astype(np.float32))
 
 
 def test_rows_without_names_are_numbered(tmp_path):

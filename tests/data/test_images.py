@@ -131,6 +131,11 @@ def test_files_that_cannot_be_decoded(tmp_path, monkeypatch):
         to_gray(tmp_path / "whole.png")
 
 
+def test_a_masked_array_is_refused():
+    with pytest.raises(TypeError, match="`image` must not be a masked array"):
+        to_gray(np.ma.masked_invalid(np.array([[1.0, np.nan]])))
+
+
 def test_a_file_of_pixels_that_are_refused_is_named_with_the_reason(tmp_path):
     Image.fromarray(np.full((2, 3), np.nan, np.float32)).save(tmp_path / "nan.tif")
     with pytest.raises(ImageReadError, match=r"cannot read image '.*nan\.tif': `image` must be finite"):

@@ -1,6 +1,6 @@
 """Files of cameras as gray frames: the one table of the formats that the package reads, and what opens a file.
 
-Importing it loads neither numpy nor Pillow: a command's help lists the formats. A reader is loaded with its first file.
+Importing it loads neither numpy nor Pillow, so that a command's help is quick; a reader is loaded with its first file.
 """
 
 from importlib import import_module

@@ -28,7 +28,7 @@ class NumpyFrames(FrameFile):
     def _map(self) -> np.ndarray:
         """(N, H, W), not read yet."""
         try:
-            array = open_memmap(self.path, mode="r")
+            array: np.ndarray = open_memmap(self.path, mode="r")
         except OSError:
             raise
         except Exception as error:  # whatever a broken head leads to; NumPy's reasons are several lines of advice

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from ..images import PILLOW_FORMATS
 from . import READERS
@@ -79,15 +80,13 @@ class StillFrames(FrameFile):
     def _open(self) -> Iterator[Image.Image]:
         unread = "not an image or truncated"
         if self.path.suffix.lower() not in READERS:
-            unread += (
-                f", or of no format that is read ({', '.join(READERS)}): save its frames as .npy or TIFF, or say "
-            )
-            unread += "by `raw` (`--raw`) how they lie in the file"
+            unread += f", or of a format that is not read (as {', '.join(READERS)} are): save its frames as .npy or "
+            unread += "TIFF, or say by `raw` (`--raw`) how they lie in the file"
         with open_image(self.path, unread=unread) as image:
             check_size(self.path, *image.size, self._max_pixels)
             if image.format in ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1:
                 raise self.error("an animation; store its frames as a video")
-            if image.format == "PNG" and image.tile[0].args in CUT_BY_PILLOW:
+            if isinstance(image, PngImageFile) and image.tile[0].args in CUT_BY_PILLOW:
                 kind = "gray with alpha" if image.tile[0].args == "LA;16B" else "colours"
                 raise self.error(f"16-bit {kind}, of which Pillow keeps 8 bits; store gray without alpha, or a TIFF")
             if any(marker == "APP1" and data[:5] == b"FLIR\0" for marker, data in getattr(image, "applist", ())):

@@ -1,14 +1,16 @@
 """TIFF and BigTIFF: pages and tags by tifffile; pixels by Pillow where it keeps their values, else by tifffile."""
 
+import logging
 import lzma
 import math
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -23,6 +25,7 @@ REDUCED_OR_MASK = 1 | 4  # bits of the subfile type
 PHOTOMETRIC, ORIENTATION = 262, 274  # tags
 MIN_IS_WHITE = 0  # a photometric interpretation
 COLOUR_SAMPLES = {2: 3, 5: 4, 6: 3, 8: 3}  # samples of RGB, CMYK, YCbCr and Lab; all others have one
+BY_PILLOW_ALONE = (3, 5, 6, 8)  # the colours that it converts: palettes, CMYK, YCbCr and Lab
 ALPHA_ALONE = ((1,), (2,))  # kinds of extra samples
 BYTES_PER_PIXEL = 8  # decoded, of all bands together, at most: four of 16 bits, or one of 64
 MAX_TILE_PX = 2**24
@@ -33,7 +36,12 @@ BY_PILLOW = ((12, 1), (16, 1), (16, 2), (32, 2), (32, 3))
 BY_PILLOW_MIN_WHITE = ((16, 1), (32, 3))  # little-endian ones; it knows no others
 BY_PILLOW_COMPRESSED_BIG_ENDIAN = ((16, 1),)  # it exchanges the bytes of the others once more
 PILLOW_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
-UNBOUNDED = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
+UNBOUNDED: dict[int, Callable[[], Any]] = {
+    8: zlib.decompressobj,
+    32946: zlib.decompressobj,
+    34925: lzma.LZMADecompressor,
+}
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else its remarks go to the standard error
 UNDO_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,10 +77,11 @@ class TiffFrames(FrameFile):
         self.path, self._band, self._max_pixels = path, band, max_pixels
         with self._open() as tiff:
             num_pages = self._count_pages(tiff)
-            pages = [page for index in range(num_pages) if (page := self._page(tiff.pages[index])) is not None]
+            tags: Any = tiff.pages
+            pages = [page for index in range(num_pages) if (page := self._page(tags[index])) is not None]
             if not pages:
                 raise self.error("no page of full resolution")
-            num_images = self._described_images(tiff, tiff.pages[pages[0].index])
+            num_images = self._described_images(tiff, tags[pages[0].index])
         if num_images > num_pages:
             raise self.error(
                 f"{num_images} images in fewer pages, as ImageJ and tifffile may write them; store a page for each"
@@ -91,7 +100,7 @@ class TiffFrames(FrameFile):
         by_pillow = open_image(self.path, ("TIFF",)) if self._by_pillow else nullcontext()
         with self._open() as tiff, by_pillow as image:
             for index in self._indices[start:]:
-                page = tiff.pages[index]
+                page: Any = tiff.pages[index]
                 self._check_decoded(tiff, page)
                 if image is None:
                     yield self._by_tifffile(page)
@@ -156,7 +165,7 @@ class TiffFrames(FrameFile):
             return False
         if bits <= 8:
             return sample_format == 1
-        kept = BY_PILLOW
+        kept: tuple[tuple[int, int], ...] = BY_PILLOW
         if page.photometric == MIN_IS_WHITE:
             kept = () if is_big_endian else BY_PILLOW_MIN_WHITE
         elif is_big_endian and page.compression != 1:
@@ -170,7 +179,7 @@ class TiffFrames(FrameFile):
         """
         num_values = page.imagewidth * page.imagelength * page.samplesperpixel
         if imagej := IMAGEJ_IMAGES.match(page.description):
-            number = int(imagej[1])
+            number = float(imagej[1])
         elif shaped := TIFFFILE_SHAPE.match(page.description):
             number = math.prod(float(side) for side in shaped[1].split(",") if side.strip()) // num_values
         else:
@@ -186,7 +195,7 @@ class TiffFrames(FrameFile):
             raise self.error("broken: its strips or tiles overlap or lie beyond its end")
         if self._by_pillow or page.compression not in UNBOUNDED:
             return
-        most = math.prod(page.chunks) * page.dtype.itemsize
+        most = math.prod(page.chunks) * -(-page.bitspersample // 8)
         for offset, size in zip(page.dataoffsets, sizes, strict=True):
             file.seek(offset)
             if len(UNBOUNDED[page.compression]().decompress(file.read(size), most + 1)) > most:
@@ -194,6 +203,10 @@ class TiffFrames(FrameFile):
 
     def _by_tifffile(self, page: tifffile.TiffPage) -> np.ndarray:
         """(H, W), or (H, W, 3) of colours; other numbers of samples stay for `to_gray` to refuse."""
+        if page.photometric in BY_PILLOW_ALONE:
+            raise self.error(
+                "a palette, CMYK, YCbCr or Lab in a byte order, depth or compression that Pillow does not read"
+            )
         try:
             pixels = page.asarray()
         except Exception as error:  # tifffile raises whatever a broken tag leads to
