@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ..data.readers import Frame, is_sequence, open_frames
+from ..data.readers import is_sequence, open_frames
+from ..data.readers.frame import Frame
 from ..data.readers.sequence_range import sequence_range
 from ..data.synthetic import SyntheticScene, synthetic_scene
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.images import displayable
-from ..data.readers import Frame
+from ..data.readers.frame import Frame
 from ..pipelines.target import Target
 from .inputs import InputFile
 from .kinds import PICTURE_KINDS

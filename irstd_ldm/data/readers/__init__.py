@@ -8,40 +8,20 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .frame import MAX_PIXELS, Frame, FrameFile, FrameSource, ImageReadError, RawFormat
+from .frame import MAX_PIXELS, FrameSource, ImageReadError, RawFormat
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-__all__ = [
-    "FRAME_SUFFIXES",
-    "IMAGE_SUFFIXES",
-    "RAW_SUFFIXES",
-    "Frame",
-    "FrameSource",
-    "ImageReadError",
-    "RawFormat",
-    "is_sequence",
-    "open_frames",
-    "read_image",
-    "read_stored",
-]
-
-STILL = ("still", "StillFrames")
-PGM = ("pgm", "PGMFrames")
-TIFF = ("tiff", "TiffFrames")
-NPY = ("npy", "NumpyFrames")
-VIDEO = ("video", "VideoFrames")
-# Suffix of a file -> module of this package and its class; every list of suffixes is made from this one.
+# Modules of this package and their classes.
+STILL, PGM, TIFF = ("still", "StillFrames"), ("pgm", "PGMFrames"), ("tiff", "TiffFrames")
+NPY, VIDEO, RAW = ("npy", "NumpyFrames"), ("video", "VideoFrames"), ("raw", "RawFrames")
+# Suffix of a file -> its reader; every list of suffixes is made from this one.
 READERS = {
-    ".png": STILL,
-    ".bmp": STILL,
-    ".jpg": STILL,
-    ".jpeg": STILL,
+    **dict.fromkeys((".png", ".bmp", ".jpg", ".jpeg"), STILL),
     ".pgm": PGM,
-    ".tif": TIFF,
-    ".tiff": TIFF,
+    **dict.fromkeys((".tif", ".tiff"), TIFF),
     ".npy": NPY,
     **dict.fromkeys((".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".wmv", ".mpg", ".mpeg", ".ts", ".nut"), VIDEO),
 }
@@ -72,18 +52,16 @@ def open_frames(
         OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
     """
     path = Path(path)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None and raw is not None:
-        reader = ("raw", "RawFrames")
-    elif reader in (None, STILL):
+    reader = READERS.get(path.suffix.lower(), STILL if raw is None else RAW)
+    if reader is STILL:
         with path.open("rb") as file:
             start = file.read(4)
         reader = MAGIC.get(start, MAGIC.get(start[:2], STILL))
-    opened = getattr(import_module(f".{reader[0]}", __name__), reader[1])
     if band is not None and reader is not TIFF:
         raise ImageReadError(f"cannot read image '{path}': `band` is for TIFF files")
-    options = {"raw": raw} if reader[0] == "raw" else {"band": band} if reader is TIFF else {}
-    return opened(path, max_pixels, **options)
+    module, name = reader
+    options = {"band": band} if reader is TIFF else {"raw": raw} if reader is RAW else {}
+    return getattr(import_module(f".{module}", __name__), name)(path, max_pixels, **options)
 
 
 def read_image(path: str | PathLike[str]) -> "np.ndarray":
@@ -114,9 +92,8 @@ def is_sequence(source: FrameSource) -> bool:
     return source.num_frames != 1 or READERS.get(source.path.suffix.lower()) is VIDEO
 
 
-def _open_single(path: str | PathLike[str]) -> FrameFile:
+def _open_single(path: str | PathLike[str]) -> FrameSource:
     source = open_frames(path)
-    if is_sequence(source) or not isinstance(source, FrameFile):
-        number = "several" if source.num_frames is None else source.num_frames
-        raise ImageReadError(f"cannot read image '{path}': {number} frames, where one image is due")
+    if is_sequence(source):
+        raise source.error(f"{source.num_frames or 'several'} frames, where one image is due")
     return source

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,21 +90,24 @@ class Frame:
     time_s: float | None  # from the file's time stamps, None where there are none
 
 
-class FrameSource(Protocol):
-    """The frames of one file; a class per format.
+class FrameSource:
+    """The frames of one file; a class per format derives from it.
 
     Attributes:
         path: the file.
         num_frames: None where the file does not tell.
         frames_per_second: None where the file does not tell.
+        can_seek: whether any frame can be the first without decoding those before it.
     """
 
-    @property
-    def path(self) -> Path: ...
-    @property
-    def num_frames(self) -> int | None: ...
-    @property
-    def frames_per_second(self) -> float | None: ...
+    path: Path
+    num_frames: int | None
+    frames_per_second: float | None = None
+    can_seek = True
+
+    def stored(self, start: int = 0) -> "Iterator[np.ndarray | Image.Image]":
+        """The decoded frames from `start` on before they become gray, of files without time stamps."""
+        raise NotImplementedError
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         """The frames from `start` on, decoded one by one in constant memory.
@@ -112,23 +115,8 @@ class FrameSource(Protocol):
         Raises:
             ImageReadError: a frame that cannot be read, is larger than the limit, or holds NaN or infinite values.
         """
-        ...
-
-
-class FrameFile:
-    """A file of frames without time stamps, the ground of its readers; see `FrameSource`."""
-
-    path: Path
-    num_frames: int
-    frames_per_second = None
-
-    def stored(self, start: int = 0) -> "Iterator[np.ndarray | Image.Image]":
-        """The decoded frames from `start` on before they become gray."""
-        raise NotImplementedError
-
-    def frames(self, start: int = 0) -> Iterator[Frame]:
         for index, pixels in enumerate(self.stored(start), start):
-            yield gray_frame(self.path, index if self.num_frames > 1 else None, pixels)
+            yield gray_frame(self.path, None if self.num_frames == 1 else index, pixels)
 
     def error(self, reason: str) -> ImageReadError:
         """The error of this file, to be raised."""

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from .frame import FrameFile, check_size, gray_frame
+from .frame import FrameSource, check_size, gray_frame
 
 ALLOWED = "(H, W), (H, W, 1), (N, H, W), (N, H, W, 1) or (N, 1, H, W)"
 
 
-class NumpyFrames(FrameFile):
+class NumpyFrames(FrameSource):
     """The frames of a .npy file of the shape (H, W), (H, W, 1), (N, H, W), (N, H, W, 1) or (N, 1, H, W)."""
+
+    num_frames: int
 
     def __init__(self, path: Path, max_pixels: int):
         self.path = path

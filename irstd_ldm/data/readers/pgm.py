@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .frame import FrameFile, check_size
+from .frame import FrameSource, check_size
 
 SPACE = rb"(?:\s|#[^\n]*\n)+"  # comments run to the end of their line
 HEAD = re.compile(rb"(P[25])" + SPACE + rb"(\d{1,9})" + SPACE + rb"(\d{1,9})" + SPACE + rb"(\d{1,9})\s")
@@ -15,7 +15,7 @@ HEAD_BYTES = 4096
 PLAIN_BYTES = 16  # read of a plain file for each of its values, beside `HEAD_BYTES`
 
 
-class PGMFrames(FrameFile):
+class PGMFrames(FrameSource):
     """The one frame of a .pgm file.
 
     Values up to 255 are scaled to 0 ... 255 where the file's largest value is another; deeper ones stay as they are.

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .frame import FrameFile, RawFormat, check_size
+from .frame import FrameSource, RawFormat, check_size
 
 
-class RawFrames(FrameFile):
+class RawFrames(FrameSource):
     """The frames of a file in a `RawFormat`."""
+
+    num_frames: int
 
     def __init__(self, path: Path, max_pixels: int, raw: RawFormat):
         self.path, self._raw = path, raw

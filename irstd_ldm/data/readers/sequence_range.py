@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 
 from ..images import check_normalization, measured_pixels, percentile_range, robust_range_of_values
-from .frame import Frame, FrameFile, FrameSource, ImageReadError
+from .frame import Frame, FrameSource, ImageReadError
 
 SAMPLED_FRAMES = 32  # of a video up to twice as many: its length is not known before
 SAMPLED_PX = 2**20  # of each sampled frame, at most
@@ -48,7 +48,7 @@ def _samples(
 ) -> list[np.ndarray]:
     """Pixels (M,) of evenly spaced frames, thinned from what `pixels_of` makes of a frame (H, W)."""
     samples: list[np.ndarray] = []
-    if isinstance(source, FrameFile):  # any frame can be the first
+    if source.can_seek and source.num_frames is not None:
         last = (num_frames or source.num_frames) - 1
         for index in np.unique(np.linspace(0, last, SAMPLED_FRAMES).round().astype(int)):
             try:

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from ..images import PILLOW_FORMATS
 from . import READERS
-from .frame import FrameFile, ImageReadError, check_size
+from .frame import FrameSource, ImageReadError, check_size
 
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
 CUT_BY_PILLOW = ("LA;16B", "RGB;16B", "RGBA;16B")  # Pillow's raw modes of PNG of which it keeps 8 bits
@@ -59,7 +59,7 @@ def open_image(
         raise ImageReadError(f"cannot read image '{path}': {unread}") from error
 
 
-class StillFrames(FrameFile):
+class StillFrames(FrameSource):
     """The one frame of a still image, whatever the suffix of its file."""
 
     num_frames = 1

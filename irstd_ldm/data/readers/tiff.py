@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageChops
 
-from .frame import FrameFile, ImageReadError, check_size
+from .frame import FrameSource, ImageReadError, check_size
 from .still import open_image
 
 IMAGEJ_IMAGES = re.compile(r"ImageJ=.*^images=(\d{1,9})$", re.DOTALL | re.MULTILINE)
@@ -30,11 +29,9 @@ ALPHA_ALONE = ((1,), (2,))  # kinds of extra samples
 BYTES_PER_PIXEL = 8  # decoded, of all bands together, at most: four of 16 bits, or one of 64
 MAX_TILE_PX = 2**24
 MAX_TAGS = 4096
-# What Pillow decodes with the values that are stored: (bits, sample format) of gray pages; formats are 1 unsigned,
-# 2 signed, 3 floating point.
+# (bits, sample format) of little-endian gray pages whose values Pillow keeps beside those of up to 8 bits; formats:
+# 1 unsigned, 2 signed, 3 floating point.
 BY_PILLOW = ((12, 1), (16, 1), (16, 2), (32, 2), (32, 3))
-BY_PILLOW_MIN_WHITE = ((16, 1), (32, 3))  # little-endian ones; it knows no others
-BY_PILLOW_COMPRESSED_BIG_ENDIAN = ((16, 1),)  # it exchanges the bytes of the others once more
 PILLOW_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 UNBOUNDED: dict[int, Callable[[], Any]] = {
     8: zlib.decompressobj,
@@ -53,18 +50,7 @@ UNDO_ORIENTATION = {
 }
 
 
-@dataclass(frozen=True)
-class _Page:
-    """A frame's page."""
-
-    index: int  # in the file, from 0
-    size: str  # WIDTHxHEIGHT
-    num_pixels: int
-    kind: tuple[int, ...]  # bits, sample format and number of samples
-    by_pillow: bool
-
-
-class TiffFrames(FrameFile):
+class TiffFrames(FrameSource):
     """The pages of a TIFF file that are no overviews, masks or previews, all of one size.
 
     Args:
@@ -73,27 +59,33 @@ class TiffFrames(FrameFile):
         band: the band, from 1, to read of pages of several; None = gray, or gray made of colours.
     """
 
+    num_frames: int
+
     def __init__(self, path: Path, max_pixels: int, band: int | None = None):
         self.path, self._band, self._max_pixels = path, band, max_pixels
         with self._open() as tiff:
-            num_pages = self._count_pages(tiff)
             tags: Any = tiff.pages
-            pages = [page for index in range(num_pages) if (page := self._page(tags[index])) is not None]
+            num_pages = self._count_pages(tiff)
+            # Pages that are neither overviews nor masks: index in the file, size in pixels, type, whether by Pillow.
+            every = (tags[index] for index in range(num_pages))
+            pages = [self._check(page) for page in every if not page.subfiletype & REDUCED_OR_MASK]
             if not pages:
                 raise self.error("no page of full resolution")
-            num_images = self._described_images(tiff, tags[pages[0].index])
+            num_images = self._described_images(tiff, tags[pages[0][0]])
         if num_images > num_pages:
             raise self.error(
                 f"{num_images} images in fewer pages, as ImageJ and tifffile may write them; store a page for each"
             )
-        first = pages[0]
+        _, (width, height), first_kind, _ = pages[0]
         # A smaller page of another type is a picture for the eye beside the frames.
-        pages = [page for page in pages if page.kind == first.kind or page.num_pixels >= first.num_pixels]
-        for index, page in enumerate(pages):
-            if page.size != first.size:
-                raise self.error(f"page {index} is {page.size}, the first is {first.size}; they must be equal")
-        self._indices = [page.index for page in pages]
-        self._by_pillow = all(page.by_pillow for page in pages)
+        pages = [page for page in pages if page[2] == first_kind or math.prod(page[1]) >= width * height]
+        for number, (_, size, _, _) in enumerate(pages):
+            if size != (width, height):
+                raise self.error(
+                    f"page {number} is {size[0]}x{size[1]}, the first is {width}x{height}; they must be equal"
+                )
+        self._indices = [page[0] for page in pages]
+        self._by_pillow = all(page[3] for page in pages)
         self.num_frames = len(pages)
 
     def stored(self, start: int = 0) -> Iterator[np.ndarray | Image.Image]:
@@ -134,17 +126,14 @@ class TiffFrames(FrameFile):
             (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
         return len(visited)
 
-    def _page(self, page: tifffile.TiffPage) -> _Page | None:
-        """The page with its tags checked; None where it is an overview or a mask of another."""
-        if page.subfiletype & REDUCED_OR_MASK:
-            return None
+    def _check(self, page: tifffile.TiffPage) -> tuple[int, tuple[int, int], tuple[int, ...], bool]:
+        """The page's index, size, type and whether Pillow decodes it; refused are too many bytes and unknown bands."""
         check_size(self.path, page.imagewidth, page.imagelength, self._max_pixels)
-        samples, bits, num_pixels = page.samplesperpixel, page.bitspersample, page.imagewidth * page.imagelength
-        size = f"{page.imagewidth}x{page.imagelength}"
+        size, samples, bits = (page.imagewidth, page.imagelength), page.samplesperpixel, page.bitspersample
         if page.imagedepth > 1:
             raise self.error(f"a volume of {page.imagedepth} planes; store a page for each")
-        if isinstance(bits, tuple) or num_pixels * samples * bits > 8 * BYTES_PER_PIXEL * self._max_pixels:
-            raise self.error(f"{size} of {samples} bands of {bits} bits is more than the limit, or not of one depth")
+        if isinstance(bits, tuple) or math.prod(size) * samples * bits > 8 * BYTES_PER_PIXEL * self._max_pixels:
+            raise self.error(f"{samples} bands of {bits} bits are more than the limit, or not of one depth")
         if page.is_tiled and page.tilewidth * page.tilelength * page.tiledepth > max(MAX_TILE_PX, self._max_pixels):
             raise self.error(f"tiles of {page.tilewidth}x{page.tilelength} are more than the limit")
         if self._band is not None and not 1 <= self._band <= samples:
@@ -154,23 +143,15 @@ class TiffFrames(FrameFile):
             raise self.error(
                 f"{samples} bands, and no tag says which one is the image; choose it by `band` (`--band N`, from 1)"
             )
-        kind = (bits, int(page.sampleformat), samples)
-        return _Page(page.index, size, num_pixels, kind, self._is_kept_by_pillow(page))
+        return page.index, size, (bits, page.sampleformat, samples), self._is_kept_by_pillow(page)
 
     def _is_kept_by_pillow(self, page: tifffile.TiffPage) -> bool:
-        bits, sample_format, is_big_endian = page.bitspersample, page.sampleformat, page.parent.byteorder == ">"
         if self._band is not None or page.compression not in PILLOW_COMPRESSIONS:
             return False
-        if is_big_endian and page.parent.is_bigtiff:  # Pillow 12 does not recognise it
-            return False
-        if bits <= 8:
-            return sample_format == 1
-        kept: tuple[tuple[int, int], ...] = BY_PILLOW
-        if page.photometric == MIN_IS_WHITE:
-            kept = () if is_big_endian else BY_PILLOW_MIN_WHITE
-        elif is_big_endian and page.compression != 1:
-            kept = BY_PILLOW_COMPRESSED_BIG_ENDIAN
-        return page.samplesperpixel == 1 and (bits, sample_format) in kept
+        if page.bitspersample <= 8:
+            return page.sampleformat == 1 and not (page.parent.byteorder == ">" and page.parent.is_bigtiff)
+        is_kept = (page.bitspersample, page.sampleformat) in BY_PILLOW and page.samplesperpixel == 1
+        return is_kept and page.parent.byteorder == "<" and page.photometric != MIN_IS_WHITE
 
     def _described_images(self, tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
         """Images that ImageJ or tifffile say lie contiguous after a page's, where the file is large enough for them.

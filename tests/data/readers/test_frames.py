@@ -442,7 +442,11 @@ def deflated(num_bytes: int) -> bytes:
 HALF = {258: 16, 259: 8, 262: 1, 339: 3}  # deflated float16, which tifffile reads
 HOSTILE = {  # data, tags, reason; each would take gigabytes or minutes, or give zeros that nobody measured
     "volume": (b"1" * 12, {256: 4000, 257: 4000, **HALF, 273: 8, 278: 4000, 279: 12, 32997: 500}, "a volume of 500"),
-    "bands": (b"1" * 12, {256: 4000, 257: 4000, **HALF, 273: 8, 277: 200, 278: 4000, 279: 12}, "more than the limit"),
+    "bands": (
+        b"1" * 12,
+        {256: 4000, 257: 4000, **HALF, 273: 8, 277: 200, 278: 4000, 279: 12},
+        "are more than the limit",
+    ),
     "tiles": (
         b"1" * 64,
         {256: 64, 257: 64, **HALF, 322: 2**20, 323: 2**16, 324: 8, 325: 64},
