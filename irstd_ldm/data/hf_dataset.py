@@ -1,4 +1,4 @@
-"""Image and mask pairs of a Hugging Face data set: what outgrows a folder of files."""
+"""Image and mask pairs of a Hugging Face data set, for sets that outgrow a folder of files."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath

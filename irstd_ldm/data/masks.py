@@ -1,4 +1,4 @@
-"""One rule for masks, whoever reads them: what is a target's in a picture of any kind, and what cannot be told."""
+"""One rule for masks, whoever reads them: it tells a target from its background in a picture of any kind."""
 
 from os import PathLike
 

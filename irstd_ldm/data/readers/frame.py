@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-MAX_PIXELS = 100_000_000  # of a frame, by default
+MAX_PIXELS = 100_000_000  # Larger frames are not read, unless the caller gives another limit.
 WHITE_HOT, BLACK_HOT = POLARITIES = ("white-hot", "black-hot")
 # Type of raw values -> numpy's name of the type that they are read as. The 12-bit ones are packed, two in three bytes:
 # the most significant bits first, or the least (GenICam's Mono12p).
@@ -85,9 +85,9 @@ class RawFormat:
 class Frame:
     """One frame of a file."""
 
-    index: int  # from 0
+    index: int  # Number in the file, from 0.
     image: "np.ndarray"  # (H, W) uint8, uint16, int32 or float32, as `to_gray` returns it
-    time_s: float | None  # from the file's time stamps, None where there are none
+    time_s: float | None  # Time stamp in the file, None where it has none.
 
 
 class FrameSource:

@@ -8,8 +8,8 @@ import numpy as np
 from ..images import check_normalization, measured_pixels, percentile_range, robust_range_of_values
 from .frame import Frame, FrameSource, ImageReadError
 
-SAMPLED_FRAMES = 32  # of a video up to twice as many: its length is not known before
-SAMPLED_PX = 2**20  # of each sampled frame, at most
+SAMPLED_FRAMES = 32  # A video gives up to twice as many: its length is not known before.
+SAMPLED_PX = 2**20  # A sampled frame gives at most so many pixels.
 
 
 def sequence_range(

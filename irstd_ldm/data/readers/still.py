@@ -44,7 +44,7 @@ def open_image(
         OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
     """
     try:
-        # A file: of a path Pillow 12 maps uncompressed TIFF pixels, with the sides that the orientation exchanges.
+        # A path would let Pillow 12 map uncompressed TIFF pixels, with the sides that the orientation exchanges.
         with Path(path).open("rb") as file, Image.open(file, formats=tuple(formats)) as image:
             yield image
     except ImageReadError:

@@ -139,7 +139,7 @@ class TiffFrames(FrameSource):
         if self._band is not None and not 1 <= self._band <= samples:
             raise self.error(f"`band` must be 1 to {samples}, got {self._band}")
         others = samples - COLOUR_SAMPLES.get(page.photometric, 1)
-        if self._band is None and others and tuple(page.extrasamples) not in ALPHA_ALONE:
+        if self._band is None and others > 0 and tuple(page.extrasamples) not in ALPHA_ALONE:
             raise self.error(
                 f"{samples} bands, and no tag says which one is the image; choose it by `band` (`--band N`, from 1)"
             )
