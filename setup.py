@@ -13,7 +13,7 @@ FEATURES = {
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "openvino>=2025.0"],
     "geo": ["rasterio>=1.4"],
     "train": ["datasets>=4", "pyyaml", "tensorboard"],
-    "video": ["av>=14", "imagecodecs>=2024.6", "tifffile>=2024.8"],
+    "video": ["av>=14", "imagecodecs>=2024.6"],
 }
 DOCS = ["furo", "myst-parser>=4", "sphinx>=8"]
 EXTRAS = {
@@ -66,6 +66,7 @@ setup(
         "irstd_ldm.app",
         "irstd_ldm.cli",
         "irstd_ldm.data",
+        "irstd_ldm.data.readers",
         "irstd_ldm.evaluation",
         "irstd_ldm.evaluation.reporting",
         "irstd_ldm.models",
@@ -92,6 +93,7 @@ setup(
         "pillow>=10.1",
         "numpy>=1.26",
         "scipy>=1.12",
+        "tifffile>=2024.8",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

@@ -20,9 +20,10 @@ A *target* is a connected component (8-connectivity) of a mask. Positions are in
 pixel centres at integers, origin at the centre of the top left pixel.
 """
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import lazy_names
 
 if TYPE_CHECKING:
     from .models.conditional_encoder import ConditionalEncoder
@@ -55,7 +56,7 @@ __all__ = [
     "bundled_checkpoint",
 ]
 
-# Public name -> module that defines it; imported on first use (PEP 562), so that `irstd-ldm --help` loads no torch.
+# Public name -> module that defines it, imported on first use, so that `irstd-ldm --help` loads no torch.
 _LAZY = {
     "ConditionalEncoder": ".models.conditional_encoder",
     "GaussianAgnosticPipeline": ".pipelines.pipeline_gaussian_agnostic",
@@ -87,13 +88,4 @@ def bundled_checkpoint(name: str = "tiny") -> Path:
     return folder
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name], __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), _LAZY)

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from irstd_ldm.cli.main import build_parser
+from irstd_ldm.data.images import to_gray
 from irstd_ldm.data.synthetic import synthetic_scene
 
 MIB = 2**20
@@ -74,7 +75,7 @@ def measure(path: Path, model: str | None) -> dict[str, float]:
     tile_size, tile_overlap = pipeline.config.default_tile_size, pipeline.config.default_tile_overlap
     loaded = resident_kib("VmRSS")
     pipeline(np.zeros((tile_size, tile_size), np.uint8))  # what the first call allocates
-    tiles = tile_windows(Image.open(path).size[::-1], tile_size, tile_overlap)
+    tiles = tile_windows(to_gray(path).shape, tile_size, tile_overlap)
     idle, start = resident_kib("VmRSS"), time.perf_counter()
     detect.load_detector = lambda *_: pipeline
     detect.run(args)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..data.images import invert_polarity
-from ..data.raw_format import BLACK_HOT
+from ..data.readers.frame import BLACK_HOT
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from ..pipelines.output import Target
 from ..pipelines.targets import extract_targets

@@ -5,8 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..data.display import displayable
-from ..data.raw_format import POLARITIES
+from ..data.images import displayable
+from ..data.readers.frame import POLARITIES
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from .handlers import BY_THRESHOLD, Handlers, table_headers
 from .reading import EXAMPLES, Limits, example_scene

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ..data.frames import Frame, is_sequence, open_frames
-from ..data.sequence_range import sequence_range
+from ..data.readers import is_sequence, open_frames
+from ..data.readers.frame import Frame
+from ..data.readers.sequence_range import sequence_range
 from ..data.synthetic import SyntheticScene, synthetic_scene
 
 EXAMPLES = {  # name: kind of scene, seed, bit depth

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.display import displayable
+from ..data.images import displayable
 from .detection import DetectedFrame
 
 MAX_SIDE_PX = 4096  # of a picture; larger images are shown reduced

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.display import displayable
+from ..data.images import displayable
 from ..pipelines.target import Target
 from ..tracking.tracker import Track
 from . import CommandError

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..data.frames import Frame, FrameSource
+from ..data.readers import FrameSource
+from ..data.readers.frame import Frame
 from ..tracking.parameters import TrackerParameters
 from ..tracking.tracker import Tracker
 from .annotated_video import AnnotatedVideo

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ..data.frames import FrameSource
 from ..data.images import invert_polarity
-from ..data.raw_format import BLACK_HOT
-from ..data.sequence_range import sequence_range
+from ..data.readers import FrameSource
+from ..data.readers.frame import BLACK_HOT
+from ..data.readers.sequence_range import sequence_range
 from ..pipelines.target import Target
 from .model import predict
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.display import displayable
-from ..data.frames import Frame
+from ..data.images import displayable
+from ..data.readers.frame import Frame
 from ..pipelines.target import Target
 from .inputs import InputFile
 from .kinds import PICTURE_KINDS

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.frames import FRAME_SUFFIXES
+from ..data.readers import FRAME_SUFFIXES
 from . import one_line
 
 # What a file may raise: unreadable, refused, too large for the memory (torch reports that as a RuntimeError), of a

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import __version__
-from ..data.raw_format import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
+from ..data.readers.frame import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
 from . import EXIT_INTERRUPTED, CommandError, drop_standard_output
 from .kinds import DEFAULT_KINDS, KINDS
 
@@ -19,7 +19,8 @@ Detects infrared small targets.
 INPUT is a file, a folder (its images and videos, without its subfolders) or a quoted glob ('frames/**/*.png'). A file
 that is named more than once is done once. Without INPUT a synthetic scene is made and detected.
 Read are PNG, BMP, JPEG, PGM, TIFF and BigTIFF, NumPy .npy (never pickled objects), raw frames (--raw) and video (MP4,
-AVI, MKV, MOV); what EXIF and TIFF say of the orientation is ignored: positions are those of the stored pixels.
+AVI, MKV, MOV, WebM, WMV, MPEG); what EXIF and TIFF say of the orientation is ignored: positions are those of the
+stored pixels.
 
 written to DIR, as --write chooses:
   masks/STEM.png      8-bit, 0 or 255, of the input's size
@@ -465,8 +466,9 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--raw",
         type=_raw_format,
-        metavar="WIDTHxHEIGHT:TYPE",
-        help="files of other suffixes are raw frames, such as 640x512:uint16le; folders give their .raw and .bin too",
+        metavar="WIDTHxHEIGHT:TYPE[:offset=BYTES]",
+        help="files of other suffixes are raw frames, such as 640x512:uint16le or, behind a header, "
+        "640x512:uint12be:offset=512; folders give their .raw, .bin and .y16 too",
     )
     group.add_argument(
         "--input-range",

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ..data.frames import is_sequence, open_frames
+from ..data.readers import is_sequence, open_frames
 from . import EXIT_USAGE, CommandError
 from .inputs import IMAGE_ERRORS, InputFile
 from .quiet import readers_are_quiet

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..data.frames import FrameSource
+from ..data.readers import FrameSource
 from .frame_detector import FrameDetector
 from .inputs import InputFile
 from .sequence_files import FrameRecord

@@ -1,6 +1,5 @@
 """Data sets in the field's folder layout: ROOT/images, ROOT/masks and split lists of stems."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,10 +9,11 @@ from typing import overload
 
 import numpy as np
 
+from ..files import write_text
 from .images import to_gray
+from .masks import MASK_THRESHOLD, read_mask
+from .readers import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
-MASK_THRESHOLD = 128  # IRSTD-1k's masks have stray grey pixels (64) that are no target
 SPLITS = ("train", "test", "val")
 
 
@@ -25,12 +25,26 @@ class Sample:
     image: np.ndarray  # (H, W), as `to_gray` returns it
     mask: np.ndarray  # (H, W) bool
 
+    @classmethod
+    def of(cls, stem: str, image: np.ndarray, levels: np.ndarray, image_name: object, mask_name: object) -> "Sample":
+        """An image with the `mask_levels` of its mask; the names are those of an error.
+
+        Raises:
+            ValueError: the two are of different sizes.
+        """
+        if image.shape != levels.shape:
+            raise ValueError(
+                f"mask '{mask_name}' is {levels.shape[1]}x{levels.shape[0]} and its image '{image_name}' is "
+                f"{image.shape[1]}x{image.shape[0]} (width x height); they must be equal"
+            )
+        return cls(stem, image, levels >= MASK_THRESHOLD)
+
 
 class IRSTDFolder(Sequence[Sample]):
     """The images and masks under one root, read when asked for.
 
-    Images are ROOT/images/STEM.png (or bmp, tif, tiff, jpg, jpeg); the mask is ROOT/masks/STEM or STEM_pixels0 with
-    any of these suffixes. A mask pixel belongs to a target where it is >= 128.
+    Images are ROOT/images/STEM.png (or another of `IMAGE_SUFFIXES`); the mask is ROOT/masks/STEM or STEM_pixels0 with
+    any of these suffixes. `mask_levels` tells which of its pixels are a target's.
 
     Args:
         root: the data set's folder; its name is `name`.
@@ -77,7 +91,7 @@ class IRSTDFolder(Sequence[Sample]):
 
         Raises:
             ImageReadError: a file that cannot be decoded.
-            ValueError: a mask of another size than its image, or with the values 0 and 1 only.
+            ValueError: a mask of another size than its image, or one whose targets cannot be told.
         """
         if isinstance(index, slice):
             return [self._read(stem) for stem in self.stems[index]]
@@ -90,20 +104,12 @@ class IRSTDFolder(Sequence[Sample]):
         return self._masks[stem if stem in self._masks else f"{stem}_pixels0"]
 
     def stored_mask(self, index: int) -> np.ndarray:
-        """The mask (H, W) as stored, before it is binarised."""
-        return to_gray(self.mask_path(self.stems[index]))
+        """The mask (H, W) uint8 before it is binarised: as stored where it is gray with 0 and 255, else 0 and 255."""
+        return read_mask(self.mask_path(self.stems[index]))
 
     def _read(self, stem: str) -> Sample:
         image_path, mask_path = self.image_path(stem), self.mask_path(stem)
-        image, mask = to_gray(image_path), to_gray(mask_path)
-        if image.shape != mask.shape:
-            raise ValueError(
-                f"mask '{mask_path}' is {mask.shape[1]}x{mask.shape[0]} and its image '{image_path}' is "
-                f"{image.shape[1]}x{image.shape[0]} (width x height); they must be equal"
-            )
-        if mask.max() == 1:
-            raise ValueError(f"mask '{mask_path}' holds the values 0 and 1; target pixels must be >= {MASK_THRESHOLD}")
-        return Sample(stem, image, mask >= MASK_THRESHOLD)
+        return Sample.of(stem, to_gray(image_path), read_mask(mask_path), image_path, mask_path)
 
 
 def read_stem_list(path: str | PathLike[str]) -> list[str]:
@@ -126,10 +132,7 @@ def read_stem_list(path: str | PathLike[str]) -> list[str]:
 
 def write_stem_list(path: str | PathLike[str], stems: Iterable[str]) -> None:
     """Writes the stems one a line (LF), to a temporary name first."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    write_text(Path(path), "".join(f"{stem}\n" for stem in stems))
 
 
 def read_backgrounds(root: str | PathLike[str], exclude: Sequence[str] = ()) -> dict[str, np.ndarray]:

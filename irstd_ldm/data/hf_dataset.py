@@ -1,15 +1,15 @@
-"""Image and mask pairs of a Hugging Face data set: what outgrows a folder of files."""
+"""Image and mask pairs of a Hugging Face data set, for sets that outgrow a folder of files."""
 
-import io
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, overload
 
 import numpy as np
-from PIL import Image
 
-from .folder import MASK_THRESHOLD, Sample
-from .images import ImageReadError, to_gray
+from .folder import Sample
+from .masks import mask_levels
+from .readers import ImageReadError, read_image, read_stored
 
 IMAGE_COLUMN, MASK_COLUMN = "image", "mask"
 
@@ -19,7 +19,7 @@ class HFDataset(Sequence[Sample]):
 
     A folder of files with metadata.jsonl needs the keys `file_name` and `mask_file_name`; parquet files need the two
     columns. Rows stay on the disk. A row's stem is its image's file name without suffix; where a row has no name, or
-    two share one, every row's is its number in six digits. A mask pixel belongs to a target where it is >= 128.
+    two share one, every row's is its number in six digits. `mask_levels` tells which pixels of a mask are a target's.
 
     Args:
         name: a folder or a Hub id.
@@ -66,32 +66,33 @@ class HFDataset(Sequence[Sample]):
 
         Raises:
             ImageReadError: an image or a mask that cannot be decoded.
-            ValueError: a mask of another size than its image, or with the values 0 and 1 only.
+            ValueError: a mask of another size than its image, or one whose targets cannot be told.
         """
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        stem, image, mask = self.stems[index], self._gray(index, IMAGE_COLUMN), self.stored_mask(index)
-        if image.shape != mask.shape:
-            raise ValueError(
-                f"{self._place(index)}: mask {mask.shape[1]}x{mask.shape[0]} and image "
-                f"{image.shape[1]}x{image.shape[0]} (width x height) must be equal"
-            )
-        if mask.max() == 1:
-            raise ValueError(f"{self._place(index)}: mask of 0 and 1; target pixels must be >= {MASK_THRESHOLD}")
-        return Sample(stem, image, mask >= MASK_THRESHOLD)
+            return [self[number] for number in range(*index.indices(len(self)))]
+        image = self._read(index, IMAGE_COLUMN, read_image)
+        names = (f"{column} of {self._row(index)}" for column in (IMAGE_COLUMN, MASK_COLUMN))
+        return Sample.of(self.stems[index], image, self.stored_mask(index), *names)
 
     def stored_mask(self, index: int) -> np.ndarray:
-        """The mask (H, W) as stored, before it is binarised."""
-        return self._gray(index, MASK_COLUMN)
+        """The mask (H, W) uint8 before it is binarised: as stored where it is gray with 0 and 255, else 0 and 255."""
+        return mask_levels(self._read(index, MASK_COLUMN, read_stored), f"of {self._row(index)}")
 
-    def _gray(self, index: int, column: str) -> np.ndarray:
+    def _read(self, index: int, column: str, read: Callable[[Path], Any]) -> Any:
+        """What a reader of files makes of a row's file, which may lie inside a larger one."""
         stored: dict[str, Any] = self._rows[index][column]
-        source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
-        try:
-            with Image.open(source) as image:
-                return to_gray(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ImageReadError(f"{self._place(index)}: {column} cannot be read: {error}") from error
+        with TemporaryDirectory() as folder:
+            path = Path(stored["path"] or "")
+            if stored["bytes"] is not None:
+                path = Path(folder, f"row{path.suffix}")
+                path.write_bytes(stored["bytes"])
+            try:
+                return read(path)
+            except ImageReadError as error:
+                reason = str(error).removeprefix(f"cannot read image '{path}'").lstrip(":, ")
+            except OSError as error:
+                reason = str(error)
+        raise ImageReadError(f"{self._row(index)}: {column} cannot be read: {reason}")
 
-    def _place(self, index: int) -> str:
+    def _row(self, index: int) -> str:
         return f"data set '{self.name}', split '{self.split}', row {index} ({self.stems[index]})"

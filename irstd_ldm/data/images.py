@@ -1,6 +1,7 @@
 """Gray images from files, PIL images, arrays and tensors, and their normalisation to about [-1, 1]."""
 
 import sys
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -8,13 +9,13 @@ from typing import TYPE_CHECKING, Union
 import numpy as np
 from PIL import Image
 
-from .pillow_files import ImageReadError, open_image, stored_pixels
-
 if TYPE_CHECKING:
     import torch
 
 ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 
+# Not all that Pillow knows: for EPS, say, it starts another program.
+PILLOW_FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "PPM", "JPEG2000", "WEBP", "GIF")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 NORMALIZATIONS = ("range", "robust")  # the rules of `gray_range`, an entry of every checkpoint's config
@@ -33,27 +34,29 @@ def to_gray(image: ImageInput) -> np.ndarray:
     """One gray image of any accepted input.
 
     Args:
-        image: a path (PNG, BMP, JPEG, TIFF of one page, and others that Pillow reads), a PIL image of any mode (alpha
-            is ignored), an array (H, W), (H, W, 1) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W). Arrays
-            and tensors are uint8, uint16, int16, int32 or floating point.
+        image: a path of a file of one frame that `data.readers` reads, a PIL image of any mode (alpha is ignored), an
+            array (H, W), (H, W, 1) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W). Arrays and tensors are
+            uint8, uint16, int16, int32 or floating point.
 
     Returns:
         (H, W) array: uint8, uint16, int32 (also for int16) or float32 (any floating type). Values are not rescaled;
         colours become gray by the ITU-R 601-2 weights, for uint8 exactly as Pillow's `convert("L")`.
 
     Raises:
-        TypeError: neither of these kinds, or another element type (bool among them).
+        TypeError: neither of these kinds, another element type (bool among them), or a masked array.
         ValueError: another shape, no pixels, NaN or infinite values.
-        ImageReadError: a file that is not an image, is truncated, holds NaN or infinite values, or is beyond Pillow's
-            size limit.
+        ImageReadError: a file that is not an image, is truncated, holds several frames, NaN or infinite values, or is
+            beyond the size limit.
         OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
     """
     if isinstance(image, str | PathLike):
-        return _read_gray(Path(image))
+        return _read_path(Path(image))
     if isinstance(image, Image.Image):
         return _gray_from_pil(image)
+    if isinstance(image, np.ma.MaskedArray):
+        raise TypeError("`image` must not be a masked array: fill its masked pixels with a value that occurs")
     if isinstance(image, np.ndarray):
-        return _gray_from_array(image, channel_axis=-1)
+        return _gray_from_array(np.asarray(image), channel_axis=-1)
     loaded_torch = sys.modules.get("torch")  # a tensor comes from a caller that has imported it
     if loaded_torch is not None and isinstance(image, loaded_torch.Tensor):
         tensor = image.detach().cpu()
@@ -291,6 +294,22 @@ def _percentiles_of_uint16(gray: np.ndarray, percentiles: tuple[float, float]) -
     return low + (high - low) * (rank % 1)
 
 
+def displayable(gray: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
+    """A frame (H, W) as an 8-bit picture for the eye, with `value_range` as black and white.
+
+    None: uint8 as it is, other types between their 0.1 and 99.9 percentiles, constant frames black.
+    """
+    if value_range is None and gray.dtype == np.uint8:
+        return gray
+    lo, hi = value_range or percentile_range(gray)
+    if lo == hi:
+        return np.zeros(gray.shape, np.uint8)
+    shown = np.empty(gray.shape, np.uint8)  # (H, W)
+    for row, values in zip(shown, gray, strict=True):  # a whole frame in float64 takes eight bytes a pixel, twice
+        row[:] = np.rint(np.clip((values.astype(np.float64) - lo) / (hi - lo), 0, 1) * 255)
+    return shown
+
+
 def soft_compress(values: np.ndarray) -> np.ndarray:
     """Identity in [-1, 1]; beyond, sign(y) * (1 + 0.5 * log1p(2 * (abs(y) - 1))): monotone, of continuous slope."""
     excess = np.maximum(np.abs(values) - 1, 0)
@@ -303,13 +322,14 @@ def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:
     return float(input_range[0]), float(input_range[1])
 
 
-def _read_gray(path: Path) -> np.ndarray:
-    with open_image(path) as image:
-        pixels = stored_pixels(image)
-        try:
-            return _gray_from_pil(pixels)
-        except ValueError as error:
-            raise ImageReadError(f"cannot read image '{path}': {error}") from error
+def _read_path(path: Path) -> np.ndarray:
+    """The image of a file; by Pillow in a checkpoint's remote code where this package with its readers is absent."""
+    try:
+        readers = import_module("irstd_ldm.data.readers")
+    except ModuleNotFoundError:
+        with Image.open(path, formats=PILLOW_FORMATS) as image:
+            return _gray_from_pil(image)
+    return readers.read_image(path)
 
 
 def _gray_from_pil(image: Image.Image) -> np.ndarray:

@@ -9,10 +9,11 @@ from scipy import ndimage
 from .images import normalize_image
 
 THUMBNAIL_PX = 16
-MIN_CORRELATION = 0.85  # of two thumbnails, each without its fitted plane
+MIN_CORRELATION = 0.85  # Two thumbnails, each without its fitted plane, look alike from here on.
 NEIGHBOUR_NUMBERS = 2  # stems this many numbers apart are compared more closely: sequences are numbered in order
 DETAIL_PX = 256  # side of the half-size detail image, zero-padded or cut
-MIN_NEIGHBOUR_CORRELATION = 0.35  # of two detail images at their best shift; 98.5 % of NUAA's pairs stay below
+# Two detail images at their best shift look alike from here on; 98.5 % of NUAA's pairs stay below.
+MIN_NEIGHBOUR_CORRELATION = 0.35
 
 
 def split_by_scene(
@@ -26,7 +27,7 @@ def split_by_scene(
         stems: N names.
         images: N arrays (H, W), as `to_gray` returns them.
         fraction: share of the images for validation, in (0, 1).
-        seed: of the order.
+        seed: decides the order.
 
     Returns:
         The stems for training and for validation, each in the given order.

@@ -25,10 +25,10 @@ from irstd_ldm.cli.model import predict
 from irstd_ldm.cli.outputs import finite
 from irstd_ldm.cli.overlay import draw_overlay
 from irstd_ldm.cli.sequence_files import FrameRecord
-from irstd_ldm.data.display import displayable
-from irstd_ldm.data.frames import Frame, open_frames
-from irstd_ldm.data.images import ImageReadError, robust_range_of_values
-from irstd_ldm.data.sequence_range import SAMPLED_FRAMES, sequence_range
+from irstd_ldm.data.images import displayable, robust_range_of_values
+from irstd_ldm.data.readers import ImageReadError, open_frames
+from irstd_ldm.data.readers.frame import Frame
+from irstd_ldm.data.readers.sequence_range import SAMPLED_FRAMES, sequence_range
 from irstd_ldm.tracking.tracker import Tracker
 
 HEADER = {"version": "0", "model": "tiny", "settings": {"seed": 0}}

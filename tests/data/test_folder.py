@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from irstd_ldm.data.folder import IRSTDFolder, files_by_stem, read_backgrounds, read_stem_list, write_stem_list
-from irstd_ldm.data.images import ImageReadError
+from irstd_ldm.data.readers import ImageReadError
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 needs_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"{SHARED_DATA} is absent")
@@ -114,11 +114,14 @@ def test_masks_are_binarised_at_128(tmp_path):
     assert IRSTDFolder(tmp_path)[0].mask.tolist() == [[False, False, False, True, True]]
 
 
-def test_a_mask_of_zeros_and_ones_is_refused(tmp_path):
-    write(tmp_path / "images/a.png", np.zeros((1, 2)))
-    write(tmp_path / "masks/a.png", [[0, 1]])
-    with pytest.raises(ValueError, match=r"masks/a\.png' holds the values 0 and 1"):
-        IRSTDFolder(tmp_path)[0]
+def test_masks_of_zeros_and_ones_are_read_and_those_that_cannot_be_told_refused(tmp_path):
+    write(tmp_path / "images/a.png", np.zeros((1, 3)))
+    write(tmp_path / "masks/a.png", [[0, 1, 0]])
+    folder = IRSTDFolder(tmp_path)
+    assert folder[0].mask.tolist() == [[False, True, False]] and folder.stored_mask(0).tolist() == [[0, 255, 0]]
+    write(tmp_path / "masks/a.png", [[0, 1, 2]])
+    with pytest.raises(ValueError, match=r"mask '.*masks/a\.png' has 3 values; a mask is gray with 0 and 255"):
+        folder[0]
 
 
 def test_a_mask_of_another_size_names_both_files_and_sizes(tmp_path):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.hf_dataset import HFDataset
-from irstd_ldm.data.images import ImageReadError
+from irstd_ldm.data.readers import ImageReadError
 
 datasets = pytest.importorskip("datasets")
 
@@ -61,6 +62,18 @@ def test_parquet_holds_the_same(tmp_path):
         np.testing.assert_array_equal(ours.mask, theirs.mask)
 
 
+def test_rows_are_read_as_files_are(tmp_path):
+    """Alpha of 16 bits is refused, and no foreign program is started for PostScript."""
+    root = write(tmp_path / "set" / "test")
+    (root / "test" / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    kelvin = np.linspace(280, 290, 240, dtype=np.float16).reshape(12, 20)
+    tifffile.imwrite(root / "test" / "b.png", kelvin)
+    samples = HFDataset(str(root), "test")
+    with pytest.raises(ImageReadError, match=r"row 0 \(a\): image cannot be read: not an image or truncated$"):
+        samples[0]
+    np.testing.assert_array_equal(samples[1].image, kelvin.astype(np.float32))
+
+
 def test_rows_without_names_are_numbered(tmp_path):
     gray = [Image.new("L", (8, 8))] * 2
     features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
@@ -79,8 +92,10 @@ def test_errors_name_the_data_set_and_the_row(tmp_path):
     Image.new("L", (8, 8)).save(plain / "a.png")
     with pytest.raises(ValueError, match="must have the image columns 'image' and 'mask', got image"):
         HFDataset(str(plain.parent), "test")
-    with pytest.raises(ValueError, match=r"row 0 \(a\): mask of 0 and 1"):
-        HFDataset(str(write(tmp_path / "ones" / "test", mask_value=1)), "test")[0]
+    with pytest.raises(ValueError, match=r"mask of data set .*, row 0 \(a\) has 3 values"):
+        HFDataset(str(write(tmp_path / "grays" / "test", mask_value=100)), "test")[0]
+    ones = HFDataset(str(write(tmp_path / "ones" / "test", mask_value=1)), "test")
+    assert np.argwhere(ones[0].mask).tolist() == [[3, 4], [4, 4]]
     broken = write(tmp_path / "broken" / "test")
     (broken / "test" / "b.png").write_bytes(b"no image")
     with pytest.raises(ImageReadError, match=r"row 1 \(b\): image cannot be read"):

@@ -4,7 +4,6 @@ import torch
 from PIL import Image
 
 from irstd_ldm.data.images import (
-    ImageReadError,
     gray_range,
     invert_polarity,
     measured_pixels,
@@ -16,6 +15,7 @@ from irstd_ldm.data.images import (
     soft_compress,
     to_gray,
 )
+from irstd_ldm.data.readers import ImageReadError
 from irstd_ldm.data.synthetic import synthetic_scene
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 20, 30]]], np.uint8)  # (1, 4, 3)
@@ -129,6 +129,11 @@ def test_files_that_cannot_be_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ImageReadError, match=r"whole\.png.*exceeds limit"):
         to_gray(tmp_path / "whole.png")
+
+
+def test_a_masked_array_is_refused():
+    with pytest.raises(TypeError, match="`image` must not be a masked array"):
+        to_gray(np.ma.masked_invalid(np.array([[1.0, np.nan]])))
 
 
 def test_a_file_of_pixels_that_are_refused_is_named_with_the_reason(tmp_path):

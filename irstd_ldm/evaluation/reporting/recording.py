@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...data.display import displayable
+from ...data.images import displayable
 from ..counts import count_components
 from ..matching import check_matching, label_image
 from ..metrics import iou

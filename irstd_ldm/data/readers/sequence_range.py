@@ -5,11 +5,11 @@ from itertools import islice
 
 import numpy as np
 
-from .frames import VIDEO_SUFFIXES, Frame, FrameSource
-from .images import ImageReadError, check_normalization, measured_pixels, percentile_range, robust_range_of_values
+from ..images import check_normalization, measured_pixels, percentile_range, robust_range_of_values
+from .frame import Frame, FrameSource, ImageReadError
 
-SAMPLED_FRAMES = 32  # of a video up to twice as many: its length is not known before
-SAMPLED_PX = 2**20  # of each sampled frame, at most
+SAMPLED_FRAMES = 32  # A video gives up to twice as many: its length is not known before.
+SAMPLED_PX = 2**20  # A sampled frame gives at most so many pixels.
 
 
 def sequence_range(
@@ -21,8 +21,8 @@ def sequence_range(
     every n-th pixel counts. A video is decoded once for this; of a file that breaks off, the frames before count.
 
     Args:
-        source: of the frames.
-        num_frames: that the sequence is cut to, no more than it has; None = all.
+        source: the file.
+        num_frames: length that the sequence is cut to, no more than it has; None = all.
         normalization: "range" or "robust".
 
     Returns:
@@ -48,12 +48,11 @@ def _samples(
 ) -> list[np.ndarray]:
     """Pixels (M,) of evenly spaced frames, thinned from what `pixels_of` makes of a frame (H, W)."""
     samples: list[np.ndarray] = []
-    if source.num_frames is not None and source.path.suffix.lower() not in VIDEO_SUFFIXES:
+    if source.can_seek and source.num_frames is not None:
         last = (num_frames or source.num_frames) - 1
-        places = np.unique(np.linspace(0, last, SAMPLED_FRAMES).round().astype(int))
-        for place in places:
+        for index in np.unique(np.linspace(0, last, SAMPLED_FRAMES).round().astype(int)):
             try:
-                samples.append(_thinned(pixels_of(next(source.frames(int(place))).image)))
+                samples.append(_thinned(pixels_of(next(source.frames(int(index))).image)))
             except ImageReadError:
                 break
         return samples

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from .frames import MAX_PIXELS, Frame, check_size
-from .images import ImageReadError, to_gray
+from ..images import to_gray
+from .frame import MAX_PIXELS, Frame, FrameSource, ImageReadError, check_size
 
 GRAY_FORMATS = ("gray", "gray10le", "gray12le", "gray16le", "gray16be")
 
 
-class VideoFrames:
+class VideoFrames(FrameSource):
     """Frames of MP4, AVI, MKV and whatever else FFmpeg reads.
 
     Gray formats keep their values, as uint8 or uint16 (10 and 12 bits too). Of colours of 8 bits the luma is taken, as
@@ -34,6 +34,8 @@ class VideoFrames:
         OSError: a path that is missing, a folder, or not readable.
     """
 
+    can_seek = False
+
     def __init__(self, path: Path, max_pixels: int = MAX_PIXELS):
         self.path = path
         with path.open("rb"):  # the file system's errors, by their own names
@@ -42,7 +44,7 @@ class VideoFrames:
             stream = container.streams.video[0]
             self.width, self.height = stream.codec_context.width, stream.codec_context.height
             check_size(path, self.width, self.height, max_pixels)
-            self.num_frames: int | None = stream.frames or None
+            self.num_frames = stream.frames or None
             self.frames_per_second = float(stream.average_rate) if stream.average_rate else None
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
@@ -68,12 +70,12 @@ class VideoFrames:
                             yield Frame(index, self._gray(decoded, index), decoded.time)
                         index += 1
             except av.FFmpegError as error:
-                raise self._error(f"frame {index} cannot be decoded: {error.strerror}") from error
+                raise self.error(f"frame {index} cannot be decoded: {error.strerror}") from error
             # Edit lists hide frames, never packets; an AVI's header counts frames that were dropped, too.
             if num_packets < stream.frames and end_s * (self.frames_per_second or 0) < stream.frames - 0.5:
-                raise self._error(f"truncated: {index} frames were read, its header says {stream.frames}")
+                raise self.error(f"truncated: {index} frames were read, its header says {stream.frames}")
             if not index:
-                raise self._error("without frames")
+                raise self.error("without frames")
             if not stream.frames:
                 self._check_duration(container, index, end_s)
 
@@ -83,7 +85,7 @@ class VideoFrames:
             return
         duration_s = container.duration / 1e6
         if (duration_s - end_s) * self.frames_per_second > 1.5:
-            raise self._error(f"truncated: {num_read} frames were read, to {end_s:.2f} s of {duration_s:.2f} s")
+            raise self.error(f"truncated: {num_read} frames were read, to {end_s:.2f} s of {duration_s:.2f} s")
 
     def _open(self) -> Any:
         try:
@@ -91,19 +93,22 @@ class VideoFrames:
         except ImportError as error:
             raise ImportError("video needs PyAV: pip install irstd-ldm[video]") from error
         try:
-            container = av.open(str(self.path))
+            # A file, whatever its name: FFmpeg takes "tcp:..." or "concat:a|b" for an address.
+            name, options = f"file:{self.path}", {"protocol_whitelist": "file"}
+            container = av.open(name, container_options=options, metadata_errors="replace")
         except av.FFmpegError as error:
-            raise self._error("not a video or truncated") from error
-        if not container.streams.video:
-            container.close()
-            raise self._error("no video stream")
-        return container
+            raise self.error("not a video or truncated") from error
+        if container.streams.video and container.streams.video[0].codec_context is not None:
+            return container
+        reason = "of a codec that FFmpeg does not know" if container.streams.video else "no video stream"
+        container.close()
+        raise self.error(reason)
 
     def _gray(self, decoded: Any, index: int) -> np.ndarray:
         if decoded.is_corrupt:
-            raise self._error(f"frame {index} is damaged")
+            raise self.error(f"frame {index} is damaged")
         if (decoded.width, decoded.height) != (self.width, self.height):
-            raise self._error(
+            raise self.error(
                 f"frame {index} has {decoded.width}x{decoded.height} pixels, the first one {self.width}x{self.height}"
             )
         depth = max(component.bits for component in decoded.format.components)
@@ -113,5 +118,5 @@ class VideoFrames:
             return to_gray(decoded.to_ndarray(format="gray16le"))
         return to_gray(decoded.to_ndarray(format="rgb24" if decoded.format.is_rgb else "gray"))
 
-    def _error(self, reason: str) -> ImageReadError:
+    def error(self, reason: str) -> ImageReadError:
         return ImageReadError(f"cannot read video '{self.path}': {reason}")

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from irstd_ldm.data.frames import is_sequence, open_frames
-from irstd_ldm.data.images import ImageReadError
-from irstd_ldm.data.video import VideoFrames
+from irstd_ldm.data.readers import ImageReadError, is_sequence, open_frames
+from irstd_ldm.data.readers.video import VideoFrames
 
 av = pytest.importorskip("av")
 
@@ -140,6 +139,37 @@ def test_files_that_are_no_video(tmp_path):
         VideoFrames(tmp_path)
 
 
+@pytest.mark.parametrize("name", ("tcp:127.0.0.1:9.mkv", "2024-01-01T12:30:05.mkv", "concat:a|b.mkv"))
+def test_a_name_like_an_address_is_that_of_a_file(tmp_path, monkeypatch, name):
+    images = noise(3)
+    write_video(tmp_path / "clip.mkv", images)
+    (tmp_path / "clip.mkv").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal([frame.image for frame in open_frames(name).frames()], images)
+
+
+def test_a_codec_that_ffmpeg_does_not_know_is_named(tmp_path):
+    path = write_video(tmp_path / "clip.avi", noise(3), "mjpeg", "yuvj420p")
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZZ"))
+    with pytest.raises(ImageReadError, match=r"cannot read video '.*clip\.avi': of a codec that FFmpeg does not know"):
+        open_frames(path)
+
+
+CODECS = {"webm": "libvpx", "wmv": "wmv2", "mpg": "mpeg2video", "ts": "mpeg2video", "nut": "ffv1", "m4v": "mpeg4"}
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_other_containers(tmp_path, suffix):
+    codec = CODECS[suffix]
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    values = np.repeat((0, 50, 128, 200, 255), 6)
+    images = [np.full((48, 64), value, np.uint8) for value in values]
+    pixel_format = "gray" if codec == "ffv1" else "yuv420p"
+    source = open_frames(write_video(tmp_path / f"clip.{suffix}", images, codec, pixel_format))
+    np.testing.assert_allclose([frame.image.mean() for frame in source.frames()], values, atol=4)
+
+
 def test_sound_without_pictures(tmp_path):
     path = tmp_path / "sound.mkv"
     with av.open(str(path), "w") as container:
@@ -164,7 +194,7 @@ def test_without_pyav_the_extra_is_named(tmp_path):
     code = f"""
 import sys
 sys.modules["av"] = None
-from irstd_ldm.data.frames import open_frames
+from irstd_ldm.data.readers import open_frames
 try:
     open_frames({str(path)!r})
 except ImportError as error:

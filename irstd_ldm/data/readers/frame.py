@@ -1,0 +1,152 @@
+"""What all readers share: frames, errors, the limit of their size. Neither numpy nor Pillow is loaded with it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+MAX_PIXELS = 100_000_000  # Larger frames are not read, unless the caller gives another limit.
+WHITE_HOT, BLACK_HOT = POLARITIES = ("white-hot", "black-hot")
+# Type of raw values -> numpy's name of the type that they are read as. The 12-bit ones are packed, two in three bytes:
+# the most significant bits first, or the least (GenICam's Mono12p).
+RAW_TYPES = {
+    "uint8": "|u1",
+    "uint16le": "<u2",
+    "uint16be": ">u2",
+    "int16le": "<i2",
+    "int16be": ">i2",
+    "int32le": "<i4",
+    "int32be": ">i4",
+    "float32le": "<f4",
+    "float32be": ">f4",
+    "uint12le": "<u2",
+    "uint12be": "<u2",
+}
+
+
+class ImageReadError(ValueError):
+    """A file that exists and cannot be read as a gray image; the message names the file in one line."""
+
+
+@dataclass(frozen=True)
+class RawFormat:
+    """What a file of raw frames does not say itself: frames of height x width values, row by row.
+
+    Attributes:
+        width, height: in pixels.
+        value_type: one of `RAW_TYPES`.
+        offset: bytes before the first frame.
+    """
+
+    width: int
+    height: int
+    value_type: str
+    offset: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "RawFormat":
+        """The format that WIDTHxHEIGHT:TYPE[:offset=BYTES] names, such as 640x512:uint16le.
+
+        Raises:
+            ValueError: another form, or an unknown TYPE.
+        """
+        match = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8}):(\w+)(?::offset=(\d{1,18}))?", text)
+        if match is None or match[3] not in RAW_TYPES:
+            raise ValueError(
+                f"`raw` must be WIDTHxHEIGHT:TYPE[:offset=BYTES] with a TYPE of {', '.join(RAW_TYPES)}, got {text!r}"
+            )
+        return cls(int(match[1]), int(match[2]), match[3], int(match[4] or 0))
+
+    @property
+    def dtype(self) -> "np.dtype":
+        """Type of a value as it is read, with its byte order."""
+        import numpy as np
+
+        return np.dtype(RAW_TYPES[self.value_type])
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether two values lie in three bytes."""
+        return self.value_type.startswith("uint12")
+
+    @property
+    def frame_bytes(self) -> int:
+        """Size of a frame; packed values end with a whole byte."""
+        num_values = self.width * self.height
+        return -(-num_values * 3 // 2) if self.is_packed else num_values * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a file."""
+
+    index: int  # Number in the file, from 0.
+    image: "np.ndarray"  # (H, W) uint8, uint16, int32 or float32, as `to_gray` returns it
+    time_s: float | None  # Time stamp in the file, None where it has none.
+
+
+class FrameSource:
+    """The frames of one file; a class per format derives from it.
+
+    Attributes:
+        path: the file.
+        num_frames: None where the file does not tell.
+        frames_per_second: None where the file does not tell.
+        can_seek: whether any frame can be the first without decoding those before it.
+    """
+
+    path: Path
+    num_frames: int | None
+    frames_per_second: float | None = None
+    can_seek = True
+
+    def stored(self, start: int = 0) -> "Iterator[np.ndarray | Image.Image]":
+        """The decoded frames from `start` on before they become gray, of files without time stamps."""
+        raise NotImplementedError
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        """The frames from `start` on, decoded one by one in constant memory.
+
+        Raises:
+            ImageReadError: a frame that cannot be read, is larger than the limit, or holds NaN or infinite values.
+        """
+        for index, pixels in enumerate(self.stored(start), start):
+            yield gray_frame(self.path, None if self.num_frames == 1 else index, pixels)
+
+    def error(self, reason: str) -> ImageReadError:
+        """The error of this file, to be raised."""
+        return ImageReadError(f"cannot read image '{self.path}': {reason}")
+
+
+def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    """Refuses frames without pixels and frames of more than `max_pixels`.
+
+    Raises:
+        ImageReadError: such a frame.
+    """
+    if width < 1 or height < 1:
+        raise ImageReadError(f"cannot read image '{path}': its frames of {width}x{height} have no pixel")
+    if width * height > max_pixels:
+        raise ImageReadError(
+            f"cannot read image '{path}': {width}x{height} is more than the limit of {max_pixels / 1e6:g} megapixels"
+        )
+
+
+def gray_frame(path: Path, index: int | None, pixels: "np.ndarray | Image.Image") -> Frame:
+    """A decoded frame without a time stamp as gray; an index of None is that of a file's only frame.
+
+    Raises:
+        ImageReadError: pixels that `to_gray` refuses.
+    """
+    from ..images import to_gray
+
+    try:
+        return Frame(index or 0, to_gray(pixels), None)
+    except (TypeError, ValueError) as error:
+        number = "" if index is None else f", frame {index}"
+        raise ImageReadError(f"cannot read image '{path}'{number}: {error}") from error

@@ -1,0 +1,97 @@
+"""Still images that Pillow decodes: PNG, BMP, JPEG and others."""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from ..images import PILLOW_FORMATS
+from . import READERS
+from .frame import FrameSource, ImageReadError, check_size
+
+ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
+CUT_BY_PILLOW = ("LA;16B", "RGB;16B", "RGBA;16B")  # Pillow's raw modes of PNG of which it keeps 8 bits
+DECODING_ERRORS = (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+
+
+@contextmanager
+def open_image(
+    path: str | PathLike[str], formats: Sequence[str] = PILLOW_FORMATS, unread: str = "not an image or truncated"
+) -> Iterator[Image.Image]:
+    """The image with its head read and its pixels not; closed afterwards.
+
+    Args:
+        path: the file.
+        formats: Pillow's names of the formats that it may be of.
+        unread: the reason that the error gives where Pillow cannot read it.
+
+    Raises:
+        ImageReadError: a file that is no image, is broken, or is beyond Pillow's size limit; also from the block.
+        OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
+    """
+    try:
+        # A path would let Pillow 12 map uncompressed TIFF pixels, with the sides that the orientation exchanges.
+        with Path(path).open("rb") as file, Image.open(file, formats=tuple(formats)) as image:
+            yield image
+    except ImageReadError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(f"cannot read image '{path}': {error}") from error
+    except OSError as error:
+        if error.errno is not None:  # the file system's errors keep their type; Pillow's own have no number
+            raise
+        raise ImageReadError(f"cannot read image '{path}': {unread}") from error
+    except DECODING_ERRORS as error:
+        raise ImageReadError(f"cannot read image '{path}': {unread}") from error
+
+
+class StillFrames(FrameSource):
+    """The one frame of a still image, whatever the suffix of its file."""
+
+    num_frames = 1
+
+    def __init__(self, path: Path, max_pixels: int):
+        self.path, self._max_pixels = path, max_pixels
+        with self._open():
+            pass
+
+    def stored(self, start: int = 0) -> Iterator[Image.Image]:
+        if start > 0:
+            return
+        with self._open() as image:
+            image.load()
+            yield image
+
+    @contextmanager
+    def _open(self) -> Iterator[Image.Image]:
+        unread = "not an image or truncated"
+        if self.path.suffix.lower() not in READERS:
+            unread += f", or of a format that is not read (as {', '.join(READERS)} are): save its frames as .npy or "
+            unread += "TIFF, or say by `raw` (`--raw`) how they lie in the file"
+        with open_image(self.path, unread=unread) as image:
+            check_size(self.path, *image.size, self._max_pixels)
+            if image.format in ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1:
+                raise self.error("an animation; store its frames as a video")
+            if isinstance(image, PngImageFile) and image.tile[0].args in CUT_BY_PILLOW:
+                kind = "gray with alpha" if image.tile[0].args == "LA;16B" else "colours"
+                raise self.error(f"16-bit {kind}, of which Pillow keeps 8 bits; store gray without alpha, or a TIFF")
+            if any(marker == "APP1" and data[:5] == b"FLIR\0" for marker, data in getattr(image, "applist", ())):
+                raise self.error(
+                    "a radiometric JPEG: its picture is made for the eye, the temperatures lie beside it in segments "
+                    "of the camera's maker; export a 16-bit TIFF with the maker's program"
+                )
+            yield image
