@@ -7,7 +7,7 @@ import gradio as gr
 
 from ..data.display import displayable
 from ..data.raw_format import POLARITIES
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from ..pipelines.detection import IRSTDDetectionPipeline
 from .handlers import BY_THRESHOLD, Handlers, table_headers
 from .reading import EXAMPLES, Limits, example_scene
 from .server import MAX_WAITING

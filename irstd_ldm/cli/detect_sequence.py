@@ -11,8 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.frames import Frame, FrameSource
-from ..tracking.parameters import TrackerParameters
-from ..tracking.tracker import Tracker
+from ..tracking import Tracker, TrackerParameters
 from .annotated_video import AnnotatedVideo
 from .frame_detector import FrameDetector
 from .frame_pictures import FramePictures

@@ -9,7 +9,7 @@ from ..data.frames import FrameSource
 from ..data.images import invert_polarity
 from ..data.raw_format import BLACK_HOT
 from ..data.sequence_range import sequence_range
-from ..pipelines.target import Target
+from ..targets import Target
 from .model import predict
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.clutter import signal_to_clutter_ratio
+from ..targets import signal_to_clutter_ratio
 from .bootstrap import Statistic, ratio
 from .matching import ImageComponents
 

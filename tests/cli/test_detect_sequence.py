@@ -29,7 +29,7 @@ from irstd_ldm.data.display import displayable
 from irstd_ldm.data.frames import Frame, open_frames
 from irstd_ldm.data.images import ImageReadError, robust_range_of_values
 from irstd_ldm.data.sequence_range import SAMPLED_FRAMES, sequence_range
-from irstd_ldm.tracking.tracker import Tracker
+from irstd_ldm.tracking import Tracker
 
 HEADER = {"version": "0", "model": "tiny", "settings": {"seed": 0}}
 RESULTS: dict[Path, SequenceResult | None] = {}  # of the last run into each folder, also where it raised

@@ -1,21 +1,26 @@
 """Which files make a checkpoint, and whether a folder is one: told without torch, and nothing is executed."""
 
 import json
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 2  # of the checkpoint layout, 2 with the normalisation; a checkpoint of a newer one is refused
+FORMAT_VERSION = 2  # layout of a checkpoint, 2 with the normalisation; a checkpoint of a newer one is refused
 INDEX = "model_index.json"
 CARD = "README.md"
 PICTURE = "example.png"
-ROOT_FILES = (INDEX, CARD, PICTURE, "*.py", "*.txt")  # *.txt: the lists of what a model was trained on
+ROOT_FILES = (INDEX, CARD, PICTURE, "*.py", "*.txt")  # *.txt: lists of the images that a model was trained on
 COMPONENT_FILES = ("*.json", "*.py", "*.safetensors")
-SAFE_PATTERNS = ("*.json", "*.md", "*.png", "*.py", "*.safetensors", "*.txt")  # what is fetched from the Hub
+SAFE_PATTERNS = ("*.json", "*.md", "*.png", "*.py", "*.safetensors", "*.txt")  # files that are fetched from the Hub
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
-_MAX_HEADER_BYTES = 100_000_000  # of safetensors, as in its own reader
+_MAX_HEADER_BYTES = 100_000_000  # limit of safetensors' own reader
+_MODELS = f"{__name__.partition('.')[0]}.models"
+# A component's library in the index: its module, or the file of its remote code now and in the first checkpoints.
+_LIBRARY = re.compile(rf"(?:{re.escape(_MODELS)}\.|irstd_|load_{_MODELS.replace('.', '_')}_)([a-z]\w*)")
 
 
 def check_format_version(version: Any, source: str | PathLike) -> None:
@@ -32,8 +37,15 @@ def check_format_version(version: Any, source: str | PathLike) -> None:
         )
 
 
+def component_module(library: str) -> str | None:
+    """Module of this package that a checkpoint's index names as the library of a component; None = another's."""
+    match = _LIBRARY.fullmatch(library)
+    module = f"{_MODELS}.{match[1]}" if match else None
+    return module if module and find_spec(module) else None
+
+
 def checkpoint_files(folder: str | PathLike) -> list[Path]:
-    """The files of a checkpoint, relative to `folder`, sorted; what else lies there (training state, logs) is not.
+    """The files of a checkpoint, relative to `folder`, sorted; training state, logs and what else lies there are none.
 
     Raises:
         OSError: If a file is missing or cannot be read.

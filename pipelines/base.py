@@ -1,8 +1,9 @@
-"""The checkpoint format that the pipelines of this package share."""
+"""The checkpoint format that the pipelines of this package share, and what their calls share."""
 
 import json
 import shutil
 import uuid
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -10,23 +11,26 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers import DiffusionPipeline
 
+from ..hub.format import FORMAT_VERSION, check_format_version, component_module
+from ..hub.remote_code import write_remote_code
+from ..hub.upload import explain, upload_checkpoint
 from ..models.safetensors_only import require_safetensors
-from .checkpoint_files import FORMAT_VERSION, check_format_version
-from .hub import explain, upload_checkpoint
-from .remote_code import PIPELINE_STEM, component_module, entry_stem, in_package, write_remote_code
+
+StepCallback = Callable[..., dict[str, torch.Tensor] | None]
 
 
 class IRSTDPipelineBase(DiffusionPipeline):
-    """What the pipelines of this package share: the checkpoint format.
+    """A pipeline whose checkpoints hold safetensors and, unless they leave for the Hub, no code.
 
-    A checkpoint is a diffusers pipeline folder with safetensors weights, plus a copy of the code. It loads, from a
-    folder or from the Hub, through its own class or, where this package is not installed, through
-    `DiffusionPipeline.from_pretrained(x, trust_remote_code=True)`.
+    A checkpoint loads, from a folder or from the Hub, through its own class. With remote code it also loads where this
+    package is not installed, through `DiffusionPipeline.from_pretrained(x, trust_remote_code=True)`; the pipeline's
+    base class is then `DiffusionPipeline` itself.
 
-    A subclass takes `format_version: int = FORMAT_VERSION` in `__init__`, registers it in its config and annotates its
-    components with their classes. Its other registered values must not be lists: diffusers takes those for components.
+    A subclass takes `format_version: int = FORMAT_VERSION` in `__init__`, registers it in its config, and annotates
+    its components with classes of diffusers: those of a remote component are not this package's. Its other registered
+    values must not be lists: diffusers takes those for components.
     """
 
     @classmethod
@@ -40,7 +44,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
         """
         kwargs = require_safetensors(kwargs)
         if Path(pretrained_model_name_or_path).is_dir():
-            _check_component_folders(cls, Path(pretrained_model_name_or_path), passed=set(kwargs))
+            cls._check_component_folders(Path(pretrained_model_name_or_path), passed=set(kwargs))
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
@@ -55,8 +59,15 @@ class IRSTDPipelineBase(DiffusionPipeline):
             folder = super().download(pretrained_model_name, **require_safetensors(kwargs))
         except OSError as error:
             raise OSError(explain(error, pretrained_model_name)) from error
-        _check_component_folders(cls, Path(folder), passed=set(kwargs))
+        cls._check_component_folders(Path(folder), passed=set(kwargs))
         return folder
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """As `DiffusionPipeline.from_pipe`, which takes over no component of a class below the annotated one."""
+        components, _ = cls._get_signature_keys(cls)
+        shared = {name: component for name, component in pipeline.components.items() if name in components}
+        return super().from_pipe(pipeline, **{**shared, **kwargs})
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
@@ -83,6 +94,18 @@ class IRSTDPipelineBase(DiffusionPipeline):
         check_format_version(config.get("format_version"), json_file)
         return config
 
+    @classmethod
+    def _check_component_folders(cls, folder: Path, passed: set[str]) -> None:
+        """Names the folder of a missing component; diffusers would look for its files at the root."""
+        components, _ = cls._get_signature_keys(cls)
+        index = cls.load_config(folder)
+        for name in sorted(set(components) - passed):
+            pair = index.get(name)
+            if not (isinstance(pair, list) and len(pair) == 2):
+                raise OSError(f"{folder / cls.config_name} has no entry [library, class] for the component `{name}`")
+            if pair[0] is not None and not (folder / name).is_dir():
+                raise OSError(f"{folder} has no folder `{name}`, which its {cls.config_name} names")
+
     def save_pretrained(
         self,
         save_directory: str | PathLike,
@@ -90,9 +113,10 @@ class IRSTDPipelineBase(DiffusionPipeline):
         variant: str | None = None,
         max_shard_size: int | str | None = None,
         push_to_hub: bool = False,
+        remote_code: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Saves the pipeline as a checkpoint folder, with the code that loads it.
+        """Saves the pipeline as a checkpoint folder.
 
         All files are written into a hidden folder beside `save_directory` first, then moved, the index last.
 
@@ -101,7 +125,8 @@ class IRSTDPipelineBase(DiffusionPipeline):
             safe_serialization: Must be True: weights are never pickled.
             variant: Middle part of the names of the weight files, for example "fp16".
             max_shard_size: Weights larger than this are split, as in diffusers.
-            push_to_hub: Whether to upload the folder then.
+            push_to_hub: Whether to upload the folder then, with remote code in any case.
+            remote_code: Whether to write the code by which diffusers loads the folder without this package.
             kwargs: For the upload: `repo_id` (the folder's name by default) and the arguments of `upload_checkpoint`.
 
         Raises:
@@ -119,6 +144,8 @@ class IRSTDPipelineBase(DiffusionPipeline):
         try:
             super().save_pretrained(unfinished, variant=variant, max_shard_size=max_shard_size)
             self._finish(unfinished)
+            if remote_code:
+                write_remote_code(unfinished)
             _move_files(unfinished, folder, last=self.config_name)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -134,6 +161,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
         create_pr: bool = False,
         safe_serialization: bool = True,
         variant: str | None = None,
+        subfolder: str | None = None,
         revision: str | None = None,
     ) -> str:
         """Saves the pipeline and uploads it to the Hub in one commit, with the code that loads it and a card.
@@ -146,6 +174,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
             create_pr: Whether to open a pull request instead.
             safe_serialization: Must be True: weights are never pickled.
             variant: Middle part of the names of the weight files, for example "fp16".
+            subfolder: Folder of the repository that gets the checkpoint, without a card; None = the root.
             revision: Branch, made if absent; None = main.
 
         Returns:
@@ -165,50 +194,19 @@ class IRSTDPipelineBase(DiffusionPipeline):
                 commit_message=commit_message or f"Upload {type(self).__name__}",
                 token=token,
                 create_pr=create_pr,
+                subfolder=subfolder,
             )
 
-    @staticmethod
-    def draw_base_seed(generator: torch.Generator | None) -> int:
-        """The number, below 2**62, that a call's images derive their seeds from; None draws from seed 0."""
-        source = generator or torch.Generator().manual_seed(0)
-        return int(torch.randint(2**62, (1,), generator=source, device=source.device))
-
     def _finish(self, folder: Path) -> None:
-        """Adds the code to what diffusers has saved, and names its files in the index."""
-        index = json.loads((folder / self.config_name).read_text(encoding="utf-8"))
-        ours = {}
-        for name, value in index.items():
-            if isinstance(value, list) and len(value) == 2 and in_package(str(value[0])):
-                ours[name] = getattr(import_module(value[0]), value[1])
-                index[name] = [entry_stem(value[0]), value[1]]
-        pipeline_class = type(self) if in_package(type(self).__module__) else None
-        write_remote_code(folder, pipeline_class, ours)
-        index["format_version"] = FORMAT_VERSION
-        if pipeline_class is not None:
-            index["_class_name"] = [PIPELINE_STEM, pipeline_class.__name__]
-        _write_config(folder / self.config_name, index)
-        for path in [*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json")]:
-            _write_config(path, json.loads(path.read_text(encoding="utf-8")))
+        """Brings what diffusers has saved into this package's form: sorted configs without local paths."""
+        for path in [folder / self.config_name, *folder.glob("*/*config.json")]:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config.pop("_name_or_path", None)
+            if path.name == self.config_name:
+                config["format_version"] = FORMAT_VERSION
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for path in folder.glob("*/*.safetensors"):
             path.chmod((folder / self.config_name).stat().st_mode)  # safetensors lets their owner alone read them
-
-
-def _check_component_folders(cls: type[IRSTDPipelineBase], folder: Path, passed: set[str]) -> None:
-    """Names the folder of a missing component; diffusers would look for its files at the root."""
-    components, _ = cls._get_signature_keys(cls)
-    index = cls.load_config(folder)
-    for name in sorted(set(components) - passed):
-        pair = index.get(name)
-        if not (isinstance(pair, list) and len(pair) == 2):
-            raise OSError(f"{folder / cls.config_name} has no entry [library, class] for the component `{name}`")
-        if pair[0] is not None and not (folder / name).is_dir():
-            raise OSError(f"{folder} has no folder `{name}`, which its {cls.config_name} names")
-
-
-def _write_config(path: Path, config: dict[str, Any]) -> None:
-    """Writes a config in diffusers' form, without the local path that it was loaded from."""
-    config.pop("_name_or_path", None)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _move_files(source: Path, target: Path, last: str) -> None:
@@ -216,3 +214,37 @@ def _move_files(source: Path, target: Path, last: str) -> None:
     for path in sorted(paths, key=lambda path: path == source / last):
         (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
         path.replace(target / path.relative_to(source))
+
+
+def draw_base_seed(generator: torch.Generator | None) -> int:
+    """The number, below 2**62, that a call's images derive their seeds from; None draws from seed 0."""
+    source = generator or torch.Generator().manual_seed(0)
+    return int(torch.randint(2**62, (1,), generator=source, device=source.device))
+
+
+def check_callback_inputs(pipeline: DiffusionPipeline, tensor_inputs: Sequence[str]) -> None:
+    """Checks that a call's callback asks for tensors that the pipeline shows.
+
+    Raises:
+        ValueError: It asks for another one.
+    """
+    shown = pipeline._callback_tensor_inputs
+    if not set(tensor_inputs) <= set(shown):
+        raise ValueError(
+            f"`callback_on_step_end_tensor_inputs` must be among {', '.join(shown)}, got {list(tensor_inputs)}"
+        )
+
+
+def end_step(
+    pipeline: DiffusionPipeline,
+    callback: StepCallback | None,
+    tensor_inputs: Sequence[str],
+    step: int,
+    timestep: torch.Tensor,
+    **tensors: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    """The tensors after a step, in their order, some replaced by what the callback returns."""
+    if callback is None:
+        return tuple(tensors.values())
+    replaced = callback(pipeline, step, timestep, {name: tensors[name] for name in tensor_inputs}) or {}
+    return tuple(replaced.get(name, tensor) for name, tensor in tensors.items())

@@ -11,8 +11,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from irstd_ldm import __version__
+from irstd_ldm.cli.card import card_results
 from irstd_ldm.cli.main import main
-from irstd_ldm.pipelines.model_card import make_card
+from irstd_ldm.hub.model_card import make_card
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +71,7 @@ def checkpoint(tiny_checkpoint, tmp_path) -> Path:
 def test_the_model_index_holds_every_metric_with_its_conditions(checkpoint):
     no_targets = {"data": "x/backgrounds", "images": "frames without targets like S7*", "num_targets": 0, "pd": None}
     rows = [metrics_of("m"), metrics_of("m", protocol="resize256"), metrics_of("m", **no_targets)]
-    card = ModelCard(str(make_card(checkpoint, "you/tiny", metrics=rows)))
+    card = ModelCard(str(make_card(checkpoint, "you/tiny", results=card_results(rows))))
     data = card.data
     assert (data.library_name, data.pipeline_tag, data.license) == ("diffusers", "image-segmentation", "apache-2.0")
     assert data.model_name == "tiny"
@@ -101,7 +102,7 @@ def test_the_model_index_holds_every_metric_with_its_conditions(checkpoint):
 
 def test_the_tables_hold_the_same_figures(checkpoint):
     empty = metrics_of("m", data="backgrounds", images="frames without targets", num_targets=0)
-    text = make_card(checkpoint, "you/tiny", metrics=[metrics_of("m"), empty]).content
+    text = make_card(checkpoint, "you/tiny", results=card_results([metrics_of("m"), empty])).content
     assert (
         "| NUAA-SIRST, split test | native | 0.5 | greedy < 3 px | 214 | 263 | 71.1 (61.1 to 81.1) | "
         "72.2 (62.2 to 82.2) | 93.3 (83.3 to 99.3) | 44.5 (14.4 to 84.5) |" in text

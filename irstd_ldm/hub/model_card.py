@@ -1,19 +1,19 @@
-"""Model cards. Every number is read from JSON: configs, weights' headers, `metrics.json` of `irstd-ldm evaluate`."""
+"""Model cards. Every number is read from JSON: configs, weights' headers, and finished rows of results."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .checkpoint_files import INDEX, PICTURE, read_json, read_safetensors_header
+from .format import INDEX, PICTURE, read_json, read_safetensors_header
 
 TASK = "image-segmentation"
 TAGS = ("infrared", "small-target-detection", "irstd", "diffusion", "irstd-ldm")
-METRICS = {"iou": "IoU", "niou": "nIoU", "pd": "Pd", "fa_per_million_px": "Fa, 1e-6"}
 LIBRARIES = ("torch", "diffusers", "transformers")
 NONE_STATED = "none stated by its authors, who ask to be cited; the images are not in this repository"
 DATA_LICENCES = {
@@ -28,17 +28,28 @@ LIMITATIONS = """\
 Small, dim targets in single infrared frames, and nothing else. Frames of a sensor or a scene unlike those of its
 training raise false alarms or hide targets: measure it on your own frames before you rely on it.
 """
-HOW_SCORED = """\
-Foreground is probability > threshold; targets are 8-connected; a hit is a centroid nearer than the tolerance. IoU,
-nIoU and Pd in percent, Fa in false-alarm pixels per million, 95 % bootstrap intervals over images in brackets.
-"""
+
+
+@dataclass(frozen=True)
+class CardResults:
+    """Results of a model as text, and as entries of the Hub's model index.
+
+    Attributes:
+        rows: One per measurement, column -> text; all have the columns of the first.
+        note: Markdown below the table.
+        entries: The same figures with their conditions.
+    """
+
+    rows: Sequence[Mapping[str, str]]
+    note: str
+    entries: Sequence[EvalResult]
 
 
 def make_card(
     folder: Path,
     name: str,
     *,
-    metrics: Sequence[Mapping[str, Any]] = (),
+    results: CardResults | None = None,
     run: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     notes: str = "",
@@ -47,13 +58,13 @@ def make_card(
     """The card of a checkpoint.
 
     Args:
-        folder: the checkpoint, or a folder with models in folders of their own.
-        name: what the usage snippet loads, a Hub id or a folder.
-        metrics: contents of `metrics.json` files, one row of the results each.
-        run: content of a trainer's `run.json`.
-        settings: of the same run.
+        folder: The checkpoint, or a folder with models in folders of their own.
+        name: A Hub id or a folder, which the usage snippet loads.
+        results: Measurements of the model; None = not measured.
+        run: Content of a trainer's `run.json`.
+        settings: Settings of the same run.
         notes: Markdown that takes the place of the general limitations.
-        versions: of further packages, by name.
+        versions: Versions of further packages, by name.
 
     Raises:
         OSError: If a file of the checkpoint cannot be read.
@@ -61,7 +72,8 @@ def make_card(
     """
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
     title = name.rstrip("/").rpartition("/")[2]
-    data_sets = _data_sets(metrics, settings or {})
+    entries = [] if results is None else list(results.entries)
+    data_sets = _data_sets(entries, settings or {})
     card_data = ModelCardData(
         model_name=title,
         library_name="diffusers",
@@ -69,8 +81,8 @@ def make_card(
         license="apache-2.0",
         tags=list(TAGS),
         datasets=list(data_sets) or None,
-        metrics=[metric for metric in METRICS if any(_defined(row, metric) for row in metrics)] or None,
-        eval_results=[result for row in metrics for result in _eval_results(row)] or None,
+        metrics=list(dict.fromkeys(entry.metric_type for entry in entries)) or None,
+        eval_results=entries or None,
     )
     picture = (folder / PICTURE).exists()
     sections = [
@@ -79,7 +91,7 @@ def make_card(
         f"![A synthetic scene and the targets found in it]({PICTURE})" if picture else "",
         _networks(folder),
         _table("## Data", ("data set", "licence"), data_sets.items()) if data_sets else "",
-        _results(metrics),
+        _results(results),
         _training(run, settings),
         notes.strip() or LIMITATIONS.strip(),
         "## Versions\n\n"
@@ -112,7 +124,7 @@ def _usage(index: Mapping[str, Any], folder: Path, name: str) -> str:
     ]
     if "default_threshold" in index:
         lines += ["for target in output.targets[0]:", "    print(target.x, target.y, target.confidence)"]
-    lines += ["```", "", "Where irstd-ldm is not installed, diffusers runs the code in this repository:", ""]
+    lines += ["```", "", "Where irstd-ldm is not installed, diffusers runs the code in the repository on the Hub:", ""]
     lines += ["```python", "from diffusers import DiffusionPipeline", ""]
     lines += [f'pipe = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)', "```"]
     return "\n".join(lines)
@@ -131,60 +143,21 @@ def _networks(folder: Path) -> str:
     return _table("## Networks", ("part", "class", "parameters", "stored as"), rows)
 
 
-def _data_sets(metrics: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, str]:
-    """Data set -> its licence, of those that the model was trained or evaluated on."""
+def _data_sets(entries: Sequence[EvalResult], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Data set -> its licence, for those that the model was trained or evaluated on."""
     roots = settings.get("train_data_dir")
     roots = roots if isinstance(roots, list) else [roots]
-    paths = [*roots, settings.get("background_dir"), *(row["data"] for row in metrics)]
+    paths = [*roots, settings.get("background_dir"), *(entry.dataset_type for entry in entries)]
     names = dict.fromkeys(Path(path).name for path in paths if path)
     return {name: DATA_LICENCES.get(name, UNKNOWN_LICENCE) for name in names}
 
 
-def _defined(row: Mapping[str, Any], metric: str) -> bool:
-    """Whether a metric says something: without targets, only Fa does."""
-    return row[metric] is not None and (row["num_targets"] > 0 or metric == "fa_per_million_px")
-
-
-def _eval_results(row: Mapping[str, Any]) -> list[EvalResult]:
-    conditions = ("protocol", "threshold", "matching", "connectivity", "centroid_tolerance_px", "false_alarm_count")
-    return [
-        EvalResult(
-            task_type=TASK,
-            dataset_type=Path(row["data"]).name,
-            dataset_name=f"{Path(row['data']).name}, {row['images']}",
-            dataset_split=row["images"].removeprefix("split "),
-            metric_type=metric,
-            metric_name=label,
-            metric_value=row[metric],
-            metric_args={
-                **{name: row[name] for name in (*conditions, "num_images", "num_targets")},
-                **{name: row["settings"][name] for name in ("num_inference_steps", "ensemble_size")},
-                "interval_95": row["intervals_95"][metric],
-            },
-        )
-        for metric, label in METRICS.items()
-        if _defined(row, metric)
-    ]
-
-
-def _results(metrics: Sequence[Mapping[str, Any]]) -> str:
-    if not metrics:
+def _results(results: CardResults | None) -> str:
+    if results is None:
         return "## Results\n\nNot measured yet: `irstd-ldm evaluate` does."
-    rows = []
-    for row in metrics:
-        cells = [f"{Path(row['data']).name}, {row['images']}", row["protocol"], f"{row['threshold']:g}"]
-        cells += [f"{row['matching']} < {row['centroid_tolerance_px']:g} px", row["num_images"], row["num_targets"]]
-        for metric in METRICS:
-            scale = 1 if metric == "fa_per_million_px" else 100
-            low, high = (_number(end, scale) for end in row["intervals_95"][metric])
-            cells.append(f"{_number(row[metric], scale)} ({low} to {high})" if _defined(row, metric) else "-")
-        rows.append(cells)
-    columns = ("images", "protocol", "threshold", "matching", "N images", "N targets", *METRICS.values())
-    return _table("## Results", columns, rows) + "\n\n" + HOW_SCORED.strip()
-
-
-def _number(value: float | None, scale: float) -> str:
-    return "-" if value is None else f"{scale * value:.1f}"
+    columns = list(results.rows[0])
+    table = _table("## Results", columns, [[row[column] for column in columns] for row in results.rows])
+    return f"{table}\n\n{results.note.strip()}"
 
 
 def _training(run: Mapping[str, Any] | None, settings: Mapping[str, Any] | None) -> str:
@@ -204,7 +177,7 @@ def _training(run: Mapping[str, Any] | None, settings: Mapping[str, Any] | None)
 
 
 def _without_folders(value: Any) -> Any:
-    """An absolute path's last part, of each in a list: where a machine keeps its files is nobody's business."""
+    """An absolute path's last part, in a list each one's: where a machine keeps its files is nobody's business."""
     if isinstance(value, list):
         return [_without_folders(one) for one in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from irstd_ldm.tracking.kalman import ConstantVelocityFilter
-from irstd_ldm.tracking.parameters import TrackerParameters
-from irstd_ldm.tracking.tracker import Tracker
+from irstd_ldm.tracking import ConstantVelocityFilter, Tracker, TrackerParameters
 
 HIT_PX = 3.0  # a track follows a target that is nearer than this
 

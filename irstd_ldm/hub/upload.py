@@ -1,15 +1,16 @@
 """The Hugging Face Hub: uploading a checkpoint (its own files and no others, in one commit, with a card), errors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from .checkpoint_files import CARD, checkpoint_files
+from .format import CARD, checkpoint_files
 from .model_card import make_card
+from .remote_code import remote_code
 
-# What the Hub's client raises where the Hub refuses, does not answer, or breaks off an upload.
+# Errors of the Hub's client where the Hub refuses, does not answer, or breaks off an upload.
 HUB_ERRORS = (HTTPError, OSError, RuntimeError)
 
 
@@ -22,17 +23,19 @@ def upload_checkpoint(
     commit_message: str | None = None,
     token: str | None = None,
     create_pr: bool = False,
+    subfolder: str | None = None,
 ) -> str:
-    """Uploads a checkpoint to the Hub; nothing is sent unless all of it is sound.
+    """Uploads a checkpoint, with remote code, to the Hub; nothing is sent unless all of it is sound.
 
     Args:
-        folder: the checkpoint. A folder without a card keeps the repository's, and gives it one if it has none.
+        folder: The checkpoint. A folder without a card keeps the repository's, and gives it one if it has none.
         repo_id: "OWNER/NAME", made if absent; "NAME" is the login's own.
-        private: whether a new repository is; None = the owner's default.
-        revision: branch, made if absent; None = main.
+        private: Whether a new repository is; None = the owner's default.
+        revision: Branch, made if absent; None = main.
         commit_message: None = "Upload " and the folder's name.
         token: None = the standard login.
-        create_pr: whether to open a pull request instead.
+        create_pr: Whether to open a pull request instead.
+        subfolder: Folder of the repository that gets the files, without a card of its own; None = the root.
 
     Returns:
         Address of the commit.
@@ -41,28 +44,43 @@ def upload_checkpoint(
         OSError: If a file of the checkpoint is missing or cannot be read, or the Hub refuses or does not answer.
         ValueError: If the folder is no checkpoint, or holds pickles or broken weights.
     """
-    files = checkpoint_files(folder)
+    contents = upload_contents(folder, checkpoint_files(folder))
     message = commit_message or f"Upload {folder.name}"
-    return upload_files(folder, files, repo_id, message, private, revision, token, create_pr)
+    return upload(folder, contents, repo_id, message, private, revision, token, create_pr, subfolder)
 
 
-def upload_files(
+def upload_contents(folder: Path, files: Sequence[Path]) -> dict[str, Path | bytes]:
+    """The files that an upload of `files` of `folder` makes: path in the repository -> file, or generated content.
+
+    Raises:
+        ValueError: If the checkpoint's code cannot be generated.
+    """
+    code = remote_code(folder)
+    rewritten = {path.parent for path in code if path.suffix == ".py"}  # folders whose own code would be older
+    kept = [path for path in files if path.suffix != ".py" or path.parent not in rewritten]
+    contents: dict[str, Path | bytes] = {path.as_posix(): folder / path for path in kept}
+    return contents | {path.as_posix(): content for path, content in code.items()}
+
+
+def upload(
     folder: Path,
-    files: Sequence[Path],
+    contents: Mapping[str, Path | bytes],
     repo_id: str,
     commit_message: str,
     private: bool | None = None,
     revision: str | None = None,
     token: str | None = None,
     create_pr: bool = False,
+    subfolder: str | None = None,
 ) -> str:
-    """Uploads `files` of `folder` in one commit, as `upload_checkpoint` does, and returns its address."""
+    """Uploads the `contents` made of `folder` in one commit, as `upload_checkpoint` does, and returns its address."""
     hub = HfApi(token=token)
     repo_id = hub.create_repo(repo_id, exist_ok=True, private=private).repo_id
     if revision is not None:
         hub.create_branch(repo_id, branch=revision, exist_ok=True)
-    operations = [CommitOperationAdd(path.as_posix(), folder / path) for path in files]
-    if not any(path.name == CARD for path in files) and not hub.file_exists(repo_id, CARD, revision=revision):
+    prefix = f"{subfolder}/" if subfolder else ""
+    operations = [CommitOperationAdd(prefix + name, content) for name, content in contents.items()]
+    if not subfolder and CARD not in contents and not hub.file_exists(repo_id, CARD, revision=revision):
         operations.append(CommitOperationAdd(CARD, str(make_card(folder, repo_id)).encode()))
     commit = hub.create_commit(
         repo_id, operations, commit_message=commit_message, revision=revision, create_pr=create_pr

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from irstd_ldm.pipelines.checkpoint_files import (
+from irstd_ldm.hub.format import (
     FORMAT_VERSION,
     PICKLE_SUFFIXES,
     check_format_version,
