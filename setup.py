@@ -34,7 +34,7 @@ EXTRAS = {
     ],
     "dev": ["mypy", "pytest", "ruff"],
 }
-CHECKPOINT_SUFFIXES = ("json", "safetensors", "py", "md", "png", "txt")
+CHECKPOINT_SUFFIXES = ("json", "safetensors", "md", "png", "txt")
 
 
 def version() -> str:
@@ -69,10 +69,10 @@ setup(
         "irstd_ldm.data.readers",
         "irstd_ldm.evaluation",
         "irstd_ldm.evaluation.reporting",
+        "irstd_ldm.hub",
         "irstd_ldm.models",
         "irstd_ldm.pipelines",
         "irstd_ldm.runtime",
-        "irstd_ldm.tracking",
         "irstd_ldm.training",
     ],
     # irstd_ldm/pipelines and irstd_ldm/training are links; where a checkout has no links the mapping still holds.

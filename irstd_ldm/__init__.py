@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline
     from .pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
     from .pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
-    from .pipelines.target import Target
+    from .targets import Target
 
 __version__ = "0.1.0"
 
@@ -68,7 +68,7 @@ _LAZY = {
     "IRSTDUNet2DConditionModel": ".models.unet",
     "IRSTDUNet2DModel": ".models.pixel_unet",
     "MaskAutoencoderKL": ".models.mask_vae",
-    "Target": ".pipelines.target",
+    "Target": ".targets",
 }
 
 

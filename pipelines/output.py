@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusers.utils import BaseOutput
 
-from .target import Target
+from ..targets import Target
 
 
 @dataclass

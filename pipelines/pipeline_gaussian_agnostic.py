@@ -8,23 +8,68 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from scipy import ndimage
 
 from ..data.ggs import draw_num_groups, squeeze
 from ..data.images import ImageInput, to_gray
-from ..models.prompt_embedding import PromptEmbedding
-from ..models.restoration import IRSTDRestorationModel
-from .color_fix import COLOR_FIXES
-from .gray_vae import decode_gray, encode_gray, latent_scale
-from .irstd_pipeline_base import FORMAT_VERSION, IRSTDPipelineBase
-from .seeds import image_seed
-from .tiling import blend_weight, pad_image, tile_windows
+from ..hub.format import FORMAT_VERSION
+from ..tiling import blend_weight, image_seed, pad_image, tile_windows
+from .base import IRSTDPipelineBase, StepCallback, check_callback_inputs, draw_base_seed, end_step
 
 TILE_MULTIPLE = 32  # pixels; every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
+BINOMIAL = (1 / 16, 2 / 16, 1 / 16, 2 / 16, 4 / 16, 2 / 16, 1 / 16, 2 / 16, 1 / 16)
+DILATIONS = (1, 2, 4, 8, 16)
+
+
+def latent_scale(vae: AutoencoderKL) -> int:
+    """Pixels per latent element and side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def encode_gray(vae: AutoencoderKL, image: torch.Tensor) -> DiagonalGaussianDistribution:
+    """The posterior of (B, 1, H, W) images in [-1, 1]; a VAE of three channels sees the image in each."""
+    return vae.encode(image.expand(-1, vae.config.in_channels, -1, -1)).latent_dist
+
+
+def decode_gray(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """Images (B, 1, H, W), about [-1, 1], of unscaled latents; the mean of a VAE's channels."""
+    return vae.decode(latents).sample.mean(dim=1, keepdim=True)
+
+
+def low_frequencies(image: torch.Tensor) -> torch.Tensor:
+    """Five binomial 3x3 blurs (B, C, H, W) at dilations 1 to 16, border pixels repeated; a low pass of about 13 px."""
+    channels = image.shape[1]
+    kernel = image.new_tensor(BINOMIAL).view(1, 1, 3, 3).repeat(channels, 1, 1, 1)
+    for dilation in DILATIONS:
+        padded = F.pad(image, (dilation,) * 4, mode="replicate")
+        image = F.conv2d(padded, kernel, dilation=dilation, groups=channels)
+    return image
+
+
+def wavelet_color_fix(generated: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """The generated image's high frequencies on the reference's low ones; (B, C, H, W) each.
+
+    A target of 3x3 px has less than 1 % of its amplitude in the low band: the fix does not touch small targets.
+    """
+    return generated + low_frequencies(reference - generated)
+
+
+def adain_color_fix(generated: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """The generated image with the mean and deviation of the reference, channel by channel; (B, C, H, W) each."""
+    axes = (2, 3)
+    std, mean = torch.std_mean(generated, axes, keepdim=True)
+    reference_std, reference_mean = torch.std_mean(reference, axes, keepdim=True)
+    return (generated - mean) / (std + 1e-5) * reference_std + reference_mean
+
+
+# Large-scale brightness put right by a reference: the colour fixes of StableSR and DiffBIR.
+COLOR_FIXES = {"wavelet": wavelet_color_fix, "adain": adain_color_fix}
 
 
 @dataclass
@@ -57,11 +102,11 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         ```
 
     Args:
-        restoration: Stage 1.
+        restoration: Stage 1, an [`IRSTDRestorationModel`].
         vae: VAE of infrared images, of one channel or three.
         unet: Base denoiser of the VAE's latents, frozen when `controlnet` is trained.
         controlnet: Control branch; its hint is stage 1's latent.
-        prompt_embedding: What the denoiser cross-attends to.
+        prompt_embedding: A [`PromptEmbedding`], to which the denoiser cross-attends.
         scheduler: Any scheduler of noise prediction.
         format_version: Version of the checkpoint layout.
         default_num_inference_steps: Denoising steps where a call names none.
@@ -70,15 +115,15 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
     """
 
     model_cpu_offload_seq = "restoration->vae->controlnet->unet"
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs = ["latents", "hint"]
 
     def __init__(
         self,
-        restoration: IRSTDRestorationModel,
+        restoration: ModelMixin,
         vae: AutoencoderKL,
         unet: UNet2DConditionModel,
         controlnet: ControlNetModel,
-        prompt_embedding: PromptEmbedding,
+        prompt_embedding: ModelMixin,
         scheduler: DDPMScheduler,
         format_version: int = FORMAT_VERSION,
         default_num_inference_steps: int = 50,
@@ -151,7 +196,8 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         tile_overlap: int | None = None,
         generator: torch.Generator | None = None,
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict | None] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> GaussianAgnosticPipelineOutput:
         """Make synthetic images.
 
@@ -169,8 +215,9 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             tile_overlap: Overlap of neighbouring tiles, a multiple of 32 px; None = the checkpoint's default.
             generator: Source of the randomness; None = seed 0. Every synthetic image draws from its own generator.
             return_dict: Whether to return a [`GaussianAgnosticPipelineOutput`] instead of a tuple.
-            callback_on_step_end: Called as ``callback(pipe, step, timestep, {"latents": latents})``; may return a dict
-                with new `latents`.
+            callback_on_step_end: Called as ``callback(pipe, step, timestep, tensors)`` after each denoising step of
+                each image; may return a dict of tensors that replace these.
+            callback_on_step_end_tensor_inputs: Names of the tensors that the callback gets.
 
         Returns:
             [`GaussianAgnosticPipelineOutput`], or the tuple (images, masks, num_groups). Of an 8-bit image 0 and 255
@@ -181,6 +228,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             ValueError: An argument out of range, or a mask that does not fit its image.
         """
         # 0. Resolve defaults and check.
+        check_callback_inputs(self, callback_on_step_end_tensor_inputs)
         num_inference_steps = num_inference_steps or self.config.default_num_inference_steps
         tile_size = self.config.default_tile_size if tile_size is None else tile_size
         tile_overlap = self.config.default_tile_overlap if tile_overlap is None else tile_overlap
@@ -194,23 +242,30 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         )
 
         # 1. Each image by itself, its synthetic images together.
-        base = self.draw_base_seed(generator)
+        base = draw_base_seed(generator)
         images: list[np.ndarray] = []
         groups: list[int] = []
-        for place, gray in enumerate(grays):
+        for index, gray in enumerate(grays):
             pixels = unit_range(gray)  # (H, W) float32 in [0, 1]
-            seeds = [image_seed(base, place * num_images_per_prompt + copy) for copy in range(num_images_per_prompt)]
+            seeds = [image_seed(base, index * num_images_per_prompt + copy) for copy in range(num_images_per_prompt)]
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             squeezed, num_groups = self.squeeze(pixels, generators)
             restored = self.restore(squeezed, tile_size, tile_overlap)
             generated = self.refine(
-                restored, generators, num_inference_steps, strength, tile_size, tile_overlap, callback_on_step_end
+                restored,
+                generators,
+                num_inference_steps,
+                strength,
+                tile_size,
+                tile_overlap,
+                callback_on_step_end,
+                callback_on_step_end_tensor_inputs,
             )
             if color_fix is not None:
                 generated = COLOR_FIXES[color_fix](generated, restored)
             pixels_out = generated[:, 0, : gray.shape[0], : gray.shape[1]].clamp(0, 1).float().cpu().numpy()
             if paste_targets and masks is not None:
-                images += [paste(one, pixels, masks[place]) for one in pixels_out]
+                images += [paste(one, pixels, masks[index]) for one in pixels_out]
             else:
                 images += list(pixels_out)
             groups += num_groups
@@ -245,7 +300,8 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         strength: float,
         tile_size: int,
         tile_overlap: int,
-        callback_on_step_end: Callable[..., dict | None] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> torch.Tensor:
         """Stage 2: stage 1's images (B, 1, PH, PW) in [0, 1] to realistic ones, about [0, 1]."""
         scale, factor = latent_scale(self.vae), self.vae.config.scaling_factor
@@ -259,7 +315,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         step_arguments: dict[str, Any] = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             step_arguments["generator"] = generators
-        for step, timestep in enumerate(timesteps):
+        for step, timestep in enumerate(self.progress_bar(timesteps)):
             model_input = self.scheduler.scale_model_input(latents, timestep)
             pair = torch.cat([model_input, hint], dim=1)  # (B, 2C, h, w)
             noise = _tiled(
@@ -271,9 +327,15 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
                 1,
             )
             latents = self.scheduler.step(noise, timestep, latents, **step_arguments).prev_sample
-            if callback_on_step_end is not None:
-                replaced = callback_on_step_end(self, step, timestep, {"latents": latents}) or {}
-                latents = replaced.get("latents", latents)
+            latents, hint = end_step(
+                self,
+                callback_on_step_end,
+                callback_on_step_end_tensor_inputs,
+                step,
+                timestep,
+                latents=latents,
+                hint=hint,
+            )
 
         # Model invocation: self.vae.decode.
         decoded = _tiled(

@@ -1,17 +1,17 @@
 """IRSTD-Diff's detector: the mask predicted from the infrared image by pixel diffusion."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffusers import SchedulerMixin
+from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
+from tqdm.auto import tqdm
 
 from ..data.images import check_normalization
-from ..models.conditional_encoder import ConditionalEncoder
-from ..models.pixel_unet import IRSTDUNet2DModel
-from .detection_pipeline import IRSTDDetectionPipeline
-from .irstd_pipeline_base import FORMAT_VERSION
+from ..hub.format import FORMAT_VERSION
+from .base import StepCallback, end_step
+from .detection import IRSTDDetectionPipeline
 
 
 class IRSTDDiffPipeline(IRSTDDetectionPipeline):
@@ -34,8 +34,8 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         ```
 
     Args:
-        unet: Denoiser of the mask.
-        conditional_encoder: Encoder of the infrared image.
+        unet: An [`IRSTDUNet2DModel`], the denoiser of the mask.
+        conditional_encoder: A [`ConditionalEncoder`] of the infrared image.
         scheduler: Any scheduler of noise, clean-sample or velocity prediction; few steps need trailing timesteps.
         format_version: Version of the checkpoint layout.
         default_num_inference_steps: Denoising steps where a call names none.
@@ -51,13 +51,13 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
     """
 
     model_cpu_offload_seq = "conditional_encoder->unet"
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs = ["latents", "pixels"]
     min_inference_steps = 0
 
     def __init__(
         self,
-        unet: IRSTDUNet2DModel,
-        conditional_encoder: ConditionalEncoder,
+        unet: UNet2DModel,
+        conditional_encoder: ModelMixin,
         scheduler: SchedulerMixin,
         format_version: int = FORMAT_VERSION,
         default_num_inference_steps: int = 1,
@@ -88,7 +88,9 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        callback_on_step_end: Callable[..., dict | None] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        progress_bar: tqdm | None = None,
     ) -> np.ndarray:
         """Encode once, then denoise each member from its own noise."""
         device, dtype = self._execution_device, self.unet.dtype
@@ -97,6 +99,8 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         pixels = torch.from_numpy(image)[:, None].to(device, dtype)  # (B, 1, PH, PW)
         encoded = self.conditional_encoder(pixels)
         if num_inference_steps == 0:
+            if progress_bar is not None:
+                progress_bar.update(len(image))
             probability = encoded.logits.float().sigmoid().repeat_interleave(ensemble_size, dim=0)
             return self._by_member(probability, ensemble_size)
 
@@ -118,9 +122,17 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
             noisy = self.scheduler.scale_model_input(latents, timestep).to(dtype)
             predicted = self.unet(torch.cat([pixels, noisy], dim=1), timestep, residuals).sample.float()
             latents = self.scheduler.step(predicted, timestep, latents, **step_arguments).prev_sample
-            if callback_on_step_end is not None:
-                replaced = callback_on_step_end(self, step, timestep, {"latents": latents}) or {}
-                latents = replaced.get("latents", latents)
+            latents, pixels = end_step(
+                self,
+                callback_on_step_end,
+                callback_on_step_end_tensor_inputs,
+                step,
+                timestep,
+                latents=latents,
+                pixels=pixels,
+            )
+            if progress_bar is not None:
+                progress_bar.update(len(image))
         return self._by_member(((latents + 1) / 2).clamp(0, 1), ensemble_size)
 
     @staticmethod

@@ -1,17 +1,16 @@
 """LGLDNet's detector: the mask's latent posterior predicted from the infrared image by diffusion, then decoded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionModel
+from tqdm.auto import tqdm
 
 from ..data.images import check_normalization
-from ..models.image_encoder import IRSTDImageEncoder
-from ..models.mask_vae import MaskAutoencoderKL
-from ..models.unet import IRSTDUNet2DConditionModel
-from .detection_pipeline import IRSTDDetectionPipeline
-from .irstd_pipeline_base import FORMAT_VERSION
+from ..hub.format import FORMAT_VERSION
+from .base import StepCallback, end_step
+from .detection import IRSTDDetectionPipeline
 
 
 class IRSTDLatentPipeline(IRSTDDetectionPipeline):
@@ -27,9 +26,9 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         ```
 
     Args:
-        vae: Mask-VAE whose decoder sees the image's features.
-        unet: Conditional denoiser of the posterior variables.
-        image_encoder: Encoder of the infrared image.
+        vae: A [`MaskAutoencoderKL`] whose decoder sees the image's features.
+        unet: An [`IRSTDUNet2DConditionModel`], the conditional denoiser of the posterior variables.
+        image_encoder: An [`IRSTDImageEncoder`] of the infrared image.
         scheduler: A scheduler with ``prediction_type="sample"`` and trailing timesteps.
         format_version: Version of the checkpoint layout.
         default_num_inference_steps: Denoising steps where a call names none.
@@ -50,13 +49,13 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
     """
 
     model_cpu_offload_seq = "image_encoder->unet->vae"
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs = ["latents", "image_latent", "tokens"]
 
     def __init__(
         self,
-        vae: MaskAutoencoderKL,
-        unet: IRSTDUNet2DConditionModel,
-        image_encoder: IRSTDImageEncoder,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        image_encoder: ModelMixin,
         scheduler: DDIMScheduler,
         format_version: int = FORMAT_VERSION,
         default_num_inference_steps: int = 1,
@@ -87,7 +86,9 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        callback_on_step_end: Callable[..., dict | None] | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        progress_bar: tqdm | None = None,
     ) -> np.ndarray:
         """Encode, denoise, decode; an ensemble samples the posterior, a single member decodes its mode."""
         device, dtype = self._execution_device, self.unet.dtype
@@ -108,9 +109,18 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
             sample = torch.cat([self.scheduler.scale_model_input(latents, timestep), image_latent], dim=1)
             clean = self.unet(sample, timestep, tokens).sample  # (B*E, 8, h, w)
             latents = self.scheduler.step(clean, timestep, latents).prev_sample
-            if callback_on_step_end is not None:
-                replaced = callback_on_step_end(self, step, timestep, {"latents": latents}) or {}
-                latents = replaced.get("latents", latents)
+            latents, image_latent, tokens = end_step(
+                self,
+                callback_on_step_end,
+                callback_on_step_end_tensor_inputs,
+                step,
+                timestep,
+                latents=latents,
+                image_latent=image_latent,
+                tokens=tokens,
+            )
+            if progress_bar is not None:
+                progress_bar.update(len(image))
 
         # Model invocation: self.vae.decode.
         posterior = self.vae.variables_to_posterior(latents.float())

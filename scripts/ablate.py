@@ -22,7 +22,7 @@ from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores
-from irstd_ldm.pipelines.tiling import pad_image, tile_windows
+from irstd_ldm.tiling import pad_image, tile_windows
 
 Exchange = Callable[[int, int, torch.Tensor], torch.Tensor]
 

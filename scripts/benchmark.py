@@ -31,7 +31,7 @@ from irstd_ldm import (
 from irstd_ldm.cli.torch_model import compile_networks, pipeline_class
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import CONFIGURATIONS
-from irstd_ldm.pipelines.detection_pipeline import IRSTDDetectionPipeline
+from irstd_ldm.pipelines.detection import IRSTDDetectionPipeline
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.engines import READABLE
 from irstd_ldm.runtime.exported_folder import read_description

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from irstd_ldm.evaluation.components import Component, label_components
+from irstd_ldm.targets import Component, label_components
 
 PANEL_PX, GAP_PX, TEXT_PX = 256, 8, 16
 CLOSE_UP_PX = 40  # of the image, around a target

@@ -66,7 +66,7 @@ def measure(path: Path, model: str | None) -> dict[str, float]:
     """Runs `detect` on one file in this process, the model loaded before."""
     from irstd_ldm.cli import detect
     from irstd_ldm.cli.model import load_pipeline, resolve_device
-    from irstd_ldm.pipelines.tiling import tile_windows
+    from irstd_ldm.tiling import tile_windows
 
     args = build_parser().parse_args(
         ["detect", str(path), "--output", str(path.with_suffix("")), *(["--model", model] if model else [])]

@@ -29,7 +29,7 @@ from irstd_ldm.cli.main import main as irstd_ldm
 from irstd_ldm.data.folder import IRSTDFolder, held_out_stems, write_stem_list
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, iou, paired_bootstrap
-from irstd_ldm.pipelines.tiling import MIN_PADDED_SIZE
+from irstd_ldm.tiling import MIN_PADDED_SIZE
 from irstd_ldm.training import (
     train_controlnet,
     train_image_unet,

@@ -32,10 +32,9 @@ from contact_sheet import Example, contact_sheet
 from document_table import insert
 from synthetic_set import SyntheticSet, held_out_list, real_levels, samples_of
 
-from irstd_ldm.data.clutter import signal_to_clutter_ratio
 from irstd_ldm.data.folder import Sample, read_backgrounds
 from irstd_ldm.evaluation import synthetic as quality
-from irstd_ldm.evaluation.components import label_components
+from irstd_ldm.targets import label_components, signal_to_clutter_ratio
 
 SCR_QUANTILES = (0.1, 0.5, 0.9)
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.synthetic import synthetic_scene
-from irstd_ldm.evaluation.components import label_components
 from irstd_ldm.evaluation.counts import count_image
+from irstd_ldm.targets import label_components
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from irstd_ldm.pipelines.checkpoint_files import PICKLE_SUFFIXES
+from irstd_ldm.hub.format import PICKLE_SUFFIXES
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("irstd_ldm", "pipelines", "training", "scripts")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import count_image
@@ -107,22 +106,6 @@ def test_subjects_are_timed_in_turns():
     measured = benchmark.clocks_in_turns(subjects, torch.device("cpu"), rounds=2)
     assert calls == ["a", "b"] * 5  # three warm-ups, two rounds
     assert set(measured) == {"a", "b"} and 0 < measured["a"] < 1
-
-
-def test_a_bundled_checkpoint_is_half_precision_with_its_lists(tiny_checkpoint, tmp_path, monkeypatch):
-    run, folder = tmp_path / "run", tmp_path / "bundled"
-    IRSTDLatentPipeline.from_pretrained(tiny_checkpoint).save_pretrained(run)
-    for name in ("train.txt", "val.txt"):
-        (run / name).write_text("a\n")
-    monkeypatch.setattr(sys, "argv", ["bundle_checkpoint.py", str(run), str(folder)])
-    load("bundle_checkpoint").main()
-    weights = "unet/diffusion_pytorch_model.safetensors"
-    assert (folder / weights).stat().st_size < 0.6 * (run / weights).stat().st_size
-    assert (folder / "val.txt").read_text() == "a\n"
-    again = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr(sys, "argv", ["bundle_checkpoint.py", str(folder), str(folder)])
-    load("bundle_checkpoint").main()
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == again
 
 
 def test_confidences_are_measured_with_and_without_diffusion(tiny_checkpoint, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ from ..data.folder import Sample, held_out_stems
 from ..data.ggs import draw_num_groups, squeeze
 from ..data.images import normalize_image
 from ..models.configurations import GENERATOR_CONFIGURATIONS
-from ..pipelines.gray_vae import encode_gray, latent_scale
+from ..pipelines.pipeline_gaussian_agnostic import encode_gray, latent_scale
 from .settings import TrainSettings
 from .training_data import TrainingData, read_training_data
 

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..evaluation.components import label_components
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from ..pipelines.detection import IRSTDDetectionPipeline
+from ..targets import label_components
 from .settings import DetectorSettings
 from .training_data import TrainingData
 

@@ -26,9 +26,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from ..pipelines.checkpoint_files import CARD, safe_files
-from ..pipelines.hub import HUB_ERRORS, explain, upload_files
-from ..pipelines.model_card import make_card
+from ..hub.format import CARD, safe_files
+from ..hub.model_card import make_card
+from ..hub.upload import HUB_ERRORS, explain, upload, upload_contents
 from .checkpoints import checkpoint_step, find_checkpoint, save_checkpoint
 from .moving_average import MovingAverage, TrainedPart, averaged_weights
 from .run_record import (
@@ -149,7 +149,7 @@ def _push(task: Task, settings: TrainSettings, record: dict[str, Any], step: int
         (folder / CARD).write_text(str(card), encoding="utf-8")
         files = safe_files(folder, {path.parent.name for path in folder.glob("*/*config.json")})
         try:
-            upload_files(folder, files, repo_id, f"{record['trainer']}, step {step}")
+            upload(folder, upload_contents(folder, files), repo_id, f"{record['trainer']}, step {step}")
         except HUB_ERRORS as error:
             raise OSError(explain(error, repo_id)) from error
 

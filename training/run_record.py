@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from .. import __version__
-from ..pipelines.checkpoint_files import read_json
+from ..hub.format import read_json
 from .checkpoints import list_checkpoints
 from .settings import TrainSettings, changed_settings
 

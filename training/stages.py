@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..pipelines.checkpoint_files import safe_files
+from ..hub.format import safe_files
 from .run_record import is_finished, read_record
 from .settings import Settings, parse_plan, stage_folder
 

@@ -1,6 +1,6 @@
 """The default tiles of a trained detector."""
 
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from ..pipelines.detection import IRSTDDetectionPipeline
 
 
 def cover_crops(pipeline: IRSTDDetectionPipeline, resolution: int) -> None:

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
-from irstd_ldm.pipelines.gray_vae import decode_gray
+from irstd_ldm.pipelines.pipeline_gaussian_agnostic import decode_gray
 from irstd_ldm.training.generator import (
     SAMPLES,
     SAMPLING_STEPS,

@@ -9,7 +9,7 @@ import numpy as np
 from ..data.crops import CropSettings, TrainingCrops
 from ..data.folder import IRSTDFolder, Sample, read_backgrounds, write_stem_list
 from ..data.splits import split_by_scene
-from ..pipelines.irstd_pipeline_base import IRSTDPipelineBase
+from ..pipelines.base import IRSTDPipelineBase
 from .settings import BACKGROUNDS, DetectorSettings, TrainSettings
 
 SPLIT_SEED = 0  # fixed: runs of other seeds, and continuations of a run, hold out the same images

@@ -8,7 +8,7 @@ import numpy as np
 from ..data.images import normalize_image
 from ..evaluation.counts import ImageCounts, count_image
 from ..evaluation.metrics import detection_scores
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from ..pipelines.detection import IRSTDDetectionPipeline
 from .loop import Validation
 from .training_data import TrainingData, side_by_side
 

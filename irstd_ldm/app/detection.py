@@ -10,9 +10,8 @@ import numpy as np
 
 from ..data.images import invert_polarity
 from ..data.readers.frame import BLACK_HOT
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
-from ..pipelines.output import Target
-from ..pipelines.targets import extract_targets
+from ..pipelines.detection import IRSTDDetectionPipeline
+from ..targets import Target, confidence_calibration, extract_targets
 from .reading import Input
 
 SEED = 0  # of a pipeline's call without a generator
@@ -98,7 +97,7 @@ def detect_frames(
 def targets_of(pipeline: IRSTDDetectionPipeline, frame: DetectedFrame, threshold: float) -> list[Target]:
     """The targets of one frame at a threshold, as the pipeline itself gives them."""
     mask = frame.probability > threshold  # (H, W)
-    return extract_targets(frame.probability, mask, frame.seen, pipeline.confidence_calibration())
+    return extract_targets(frame.probability, mask, frame.seen, confidence_calibration(pipeline.config))
 
 
 def record(

@@ -14,8 +14,8 @@ from .. import __version__
 from ..cli.inputs import IMAGE_ERRORS
 from ..cli.outputs import finite
 from ..data.readers.frame import Frame
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
-from ..pipelines.output import Target
+from ..pipelines.detection import IRSTDDetectionPipeline
+from ..targets import Target, resolve_threshold
 from .detection import DetectedFrame, Detection, Settings, detect_frames, record, targets_of
 from .reading import EXAMPLES, Input, Limits, example_scene, read_input
 from .views import data_url, mask_image, picture_layers
@@ -123,7 +123,7 @@ class Handlers:
         """The threshold that the page's choice stands for."""
         if budget == BY_THRESHOLD:
             return threshold
-        return self.pipeline.resolve_threshold(None, float(budget))
+        return resolve_threshold(self.pipeline.config, None, float(budget))
 
     def choose_budget(self, budget: str) -> Any:
         return gr.Slider(interactive=budget == BY_THRESHOLD)

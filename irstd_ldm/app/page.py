@@ -7,7 +7,7 @@ import gradio as gr
 
 from ..data.images import displayable
 from ..data.readers.frame import POLARITIES
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from ..pipelines.detection import IRSTDDetectionPipeline
 from .handlers import BY_THRESHOLD, Handlers, table_headers
 from .reading import EXAMPLES, Limits, example_scene
 from .server import MAX_WAITING

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import displayable
-from ..pipelines.target import Target
-from ..tracking.tracker import Track
+from ..targets import Target
+from ..tracking import Track
 from . import CommandError
 from .outputs import part_path
 from .overlay import draw_overlay

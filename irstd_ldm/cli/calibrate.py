@@ -12,12 +12,13 @@ from tqdm import tqdm
 from .. import __version__, bundled_checkpoint
 from ..data.folder import validation_list
 from ..evaluation.budget import BUDGET_THRESHOLDS, BudgetThreshold, threshold_for_budget
-from ..evaluation.confidence import ConfidenceCalibration, fit_platt
+from ..evaluation.confidence import fit_platt
 from ..evaluation.matching import label_image
 from ..evaluation.reliability import ScoredTarget, confidences_and_hits, scored_targets
 from ..evaluation.thresholds import ThresholdCounts, count_image_at
-from ..pipelines.checkpoint_files import INDEX, read_json
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from ..hub.format import INDEX, read_json
+from ..pipelines.detection import IRSTDDetectionPipeline
+from ..targets import ConfidenceCalibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
 from .image_set import ImageSet
 from .inputs import IMAGE_ERRORS, describe

@@ -1,17 +1,18 @@
 """`irstd-ldm card`: the model card of a checkpoint, its numbers from what `evaluate` and the trainer have written."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import EvalResult
 from PIL import Image
 
 from .. import __version__, bundled_checkpoint
 from ..data.synthetic import synthetic_scene
-from ..pipelines.checkpoint_files import CARD, PICTURE, checkpoint_files, read_json
-from ..pipelines.model_card import METRICS, make_card
+from ..hub.format import CARD, PICTURE, checkpoint_files, read_json
+from ..hub.model_card import TASK, CardResults, make_card
 from . import EXIT_DONE, EXIT_USAGE, SCENE_SCR, CommandError
 from .inputs import describe
 from .model import BUNDLED, load_pipeline
@@ -19,6 +20,12 @@ from .outputs import save_png, write_atomically
 from .overlay import draw_overlay
 
 SCENE_SEED = 0
+METRICS = {"iou": "IoU", "niou": "nIoU", "pd": "Pd", "fa_per_million_px": "Fa, 1e-6"}
+CONDITIONS = ("protocol", "threshold", "matching", "connectivity", "centroid_tolerance_px", "false_alarm_count")
+HOW_SCORED = """\
+Foreground is probability > threshold; targets are 8-connected; a hit is a centroid nearer than the tolerance. IoU,
+nIoU and Pd in percent, Fa in false-alarm pixels per million, 95 % bootstrap intervals over images in brackets.
+"""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
     versions = {"irstd-ldm": __version__}
     try:
         save_png(args.folder / PICTURE, picture)
+        results = card_results(metrics) if metrics else None
         card = make_card(
-            args.folder, name, metrics=metrics, run=record, settings=settings, notes=notes, versions=versions
+            args.folder, name, results=results, run=record, settings=settings, notes=notes, versions=versions
         )
         write_atomically(args.folder / CARD, lambda file: file.write(str(card).encode()))
     except OSError as error:
@@ -65,6 +73,45 @@ def read_metrics(path: Path, folder: Path, name: str) -> Mapping[str, Any]:
     if model != name and place.resolve() != folder.resolve():
         raise ValueError(f"{path} is of the model {model}, not of {folder}: `irstd-ldm evaluate --model {folder}`")
     return metrics
+
+
+def card_results(metrics: Sequence[Mapping[str, Any]]) -> CardResults:
+    """The results that a card shows, one row for the content of each `metrics.json`."""
+    rows, entries = [], []
+    for one in metrics:
+        data, images = Path(one["data"]).name, one["images"]
+        row = {
+            "images": f"{data}, {images}",
+            "protocol": one["protocol"],
+            "threshold": f"{one['threshold']:g}",
+            "matching": f"{one['matching']} < {one['centroid_tolerance_px']:g} px",
+            "N images": str(one["num_images"]),
+            "N targets": str(one["num_targets"]),
+        }
+        conditions = {name: one[name] for name in (*CONDITIONS, "num_images", "num_targets")}
+        conditions |= {name: one["settings"][name] for name in ("num_inference_steps", "ensemble_size")}
+        for metric, label in METRICS.items():
+            is_fa = metric == "fa_per_million_px"
+            if one[metric] is None or not (one["num_targets"] or is_fa):  # without targets only Fa says something
+                row[label] = "-"
+                continue
+            ends = (one[metric], *one["intervals_95"][metric])
+            shown, low, high = ("-" if end is None else f"{(1 if is_fa else 100) * end:.1f}" for end in ends)
+            row[label] = f"{shown} ({low} to {high})"
+            entries.append(
+                EvalResult(
+                    task_type=TASK,
+                    dataset_type=data,
+                    dataset_name=f"{data}, {images}",
+                    dataset_split=images.removeprefix("split "),
+                    metric_type=metric,
+                    metric_name=label,
+                    metric_value=one[metric],
+                    metric_args={**conditions, "interval_95": one["intervals_95"][metric]},
+                )
+            )
+        rows.append(row)
+    return CardResults(rows, HOW_SCORED, entries)
 
 
 def example_picture(args: argparse.Namespace) -> Image.Image:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..data.readers import FRAME_SUFFIXES, RAW_SUFFIXES, FrameSource, is_sequence, open_frames
 from ..data.synthetic import synthetic_scene
-from ..pipelines.target import Target
+from ..targets import Target
 from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, SCENE_SCR, CommandError, say
 from .detection_writer import DetectionWriter
 from .frame_detector import FrameDetector

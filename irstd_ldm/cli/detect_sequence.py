@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from ..data.readers import FrameSource
 from ..data.readers.frame import Frame
-from ..tracking.parameters import TrackerParameters
-from ..tracking.tracker import Tracker
+from ..tracking import Tracker, TrackerParameters
 from .annotated_video import AnnotatedVideo
 from .frame_detector import FrameDetector
 from .frame_pictures import FramePictures

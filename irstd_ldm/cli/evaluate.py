@@ -21,9 +21,10 @@ from ..evaluation.reporting.named import NamedEvaluation, file_stem
 from ..evaluation.reporting.recording import Recorder, Recording
 from ..evaluation.reporting.write import write_report
 from ..evaluation.result import EvaluationResult
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+from ..pipelines.detection import IRSTDDetectionPipeline
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.engines import ENGINES
+from ..targets import confidence_calibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
 from .image_set import ImageSet
 from .inputs import IMAGE_ERRORS, describe
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
                 result=result,
                 recording=recording,
                 images=images.files,
-                calibration=None if pipeline is None else pipeline.confidence_calibration(),
+                calibration=None if pipeline is None else confidence_calibration(pipeline.config),
             )
         )
     if state.is_main_process:

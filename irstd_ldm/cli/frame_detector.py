@@ -9,7 +9,7 @@ from ..data.images import invert_polarity
 from ..data.readers import FrameSource
 from ..data.readers.frame import BLACK_HOT
 from ..data.readers.sequence_range import sequence_range
-from ..pipelines.target import Target
+from ..targets import Target
 from .model import predict
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..data.images import displayable
 from ..data.readers.frame import Frame
-from ..pipelines.target import Target
+from ..targets import Target
 from .inputs import InputFile
 from .kinds import PICTURE_KINDS
 from .write_pictures import Pictures, refuse_foreign_pictures, remove_frame_pictures

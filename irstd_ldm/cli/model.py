@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import bundled_checkpoint
-from ..pipelines.target import Target
+from .. import bundled_checkpoint, targets
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.engines import ENGINES
 from ..runtime.exported_folder import is_exported
+from ..tiling import resolve_sampling
 from . import EXIT_USAGE, CommandError
 
 if TYPE_CHECKING:
     import torch
 
-    from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
+    from ..pipelines.detection import IRSTDDetectionPipeline
 
     Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 
@@ -103,7 +103,7 @@ def predict(
     args: argparse.Namespace,
     threshold: float | None = None,
     input_range: tuple[float, float] | None = None,
-) -> tuple[np.ndarray, np.ndarray, list[Target]]:
+) -> tuple[np.ndarray, np.ndarray, list[targets.Target]]:
     """One image, in a call of its own.
 
     The pipeline derives an image's noise from the seed and the image's place in the call. Alone in its call, a file
@@ -144,7 +144,7 @@ def resolve_threshold(args: argparse.Namespace, pipeline: Detector) -> float:
         CommandError: the budget was never calibrated; wrong usage.
     """
     try:
-        return pipeline.resolve_threshold(args.threshold, args.max_fa_per_million_px)
+        return targets.resolve_threshold(pipeline.config, args.threshold, args.max_fa_per_million_px)
     except ValueError as error:
         raise CommandError(f"--model {model_name(args)}: {error}", EXIT_USAGE) from error
 
@@ -156,13 +156,11 @@ def sampling(args: argparse.Namespace, pipeline: Detector) -> dict[str, int]:
         CommandError: one is out of the pipeline's range; wrong usage.
     """
     try:
-        called = pipeline.resolve_settings(
+        called = resolve_sampling(
+            pipeline.config,
+            range(pipeline.min_inference_steps, pipeline.max_inference_steps + 1),
             **{name: getattr(args, name) for name in SAMPLING},
-            threshold=None,
-            max_fa_per_million_px=None,
-            input_range=None,
             batch_size=args.batch_size,
-            ensemble_fusion="mean",
         )
     except ValueError as error:
         raise CommandError(f"--model {model_name(args)}: {error}", EXIT_USAGE) from error

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ..pipelines.target import Target
+from ..targets import Target
 from . import EXIT_USAGE, CommandError
 
 TARGET_FIELDS = tuple(field.name for field in dataclasses.fields(Target))

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import displayable
-from ..pipelines.target import Target
+from ..targets import Target
 
 MIN_LONG_SIDE_PX = 640  # smaller images are enlarged, so that a two-digit confidence is legible beside a 3 px target
 MAX_LABELS = 100  # more text than that hides the image

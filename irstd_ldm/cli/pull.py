@@ -9,8 +9,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
-from ..pipelines.checkpoint_files import SAFE_PATTERNS, checkpoint_files
-from ..pipelines.hub import HUB_ERRORS, explain
+from ..hub.format import SAFE_PATTERNS, checkpoint_files
+from ..hub.upload import HUB_ERRORS, explain
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
 
 

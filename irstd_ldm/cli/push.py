@@ -5,8 +5,8 @@ import argparse
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
-from ..pipelines.checkpoint_files import checkpoint_files
-from ..pipelines.hub import HUB_ERRORS, explain, upload_files
+from ..hub.format import checkpoint_files
+from ..hub.upload import HUB_ERRORS, explain, upload, upload_contents
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
 
 
@@ -15,6 +15,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         validate_repo_id(args.repo_id)
         files = checkpoint_files(args.folder)
+        contents = upload_contents(args.folder, files)
     except (HFValidationError, OSError, ValueError) as error:
         raise CommandError(plain(error), EXIT_USAGE) from error
     sent = {file.parts[0] for file in files}
@@ -24,9 +25,9 @@ def run(args: argparse.Namespace) -> int:
     disable_progress_bars()
     message = f"Upload {args.folder.resolve().name}"
     try:
-        address = upload_files(args.folder, files, args.repo_id, message, args.private or None, args.revision)
+        address = upload(args.folder, contents, args.repo_id, message, args.private or None, args.revision)
     except HUB_ERRORS as error:
         raise CommandError(explain(error, args.repo_id)) from error
-    size_mb = sum((args.folder / file).stat().st_size for file in files) / 1e6
-    print(f"{len(files)} files, {size_mb:.1f} MB: {address}")
+    sizes = [len(one) if isinstance(one, bytes) else one.stat().st_size for one in contents.values()]
+    print(f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB: {address}")
     return EXIT_DONE

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..pipelines.target import Target
-from ..tracking.tracker import Track
+from ..targets import Target
+from ..tracking import Track
 from . import CommandError
 from .outputs import TARGET_FIELDS, append, csv_line, finite, save_json
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from ..data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds
 from ..data.ggs import squeeze_with_targets
 from ..data.planting import TargetModel, plant_targets
-from ..evaluation.components import label_components
 from ..pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline, unit_range
-from ..pipelines.seeds import image_seed
+from ..targets import label_components
+from ..tiling import image_seed
 from . import EXIT_DONE, EXIT_USAGE, CommandError, one_line
 from .model import resolve_device
 from .synthesis_folder import Provenance, SynthesisFolder

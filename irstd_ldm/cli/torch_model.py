@@ -7,8 +7,8 @@ import diffusers
 import torch
 import transformers
 
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
-from ..pipelines.hub import explain
+from ..hub.upload import explain
+from ..pipelines.detection import IRSTDDetectionPipeline
 from ..pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from . import EXIT_USAGE, CommandError

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ..evaluation.components import label_components
+from ..targets import label_components
 from .growing_file import GrowingFile
 from .kinds import TABLE_NAMES
 from .outputs import finite

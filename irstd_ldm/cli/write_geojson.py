@@ -10,7 +10,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.warp import transform
 
-from ..pipelines.target import Target
+from ..targets import Target
 from .kinds import TABLE_NAMES
 from .outputs import finite
 from .write_tables import ListTable

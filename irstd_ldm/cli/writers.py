@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..pipelines.target import Target
+from ..targets import Target
 from .inputs import Failure, InputFile
 from .outputs import finite
 

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 from torch.utils.data import Dataset
 
-from ..evaluation.components import EIGHT_CONNECTIVITY
+from ..targets import EIGHT_CONNECTIVITY
 from .defects import add_defects, compress_jpeg, hide_borders, interlace
 from .folder import Sample
 from .ggs import squeeze_with_targets

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..evaluation.components import label_components
-from .clutter import ring_window
+from ..targets import label_components, ring_window
 
 MEAN_GROUPS, STD_GROUPS = 17.0, 4.0
 MIN_GROUPS, MAX_GROUPS = 7, 27

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..evaluation.components import EIGHT_CONNECTIVITY
+from ..targets import EIGHT_CONNECTIVITY
 
 FEATHER_PX = 3  # a residual fades to zero at this distance from its mask
 RING_PX = 8  # width of the neighbourhood that gives the local background

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pywt
 
-from .clutter import signal_to_clutter_ratio
+from ..targets import signal_to_clutter_ratio
 from .implant import gaussian_profile
 from .point_target import MASK_FRACTION, SyntheticTarget, draw_place, solve_amplitude
 

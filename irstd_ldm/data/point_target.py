@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .clutter import RING_PX, signal_to_clutter_ratio
+from ..targets import RING_PX, signal_to_clutter_ratio
 
 MASK_FRACTION = 0.2  # a pixel is a target's where its integrated profile exceeds this fraction of the peak pixel
 SCR_TOLERANCE = 0.05  # relative; quantisation keeps it from being exact

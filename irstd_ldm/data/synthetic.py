@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .clutter import signal_to_clutter_ratio
+from ..targets import signal_to_clutter_ratio
 from .implant import gaussian_profile
 from .point_target import MASK_FRACTION, SyntheticTarget, draw_place, solve_amplitude
 

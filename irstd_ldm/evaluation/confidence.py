@@ -11,102 +11,19 @@ Temperature and Platt are fitted by maximum likelihood to Platt's softened label
 and 1 / (others + 2) for another predicted target: a finite answer also where every one is a hit.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from scipy.optimize import isotonic_regression, minimize, minimize_scalar
 from scipy.special import expit, logit
 
-# A confidence of 1 in float32 has no finite logit.
-MIN_CONFIDENCE = 1e-6
+from ..targets import (
+    IsotonicCalibration,
+    PlattCalibration,
+    TemperatureCalibration,
+    checked_confidence,
+    confidence_logit,
+)
+
 TEMPERATURES = (1e-2, 1e2)  # the range searched
-
-
-@dataclass(frozen=True)
-class TemperatureCalibration:
-    """sigmoid(logit(confidence) / temperature); `temperature` > 0, above 1 for an overconfident detector."""
-
-    temperature: float
-
-    def apply(self, confidence: float | np.ndarray) -> np.ndarray:
-        """Calibrated confidences of the same shape, float64, from confidences in [0, 1]."""
-        return expit(_logit(confidence) / self.temperature)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "temperature", "temperature": self.temperature}
-
-
-@dataclass(frozen=True)
-class PlattCalibration:
-    """sigmoid(slope * logit(confidence) + intercept); `slope` >= 0."""
-
-    slope: float
-    intercept: float
-
-    def apply(self, confidence: float | np.ndarray) -> np.ndarray:
-        """Calibrated confidences of the same shape, float64, from confidences in [0, 1]."""
-        return expit(self.slope * _logit(confidence) + self.intercept)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "platt", "slope": self.slope, "intercept": self.intercept}
-
-
-@dataclass(frozen=True)
-class IsotonicCalibration:
-    """Linear between knots, constant beyond the first and the last; both tuples ascend."""
-
-    confidence: tuple[float, ...]
-    calibrated: tuple[float, ...]
-
-    def apply(self, confidence: float | np.ndarray) -> np.ndarray:
-        """Calibrated confidences of the same shape, float64, from confidences in [0, 1]."""
-        return np.interp(_checked(confidence), self.confidence, self.calibrated)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "isotonic", "confidence": list(self.confidence), "calibrated": list(self.calibrated)}
-
-
-ConfidenceCalibration = TemperatureCalibration | PlattCalibration | IsotonicCalibration
-
-
-def calibration_from_dict(stored: Mapping[str, Any]) -> ConfidenceCalibration:
-    """What `to_dict` wrote.
-
-    Raises:
-        ValueError: the kind is unknown, or a value is missing or not allowed.
-    """
-    kind = stored.get("kind")
-    names = {
-        "temperature": {"temperature"},
-        "platt": {"slope", "intercept"},
-        "isotonic": {"confidence", "calibrated"},
-    }.get(str(kind))
-    if names is None:
-        raise ValueError(f"`kind` must be one of temperature, platt, isotonic, got {kind!r}")
-    if set(stored) != {"kind", *names}:
-        raise ValueError(f"`stored` of kind {kind} must hold {', '.join(sorted(names))}, got {sorted(stored)}")
-    if kind == "temperature":
-        temperature = float(stored["temperature"])
-        if not 0 < temperature < np.inf:
-            raise ValueError(f"`temperature` must be positive and finite, got {temperature}")
-        return TemperatureCalibration(temperature)
-    if kind == "platt":
-        slope, intercept = float(stored["slope"]), float(stored["intercept"])
-        if not (0 <= slope < np.inf and np.isfinite(intercept)):
-            raise ValueError(f"`slope` must be at least 0 and both finite, got slope {slope}, intercept {intercept}")
-        return PlattCalibration(slope, intercept)
-    knots = tuple(map(float, stored["confidence"])), tuple(map(float, stored["calibrated"]))
-    if not knots[0] or len(knots[0]) != len(knots[1]):
-        raise ValueError(
-            f"`confidence` and `calibrated` must be of one length, at least 1, got {len(knots[0])} and {len(knots[1])}"
-        )
-    for name, values in zip(("confidence", "calibrated"), knots, strict=True):
-        inside = np.all(np.isfinite(values)) and 0 <= values[0] and values[-1] <= 1
-        if not (inside and np.all(np.diff(values) >= 0)):
-            raise ValueError(f"`{name}` must ascend in [0, 1], got {list(values)}")
-    return IsotonicCalibration(*knots)
 
 
 def fit_temperature(confidence: np.ndarray, hit: np.ndarray) -> TemperatureCalibration:
@@ -181,15 +98,8 @@ def fit_isotonic(confidence: np.ndarray, hit: np.ndarray) -> IsotonicCalibration
     return IsotonicCalibration(tuple(values[knots].tolist()), tuple(fitted[knots].tolist()))
 
 
-def _checked(confidence: float | np.ndarray) -> np.ndarray:
-    values = np.asarray(confidence, dtype=np.float64)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"`confidence` must be in [0, 1], got {values.min():g} to {values.max():g}")
-    return values
-
-
 def _checked_pairs(confidence: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    confidence, hit = _checked(confidence), np.asarray(hit)
+    confidence, hit = checked_confidence(confidence), np.asarray(hit)
     if confidence.ndim != 1 or not confidence.size:
         raise ValueError(f"`confidence` must have shape (predicted,), at least one, got {confidence.shape}")
     if hit.dtype != np.bool_ or hit.shape != confidence.shape:
@@ -197,14 +107,10 @@ def _checked_pairs(confidence: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray,
     return confidence, hit
 
 
-def _logit(confidence: float | np.ndarray) -> np.ndarray:
-    return logit(np.clip(_checked(confidence), MIN_CONFIDENCE, 1 - MIN_CONFIDENCE))
-
-
 def _logits_and_labels(confidence: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     confidence, hit = _checked_pairs(confidence, hit)
     hits, others = np.count_nonzero(hit), np.count_nonzero(~hit)
-    return _logit(confidence), np.where(hit, (hits + 1) / (hits + 2), 1 / (others + 2))
+    return confidence_logit(confidence), np.where(hit, (hits + 1) / (hits + 2), 1 / (others + 2))
 
 
 def _negative_log_likelihood(logits: np.ndarray, label: np.ndarray) -> float:

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .components import Component, label_components
+from ..targets import Component, label_components
 
 MATCHINGS = ("greedy", "optimal", "opdc")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.clutter import signal_to_clutter_ratio
+from ..targets import signal_to_clutter_ratio
 from .bootstrap import Statistic, ratio
 from .matching import ImageComponents
 
@@ -79,7 +79,7 @@ def target_records(
     Args:
         components: of the image.
         pairs: (index in `components.targets`, index in `components.predicted`).
-        image: (H, W), the raw image, for the SCR (`data.clutter`).
+        image: (H, W), the raw image, for the SCR (`irstd_ldm.targets`).
     """
     hit = {target for target, _ in pairs}
     mask = components.truth_labels > 0

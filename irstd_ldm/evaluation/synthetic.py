@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy import fft, signal
 
-from ..data.clutter import ring_window
-from .components import label_components
+from ..targets import label_components, ring_window
 
 FLOOR_POWER = 1 / 12  # gray levels squared: the noise of rounding to whole levels; keeps the log of a flat crop finite
 HIGH_FREQUENCY = 0.25  # cycles per px; half of what the grid can hold

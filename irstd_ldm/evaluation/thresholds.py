@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from ..targets import label_components
 from .component_tree import ComponentTree
-from .components import label_components
 from .counts import ImageCounts
 from .matching import areas_px, centroid_distances_px, centroids, check_mask, check_matching, match_pairs, pairwise_iou
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import ImageInput
-from ..pipelines.detection_call import DetectionCall, stack_maps
-from ..pipelines.target import Target
-from .engines import ENGINES, READABLE
+from ..data.images import ImageInput, gray_range, scale_gray, to_gray
+from ..targets import Target, confidence_calibration, extract_targets, resolve_threshold
+from ..tiling import TileBlender, image_seed, iterate_tiles, resolve_sampling, stack_maps
+from .engines import ENGINES, READABLE, TorchNoise
 from .exported_folder import read_description
-from .noise import TorchNoise
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class DetectorOutput:
     targets: list[list[Target]]
 
 
-class ExportedDetectorRunner(DetectionCall):
+class ExportedDetectorRunner:
     """Detects small targets in infrared images of any size, with the networks that `irstd-ldm export` has written.
 
     Example:
@@ -49,6 +48,7 @@ class ExportedDetectorRunner(DetectionCall):
     """
 
     device = "cpu"
+    min_inference_steps = 1
 
     def __init__(self, folder: str | PathLike, runtime: str, num_threads: int | None = None):
         if runtime not in ENGINES:
@@ -100,28 +100,53 @@ class ExportedDetectorRunner(DetectionCall):
                 f"`num_inference_steps` must be {self.description.num_inference_steps}, with which the detector was "
                 f"exported, got {num_inference_steps!r}"
             )
-        settings = self.resolve_settings(
+        # 1. Check the inputs and fill in the checkpoint's defaults.
+        settings = resolve_sampling(
+            self.config,
+            range(self.min_inference_steps, self.max_inference_steps + 1),
             num_inference_steps=num_inference_steps,
             ensemble_size=ensemble_size,
-            threshold=threshold,
-            max_fa_per_million_px=max_fa_per_million_px,
             tile_size=tile_size,
             tile_overlap=tile_overlap,
-            input_range=input_range,
             batch_size=batch_size,
             ensemble_fusion=ensemble_fusion,
         )
-        found = self.detect_images(
-            image,
-            settings,
-            lambda: TorchNoise(seed).integer(2**62),
-            lambda tiles, seeds: self.predict_probability(tiles, seeds, settings.ensemble_size, settings.tile_size),
-        )
-        probability, mask = stack_maps(found.probability), stack_maps(found.mask)
-        uncertainty = stack_maps(found.uncertainty)
+        threshold = resolve_threshold(self.config, threshold, max_fa_per_million_px)
+        images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
+        if not images:
+            raise ValueError("`image` must hold at least one image, got an empty list")
+
+        # 2. Read the images, and draw a seed for each.
+        grays = [to_gray(one) for one in images]  # N of (H, W)
+        ranges = [gray_range(gray, input_range, self.config["normalization"]) for gray in grays]
+        base_seed = TorchNoise(seed).integer(2**62)
+        seeds = [image_seed(base_seed, index) for index in range(len(grays))]
+
+        # 3. Cut tiles, predict the members' probabilities, (B, E, PH, PW), and blend them.
+        blenders = [TileBlender(gray.shape, settings) for gray in grays]
+        for tiles in iterate_tiles(grays, settings):
+            members = self.predict_probability(
+                np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles]),  # (B, PH, PW)
+                [seeds[tile.index] for tile in tiles],
+                settings.ensemble_size,
+                settings.tile_size,
+            )
+            for tile, of_tile in zip(tiles, members, strict=True):
+                blenders[tile.index].add(tile.window, of_tile)
+
+        # 4. Decide, and find the targets.
+        probabilities = [blender.probability[None] for blender in blenders]  # N of (1, H, W)
+        masks = [probability > threshold for probability in probabilities]
+        uncertainties = [one.uncertainty[None] for one in blenders if one.uncertainty is not None] or None
+        calibration = confidence_calibration(self.config)
+        targets = [
+            extract_targets(probability[0], mask[0], gray, calibration)
+            for probability, mask, gray in zip(probabilities, masks, grays, strict=True)
+        ]
+        maps = [stack_maps(of_images) for of_images in (probabilities, masks, uncertainties)]
         if not return_dict:
-            return probability, mask, uncertainty, found.targets
-        return DetectorOutput(probability, mask, uncertainty, found.targets)
+            return (*maps, targets)
+        return DetectorOutput(probability=maps[0], mask=maps[1], uncertainty=maps[2], targets=targets)
 
     def predict_probability(
         self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int, tile_size: int

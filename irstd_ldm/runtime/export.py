@@ -9,17 +9,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import __version__
-from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
-from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
-from ..pipelines.tiling import PAD_MULTIPLE
+from ..tiling import PAD_MULTIPLE
 from .exported_folder import DESCRIPTION, MODEL_FILES, ExportedDetector
 from .networks import LatentDetector
 from .quantize import Calibration, calibration_inputs, quantize_onnx
+
+if TYPE_CHECKING:
+    from ..pipelines.detection import IRSTDDetectionPipeline
+    from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 
 INPUTS, OUTPUT = ("image", "noise", "posterior_noise"), "probability"
 # Sizes of 1 and equal sizes would become constants of the graph.
@@ -27,7 +29,7 @@ EXAMPLE_BATCH, EXAMPLE_HEIGHT, EXAMPLE_WIDTH = 2, 192, 256
 
 
 def export_detector(
-    pipeline: IRSTDDetectionPipeline,
+    pipeline: "IRSTDDetectionPipeline",
     folder: Path,
     format: str,
     model: str,
@@ -50,6 +52,8 @@ def export_detector(
         FileExistsError: `folder` is not empty.
         ModuleNotFoundError: A package of the extra `export` is not installed.
     """
+    from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline  # the rest of the runtime knows no pipelines
+
     if not isinstance(pipeline, IRSTDLatentPipeline):
         raise TypeError(f"`pipeline` must be an IRSTDLatentPipeline to be exported, got {type(pipeline).__name__}")
     if format not in MODEL_FILES:
@@ -95,7 +99,7 @@ def export_detector(
     return description
 
 
-def _num_halvings(pipeline: IRSTDLatentPipeline) -> int:
+def _num_halvings(pipeline: "IRSTDLatentPipeline") -> int:
     levels = len(pipeline.image_encoder.config.block_out_channels)
     return levels if pipeline.image_encoder.config.stem == "haar" else levels - 1
 

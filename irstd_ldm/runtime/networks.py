@@ -1,13 +1,15 @@
 """The latent detector's networks as one graph of image and noise, made of operations that every runtime knows."""
 
 import copy
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
 from ..models.frequency import FAE
-from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+
+if TYPE_CHECKING:
+    from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -59,7 +61,7 @@ class LatentDetector(nn.Module):
         num_inference_steps: Denoising steps, unrolled.
     """
 
-    def __init__(self, pipeline: IRSTDLatentPipeline, num_inference_steps: int):
+    def __init__(self, pipeline: "IRSTDLatentPipeline", num_inference_steps: int):
         super().__init__()
         self.image_encoder = with_hartley(pipeline.image_encoder)
         self.unet = with_hartley(pipeline.unet)

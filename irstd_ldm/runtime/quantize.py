@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..data.images import gray_range, scale_gray
-from ..pipelines.seeds import image_seed
-from ..pipelines.tiling import pad_image, tile_windows
+from ..tiling import image_seed, pad_image, tile_windows
+from .engines import TorchNoise
 from .exported_folder import ExportedDetector
-from .noise import TorchNoise
 
 Inputs = Mapping[str, np.ndarray]
 NUM_CALIBRATION_IMAGES = 64

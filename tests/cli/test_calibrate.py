@@ -11,6 +11,7 @@ from PIL import Image
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.folder import write_stem_list
+from irstd_ldm.targets import resolve_threshold
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_calibrated_budget_is_kept_and_used(data, model, tmp_path, capsys):
     assert list(calibration["thresholds"]) == ["1", "100000"]
     low, high = calibration["thresholds"]["100000"], calibration["thresholds"]["1"]
     assert 0 < low <= high < 1
-    assert pipeline.resolve_threshold(None, 1) == high
+    assert resolve_threshold(pipeline.config, None, 1) == high
     with pytest.raises(ValueError, match="5 was never calibrated for this checkpoint; stored: 1, 100000"):
         pipeline(np.zeros((32, 32), np.uint8), max_fa_per_million_px=5)
 

@@ -29,7 +29,7 @@ from irstd_ldm.data.images import displayable, robust_range_of_values
 from irstd_ldm.data.readers import ImageReadError, open_frames
 from irstd_ldm.data.readers.frame import Frame
 from irstd_ldm.data.readers.sequence_range import SAMPLED_FRAMES, sequence_range
-from irstd_ldm.tracking.tracker import Tracker
+from irstd_ldm.tracking import Tracker
 
 HEADER = {"version": "0", "model": "tiny", "settings": {"seed": 0}}
 RESULTS: dict[Path, SequenceResult | None] = {}  # of the last run into each folder, also where it raised

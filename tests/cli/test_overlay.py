@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from irstd_ldm.cli.overlay import BOX_COLOUR, displayable, draw_overlay
-from irstd_ldm.pipelines.output import Target
+from irstd_ldm.targets import Target
 
 
 def target_at(left: int, top: int, width: int = 3, height: int = 3, confidence: float = 0.87) -> Target:

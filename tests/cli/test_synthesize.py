@@ -15,7 +15,7 @@ from PIL import Image
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.folder import IRSTDFolder, read_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
-from irstd_ldm.evaluation.components import label_components
+from irstd_ldm.targets import label_components
 
 
 @pytest.fixture

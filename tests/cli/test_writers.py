@@ -12,8 +12,7 @@ from irstd_ldm.cli.detection_writer import DetectionWriter
 from irstd_ldm.cli.inputs import Failure, InputFile
 from irstd_ldm.cli.kinds import KINDS, TABLE_NAMES
 from irstd_ldm.cli.writers import ImageResult
-from irstd_ldm.pipelines.target import Target
-from irstd_ldm.pipelines.targets import extract_targets
+from irstd_ldm.targets import Target, extract_targets
 
 HEADER = {"version": "0", "model": "none", "settings": {"threshold": 0.5}}
 FAILED = Failure("broken.png", "not an image")

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from irstd_ldm.data.clutter import signal_to_clutter_ratio
 from irstd_ldm.data.planting import TargetModel, noise_sigma, plant_targets
-from irstd_ldm.evaluation.components import label_components
+from irstd_ldm.targets import label_components, signal_to_clutter_ratio
 
 
 def frame(dtype=np.uint8, sigma: float = 3.0, seed: int = 0, shape=(160, 200)) -> np.ndarray:

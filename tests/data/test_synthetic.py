@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from irstd_ldm.data.clutter import signal_to_clutter_ratio
 from irstd_ldm.data.synthetic import SCENE_KINDS, power_law_noise, synthetic_scene
+from irstd_ldm.targets import signal_to_clutter_ratio
 
 
 def measure_scr(image, labels, label):

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from irstd_ldm.evaluation.component_tree import ComponentTree
-from irstd_ldm.evaluation.components import label_components
+from irstd_ldm.targets import label_components
 
 
 def check(levels, num_levels):

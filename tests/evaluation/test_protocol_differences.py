@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from irstd_ldm.evaluation.components import label_components
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import fa_per_million_px, iou, niou, pd, precision_px, recall_px
 from irstd_ldm.evaluation.report import evaluate_probabilities
+from irstd_ldm.targets import label_components
 
 
 def boxes(*corners_and_sizes, shape=(100, 100), value=1.0):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.evaluation.components import label_components
 from irstd_ldm.evaluation.counts import count_image
 from irstd_ldm.evaluation.metrics import iou
 from irstd_ldm.evaluation.protocols import PROTOCOLS, get_protocol
+from irstd_ldm.targets import label_components
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -19,7 +19,6 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from irstd_ldm.evaluation.bootstrap import PairedDifference
-from irstd_ldm.evaluation.confidence import PlattCalibration
 from irstd_ldm.evaluation.counts import ImageCounts
 from irstd_ldm.evaluation.metrics import iou
 from irstd_ldm.evaluation.report import compare_results, evaluate_probabilities
@@ -29,6 +28,7 @@ from irstd_ldm.evaluation.reporting.overlay import FALSE_ALARM_COLOUR, HIT_COLOU
 from irstd_ldm.evaluation.reporting.per_image import COUNT_FIELDS
 from irstd_ldm.evaluation.reporting.recording import Recorder, Recording
 from irstd_ldm.evaluation.reporting.write import check_matplotlib, write_report
+from irstd_ldm.targets import PlattCalibration
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NUM_IMAGES = 8

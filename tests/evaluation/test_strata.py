@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from irstd_ldm.data.clutter import signal_to_clutter_ratio
 from irstd_ldm.evaluation.bootstrap import estimate
 from irstd_ldm.evaluation.matching import label_image
 from irstd_ldm.evaluation.strata import AREA_STRATA, SCR_STRATA, TargetRecord, stratum_statistic, target_records
+from irstd_ldm.targets import signal_to_clutter_ratio
 
 
 def record(area_px=4, scr=None, hit=True):

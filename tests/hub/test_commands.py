@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from irstd_ldm.hub.remote_code import remote_code
+
 from .server import TOKEN
 
 COMMAND = ("-m", "irstd_ldm.cli.main")
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+CODE = ("image_encoder/irstd_image_encoder.py", "unet/irstd_unet.py", "vae/irstd_mask_vae.py")
 
 
 @pytest.fixture
@@ -48,13 +51,20 @@ def shared_files(folder: Path) -> dict[str, bytes]:
     return {name.as_posix(): path.read_bytes() for name, path in files.items() if name.parts[0] not in left_out}
 
 
+def uploaded_files(folder: Path) -> dict[str, bytes]:
+    """Those of the folder, with remote code and the index that names it."""
+    code = {path.as_posix(): content for path, content in remote_code(folder).items()}
+    assert set(code) == {"model_index.json", "pipeline.py", *CODE}
+    return shared_files(folder) | code
+
+
 def test_push_and_pull(hub, command, run_folder, tmp_path):
     pushed = command("push", "run", "you/pushed")
     assert pushed.returncode == 0, pushed.stderr
     assert "left out, no part of a checkpoint: checkpoint-4, logs, settings.yaml, validation.png\n" in pushed.stdout
     commit = hub.repos["you/pushed"].branches["main"]
     assert f"{hub.endpoint}/you/pushed/commit/{commit}\n" in pushed.stdout
-    assert hub.files("you/pushed") == shared_files(run_folder)
+    assert hub.files("you/pushed") == uploaded_files(run_folder)
 
     (run_folder / "val.txt").write_text("frame_2\n")
     branch = command("push", "run", "you/pushed", "--revision", "second")
@@ -66,11 +76,27 @@ def test_push_and_pull(hub, command, run_folder, tmp_path):
     for arguments, content in (((), b"frame_1\n"), (("--revision", "second"), b"frame_2\n")):
         done = command("pull", "you/pushed", "pulled", *arguments)
         assert done.returncode == 0, done.stderr
-        assert shared_files(tmp_path / "pulled") == {**shared_files(run_folder), "val.txt": content}
+        assert shared_files(tmp_path / "pulled") == {**uploaded_files(run_folder), "val.txt": content}
         shutil.rmtree(tmp_path / "pulled")
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
     asked = [path for _, path in hub.requests if path.endswith((".bin", ".pkl", ".pt"))]
     assert not asked
+
+
+def test_older_code_beside_the_weights_is_not_sent(hub, command, run_folder):
+    """The first checkpoints held code of their own; what is ours is written anew, and other files stay."""
+    expected = uploaded_files(run_folder)
+    index = json.loads((run_folder / "model_index.json").read_text())
+    index |= {
+        "_class_name": ["pipeline", "IRSTDLatentPipeline"],
+        "unet": ["load_irstd_ldm_models_unet", index["unet"][1]],
+    }
+    (run_folder / "model_index.json").write_text(json.dumps(index))
+    for name in ("pipeline.py", "irstd_ldm_models_unet.py", "unet/load_irstd_ldm_models_unet.py", "scheduler/own.py"):
+        (run_folder / name).write_text("raise SystemExit\n")
+    pushed = command("push", "run", "you/older")
+    assert pushed.returncode == 0, pushed.stderr
+    assert hub.files("you/older") == expected | {"scheduler/own.py": b"raise SystemExit\n"}
 
 
 def damage_index(folder: Path) -> None:
@@ -165,7 +191,7 @@ def test_a_broken_upload_is_tried_again(hub, command, run_folder):
     assert hub.drop_uploads == 0
     uploads = [path for method, path in hub.requests[asked:] if method == "PUT"]
     assert len(uploads) == len(set(uploads)) + 1
-    assert hub.files("you/tried_again") == shared_files(run_folder)
+    assert hub.files("you/tried_again") == uploaded_files(run_folder)
 
 
 def test_a_killed_upload_leaves_no_half_commit(hub, start, command, run_folder, tmp_path):
@@ -182,7 +208,7 @@ def test_a_killed_upload_leaves_no_half_commit(hub, start, command, run_folder, 
 
     hub.drop_uploads = 0
     assert command("push", "run", "you/killed").returncode == 0
-    assert hub.files("you/killed") == shared_files(run_folder)
+    assert hub.files("you/killed") == uploaded_files(run_folder)
 
 
 def test_a_broken_commit_leaves_the_old_one(hub, command, run_folder):
@@ -199,7 +225,7 @@ def test_a_broken_commit_leaves_the_old_one(hub, command, run_folder):
 
     uploads = hub.count("PUT", "/lfs/")
     assert command("push", "run", "you/steady").returncode == 0
-    assert hub.files("you/steady") == shared_files(run_folder)
+    assert hub.files("you/steady") == uploaded_files(run_folder)
     assert hub.count("PUT", "/lfs/") == uploads  # the weights had arrived
 
 

@@ -70,7 +70,16 @@ def test_what_is_uploaded_last_is_what_is_saved_and_nothing_else(hub, runs):
     saved = {path.relative_to(folder / "latent").as_posix(): path for path in (folder / "latent").rglob("*.*")}
     files = hub.files("you/latent")
     assert {name for name in saved if name not in files} >= {"run.json", "settings.yaml", "validation.png"}
-    assert all(data == saved[name].read_bytes() for name, data in files.items() if name != "README.md")
+    code = {name for name in files if name.endswith(".py")}
+    assert code == {
+        "pipeline.py",
+        "image_encoder/irstd_image_encoder.py",
+        "unet/irstd_unet.py",
+        "vae/irstd_mask_vae.py",
+    }
+    assert not code & set(saved)
+    written = {"README.md", "model_index.json", *code}
+    assert all(data == saved[name].read_bytes() for name, data in files.items() if name not in written)
     assert {"train.txt", "val.txt", "model_index.json", "pipeline.py"} <= set(files)
     assert not [name for name in files if name.endswith((".bin", ".pkl", ".yaml", ".png"))]
     assert set(hub.files("you/mask-vae")) == {

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.data.images import scale_gray
 from irstd_ldm.data.synthetic import synthetic_scene
-from irstd_ldm.pipelines.tiled_prediction import predict_in_tiles
-from irstd_ldm.pipelines.tiling import tile_starts
+from irstd_ldm.tiling import SamplingSettings, TileBlender, iterate_tiles, tile_starts
 
 TILE, OVERLAP = 256, 32
 
@@ -67,22 +67,25 @@ def test_a_target_on_a_tile_border_appears_once(bundled_pipeline, x):
 def extra_bytes(rows: int, ensemble_size: int = 1) -> int:
     """Most memory beyond image and results, for an image of so many rows of three tiles of 128 pixels."""
     gray = np.random.default_rng(0).integers(0, 2**14, (128 * rows, 384), np.uint16)
-    tracemalloc.start()
-    (fused,) = predict_in_tiles(
-        [gray],
-        lambda tiles, places: np.full((len(tiles), ensemble_size, *tiles.shape[1:]), 0.5, np.float32),
+    settings = SamplingSettings(
+        num_inference_steps=1,
         ensemble_size=ensemble_size,
-        ensemble_fusion="mean",
         tile_size=128,
         tile_overlap=0,
-        input_range=(0, 2**14),
-        normalization="range",
         batch_size=2,
+        ensemble_fusion="mean",
     )
+    tracemalloc.start()
+    blender = TileBlender(gray.shape, settings)
+    for tiles in iterate_tiles([gray], settings):
+        scaled = np.stack([scale_gray(tile.pixels, (0, 2**14)) for tile in tiles])
+        members = np.full((len(tiles), ensemble_size, *scaled.shape[1:]), 0.5, np.float32)
+        for tile, of_tile in zip(tiles, members, strict=True):
+            blender.add(tile.window, of_tile)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (fused.probability == 0.5).all()
-    return peak - sum(result.nbytes for result in (fused.probability, fused.uncertainty) if result is not None)
+    assert (blender.probability == 0.5).all()
+    return peak - sum(result.nbytes for result in (blender.probability, blender.uncertainty) if result is not None)
 
 
 @pytest.mark.parametrize("ensemble_size", (1, 3))

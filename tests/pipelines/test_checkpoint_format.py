@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from irstd_ldm import (
@@ -44,6 +45,13 @@ def checkpoint(tiny_checkpoint, tmp_path) -> Path:
     return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
 
 
+@pytest.fixture
+def remote_checkpoint(tiny_pipeline, tmp_path) -> Path:
+    """What `tiny_pipeline` saves with remote code."""
+    tiny_pipeline.save_pretrained(tmp_path / "checkpoint", remote_code=True)
+    return tmp_path / "checkpoint"
+
+
 def run(pipeline: IRSTDLatentPipeline, image: np.ndarray) -> np.ndarray:
     output = pipeline(image)
     assert isinstance(output, IRSTDPipelineOutput)
@@ -63,34 +71,43 @@ def all_files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+FILES = {
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    *(f"{name}/config.json" for name in COMPONENTS),
+    *(f"{name}/{WEIGHTS}" for name in COMPONENTS),
+}
+CODE = {"pipeline.py", *(f"{name}/irstd_{module}.py" for name, (module, _) in COMPONENTS.items())}
+
+
 def test_files_of_a_checkpoint(checkpoint):
-    files = {name for name in all_files(checkpoint) if not Path(name).name.startswith("irstd_ldm_")}
-    assert files == {
-        "model_index.json",
-        "pipeline.py",
-        "scheduler/scheduler_config.json",
-        *(f"{name}/config.json" for name in COMPONENTS),
-        *(f"{name}/{WEIGHTS}" for name in COMPONENTS),
-        *(f"{name}/load_irstd_ldm_models_{module}.py" for name, (module, _) in COMPONENTS.items()),
-    }
-    for name, (module, _) in COMPONENTS.items():
-        assert (checkpoint / name / f"irstd_ldm_models_{module}.py").is_file()
-        assert (checkpoint / f"irstd_ldm_models_{module}.py").is_file()
-    assert (checkpoint / "irstd_ldm_pipelines_pipeline_irstd_latent.py").is_file()
+    assert set(all_files(checkpoint)) == FILES
+
+
+def test_files_of_a_checkpoint_with_remote_code(checkpoint, tiny_pipeline, tmp_path):
+    """The code and its names in the index are all that is added."""
+    tiny_pipeline.save_pretrained(tmp_path / "remote", remote_code=True)
+    plain, remote = all_files(checkpoint), all_files(tmp_path / "remote")
+    assert set(remote) == FILES | CODE
+    assert {name for name in FILES if remote[name] != plain[name]} == {"model_index.json"}
+    index = read_json(tmp_path / "remote/model_index.json")
+    assert index["_class_name"] == ["pipeline", "IRSTDLatentPipeline"]
+    for name, (module, class_name) in COMPONENTS.items():
+        assert index[name] == [f"irstd_{module}", class_name]
 
 
 def test_golden_model_index(checkpoint):
     index = read_json(checkpoint / "model_index.json")
     settings = {name for name, value in index.items() if not isinstance(value, list)}
     assert {name: value for name, value in index.items() if name not in settings} == {
-        "_class_name": ["pipeline", "IRSTDLatentPipeline"],
-        "image_encoder": ["load_irstd_ldm_models_image_encoder", "IRSTDImageEncoder"],
+        "image_encoder": ["irstd_ldm.models.image_encoder", "IRSTDImageEncoder"],
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "unet": ["load_irstd_ldm_models_unet", "IRSTDUNet2DConditionModel"],
-        "vae": ["load_irstd_ldm_models_mask_vae", "MaskAutoencoderKL"],
+        "unet": ["irstd_ldm.models.unet", "IRSTDUNet2DConditionModel"],
+        "vae": ["irstd_ldm.models.mask_vae", "MaskAutoencoderKL"],
     }
-    assert index["format_version"] == 2
+    assert (index["_class_name"], index["format_version"]) == ("IRSTDLatentPipeline", 2)
     assert settings == {
+        "_class_name",
         "_diffusers_version",
         "calibration",
         "default_ensemble_size",
@@ -141,8 +158,9 @@ def test_golden_component_configs(checkpoint):
         assert read_json(checkpoint / name / "config.json")["_class_name"] == class_name
 
 
-def test_save_and_load_is_bit_equal(tiny_pipeline, checkpoint, image):
-    loaded = IRSTDLatentPipeline.from_pretrained(checkpoint)
+@pytest.mark.parametrize("folder", ["checkpoint", "remote_checkpoint"])
+def test_save_and_load_is_bit_equal(tiny_pipeline, folder, request, image):
+    loaded = IRSTDLatentPipeline.from_pretrained(request.getfixturevalue(folder))
     assert type(loaded.unet) is IRSTDUNet2DConditionModel
     assert type(loaded.vae) is MaskAutoencoderKL
     assert type(loaded.image_encoder) is IRSTDImageEncoder
@@ -220,36 +238,26 @@ def test_the_normalisation_is_an_entry_of_the_checkpoint(fixture, request, tmp_p
 # Code in the checkpoint
 
 
-def test_remote_files_name_what_diffusers_must_fetch(checkpoint):
-    """Entry files name every other file of their folder, `pipeline.py` also those of the component folders.
-
-    From the Hub, diffusers fetches a component's entry file and what `pipeline.py` names, and looks for the imports of
-    each fetched file at the root: so no other file may show it one.
-    """
-    components = [f"{name}.{path.stem}" for name in COMPONENTS for path in (checkpoint / name).glob("irstd_ldm_*.py")]
-    root = [path.stem for path in checkpoint.glob("irstd_ldm_*.py")]
-    assert sorted(get_relative_imports(checkpoint / "pipeline.py")) == sorted(root + components)
-    for name, (module, _) in COMPONENTS.items():
-        entry = checkpoint / name / f"load_irstd_ldm_models_{module}.py"
-        siblings = [path.stem for path in (checkpoint / name).glob("irstd_ldm_*.py")]
-        assert sorted(get_relative_imports(entry)) == sorted(siblings)
-    for path in checkpoint.rglob("irstd_ldm_*.py"):
-        assert get_relative_imports(path) == [], path
-
-
-def test_remote_files_import_only_siblings_and_libraries(checkpoint):
+@pytest.mark.parametrize("fixture", ["tiny_pipeline", "tiny_diff_pipeline"])
+def test_remote_files_stand_alone(fixture, request, tmp_path):
+    """Each imports libraries only, under the names by which diffusers checks them, and defines all that it uses."""
     allowed = {"torch", "diffusers", "transformers", "huggingface_hub", "numpy", "scipy", "pywt", "PIL", "tqdm"}
-    paths = list(checkpoint.rglob("*.py"))
-    assert paths
+    request.getfixturevalue(fixture).save_pretrained(tmp_path / "remote", remote_code=True)
+    paths = list((tmp_path / "remote").rglob("*.py"))
+    assert len(paths) in (3, 4)
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                assert node.level == 1 and node.module, path
-                assert path.parent.joinpath(*node.module.split(".")).with_suffix(".py").is_file(), path
-            elif isinstance(node, ast.Import | ast.ImportFrom):
+        assert get_relative_imports(path) == []
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
                 module = node.module if isinstance(node, ast.ImportFrom) else None
                 names = [module] if module else [alias.name for alias in node.names]
                 assert {name.partition(".")[0] for name in names} <= allowed | sys.stdlib_module_names, path
+        assert len(text.splitlines()) < 1200
+        assert "save_pretrained" not in text and "push_to_hub" not in text
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", *map(str, paths)]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 WITHOUT_THE_PACKAGE = """
@@ -271,17 +279,16 @@ try:
 except ValueError as error:
     print(error)
 pipeline = DiffusionPipeline.from_pretrained("checkpoint", trust_remote_code=True)
-np.save("first.npy", pipeline(image).probability)
-pipeline.save_pretrained("again")
-pipeline = DiffusionPipeline.from_pretrained("again", trust_remote_code=True)
-np.save("second.npy", pipeline(image).probability)
+np.save("array.npy", pipeline(image).probability)
+np.save("file.npy", pipeline("image.png").probability)
 print("module", type(pipeline.unet).__module__)
 assert not any(name.partition(".")[0] == "irstd_ldm" for name in sys.modules)
 """
 
 
-def test_loads_without_the_package(tiny_pipeline, checkpoint, image, tmp_path):
+def test_loads_without_the_package(tiny_pipeline, remote_checkpoint, image, tmp_path):
     np.save(tmp_path / "image.npy", image)
+    Image.fromarray(image).save(tmp_path / "image.png")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -289,17 +296,16 @@ def test_loads_without_the_package(tiny_pipeline, checkpoint, image, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "Pass `trust_remote_code=True`" in done.stdout
-    assert "module diffusers_modules.local.irstd_ldm_models_unet" in done.stdout
+    assert "module diffusers_modules.local.irstd_unet" in done.stdout
     assert "Expected types" not in done.stderr  # diffusers' warning about a second copy of a component class
     expected = run(tiny_pipeline, image)
-    np.testing.assert_array_equal(np.load(tmp_path / "first.npy"), expected)
-    np.testing.assert_array_equal(np.load(tmp_path / "second.npy"), expected)
-    assert all_files(tmp_path / "again") == all_files(checkpoint)
+    np.testing.assert_array_equal(np.load(tmp_path / "array.npy"), expected)
+    np.testing.assert_array_equal(np.load(tmp_path / "file.npy"), expected)
 
 
-def test_diffusers_refuses_remote_code_unasked(checkpoint):
+def test_diffusers_refuses_remote_code_unasked(remote_checkpoint):
     with pytest.raises(ValueError, match="trust_remote_code=True"):
-        DiffusionPipeline.from_pretrained(checkpoint)
+        DiffusionPipeline.from_pretrained(remote_checkpoint)
 
 
 # Refusals
@@ -335,6 +341,8 @@ def test_pickled_weights_are_not_loaded(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("unet", "words"),
     [
+        (["irstd_ldm.models.unet", "Nothing"], "has no class `Nothing`"),
+        (["irstd_unet", "Nothing"], "has no class `Nothing`"),
         (["load_irstd_ldm_models_unet", "Nothing"], "has no class `Nothing`"),
         (["os", "system"], "cannot be loaded as it does not seem to have any of the loading methods"),
     ],

@@ -14,8 +14,13 @@ from irstd_ldm.data.ggs import squeeze
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.models.prompt_embedding import PromptEmbedding
-from irstd_ldm.pipelines.color_fix import adain_color_fix, low_frequencies, wavelet_color_fix
-from irstd_ldm.pipelines.pipeline_gaussian_agnostic import paste, unit_range
+from irstd_ldm.pipelines.pipeline_gaussian_agnostic import (
+    adain_color_fix,
+    low_frequencies,
+    paste,
+    unit_range,
+    wavelet_color_fix,
+)
 from irstd_ldm.training.train_image_unet import make_scheduler
 
 
@@ -196,7 +201,7 @@ def test_no_image_is_an_error(pipeline):
 
 def test_checkpoint_round_trip_with_and_without_the_package(pipeline, scene, tmp_path):
     folder = tmp_path / "checkpoint"
-    pipeline.save_pretrained(folder)
+    pipeline.save_pretrained(folder, remote_code=True)
     expected = pipeline(scene.image).images[0]
     loaded = GaussianAgnosticPipeline.from_pretrained(folder)
     loaded.set_progress_bar_config(disable=True)
@@ -220,4 +225,4 @@ def test_checkpoint_round_trip_with_and_without_the_package(pipeline, scene, tmp
 def test_weights_are_safetensors_alone(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "checkpoint")
     suffixes = {path.suffix for path in Path(tmp_path / "checkpoint").rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".py", ".safetensors"}
+    assert suffixes == {".json", ".safetensors"}

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from irstd_ldm.data.images import normalize_image, percentile_range
-from irstd_ldm.pipelines.output import IRSTDPipelineOutput, Target
+from irstd_ldm.pipelines.output import IRSTDPipelineOutput
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
-from irstd_ldm.pipelines.tiling import pad_image
+from irstd_ldm.targets import Target, resolve_threshold
+from irstd_ldm.tiling import pad_image
 
 
 def frame(height: int = 70, width: int = 50, seed: int = 0, dtype: type = np.uint8) -> np.ndarray:
@@ -428,6 +429,37 @@ def test_callback_may_replace_the_latents(tiny_pipeline, watch):
     np.testing.assert_allclose(probability, expected[..., :70, :50].numpy(), atol=1e-6)
 
 
+def test_callback_gets_the_tensors_that_it_names(tiny_pipeline):
+    received = []
+
+    def callback(pipeline, step, timestep, tensors):
+        received.append({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        return {"image_latent": torch.zeros_like(tensors["image_latent"])}
+
+    names = ["image_latent", "tokens"]
+    changed, expected = (
+        tiny_pipeline(frame(), num_inference_steps=2, callback_on_step_end_tensor_inputs=names, **keywords).probability
+        for keywords in ({"callback_on_step_end": callback}, {})
+    )
+    assert received == [{"image_latent": (1, 32, 16, 16), "tokens": (1, 32, 16)}] * 2
+    assert not np.array_equal(changed, expected)  # the second step saw no image
+    message = "`callback_on_step_end_tensor_inputs` must be among latents, image_latent, tokens, got .'noise'"
+    with pytest.raises(ValueError, match=message):
+        tiny_pipeline(frame(), callback_on_step_end_tensor_inputs=["noise"])
+
+
+def test_the_progress_bar_counts_steps_of_tiles(tiny_pipeline, capsys):
+    tiny_pipeline(frame())
+    assert capsys.readouterr().err == ""
+    arguments = {"num_inference_steps": 2, "tile_size": 128, "tile_overlap": 0}
+    for batch_size in (1, 2):
+        tiny_pipeline(frame(100, 256), **arguments, batch_size=batch_size)
+        assert "4/4" in capsys.readouterr().err
+    tiny_pipeline.set_progress_bar_config(disable=True)
+    tiny_pipeline(frame(100, 256), **arguments)
+    assert capsys.readouterr().err == ""
+
+
 def test_from_pipe_shares_the_components_and_keeps_the_config(tiny_pipeline):
     tiny_pipeline.register_to_config(default_threshold=0.25, calibration={"data": "val", "thresholds": {"10": 0.7}})
     other = IRSTDLatentPipeline.from_pipe(tiny_pipeline)
@@ -435,7 +467,7 @@ def test_from_pipe_shares_the_components_and_keeps_the_config(tiny_pipeline):
     for name, component in tiny_pipeline.components.items():
         assert getattr(other, name) is component
     assert other.config.default_threshold == 0.25
-    assert other.resolve_threshold(None, 10) == 0.7
+    assert resolve_threshold(other.config, None, 10) == 0.7
     np.testing.assert_array_equal(other(frame()).probability, tiny_pipeline(frame()).probability)
 
 

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from irstd_ldm import GaussianAgnosticPipeline
 from irstd_ldm.data.folder import IRSTDFolder, read_stem_list, write_stem_list
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
-from irstd_ldm.pipelines.gray_vae import latent_scale
+from irstd_ldm.pipelines.pipeline_gaussian_agnostic import latent_scale
 from irstd_ldm.training import train_controlnet, train_image_unet, train_image_vae, train_restoration
 from irstd_ldm.training.generator import GeneratorSettings, psnr, read_generator_data, squeezed_batch, validation_batch
 from irstd_ldm.training.generator_base import load_base

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..confidence import ConfidenceCalibration
+from ...targets import ConfidenceCalibration
 from ..reliability import ScoredTarget
 from ..result import EvaluationResult
 from .recording import Recording

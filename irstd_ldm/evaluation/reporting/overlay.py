@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from ..components import Component
+from ...targets import Component
 from ..matching import ImageComponents
 
 # Of Okabe and Ito's palette, which the usual colour-blindnesses tell apart; light enough for dark frames.

@@ -1,0 +1,209 @@
+"""The code that a checkpoint carries when it leaves, by which diffusers loads it where this package is not installed.
+
+`DiffusionPipeline.from_pretrained(x, trust_remote_code=True)` imports `pipeline.py` at the root and one file in each
+component's folder. Each of them is written here as one module: the class that it is for, and all of the package that
+this class needs, found by following names and imports from definition to definition.
+"""
+
+import ast
+import json
+import sys
+from collections import defaultdict
+from functools import cache
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from typing import NamedTuple
+
+from .format import INDEX, component_module, read_json
+
+PIPELINE_STEM = "pipeline"  # diffusers' CUSTOM_PIPELINE_FILE_NAME
+_PACKAGE = __name__.partition(".")[0]
+_LINE_LENGTH = 119
+
+
+class _Import(NamedTuple):
+    """`from module import name as bound`, or `import name as bound` without a module."""
+
+    module: str
+    name: str
+    bound: str
+
+    @property
+    def part(self) -> str:
+        return self.name if self.bound in (self.name, self.name.partition(".")[0]) else f"{self.name} as {self.bound}"
+
+
+class _Definition(NamedTuple):
+    """A statement at the top of a module, with its comments above, and all names in it."""
+
+    text: str
+    names: frozenset[str]
+
+
+_READ_GRAY = """\
+def _read_gray(path: Path) -> np.ndarray:
+    with Image.open(path, formats=("PNG", "BMP", "TIFF", "JPEG")) as image:
+        return _gray_from_pil(image)"""
+# Remote code has these instead of the package's own: a pipeline that diffusers alone has loaded is not saved in this
+# package's format, and reads files by Pillow.
+_REPLACED: dict[str, _Import | _Definition] = {
+    "IRSTDPipelineBase": _Import("diffusers", "DiffusionPipeline", "IRSTDPipelineBase"),
+    "_read_gray": _Definition(_READ_GRAY, frozenset({"Image", "Path", "_gray_from_pil", "np"})),
+}
+
+
+def write_remote_code(folder: Path) -> None:
+    """Adds the code to the checkpoint in `folder`, and its files' names to the index.
+
+    Raises:
+        ValueError: As in `remote_code`.
+    """
+    for name, content in remote_code(folder).items():
+        (folder / name).write_bytes(content)
+
+
+def remote_code(folder: Path) -> dict[Path, bytes]:
+    """The code for the checkpoint in `folder`, and the index that names it: path in the checkpoint -> content.
+
+    A folder without an index, or with classes of others alone, needs none.
+
+    Raises:
+        ValueError: A class of this package cannot be written as one module.
+    """
+    if not (folder / INDEX).exists():
+        return {}
+    index = read_json(folder / INDEX)
+    files: dict[Path, bytes] = {}
+    for name, entry in index.items():
+        module = component_module(str(entry[0])) if isinstance(entry, list) and len(entry) == 2 else None
+        if module is not None:
+            stem = f"irstd_{module.rpartition('.')[2]}"
+            files[Path(name, f"{stem}.py")] = one_module(module, entry[1]).encode()
+            index[name] = [stem, entry[1]]
+    class_name = index["_class_name"][1] if isinstance(index["_class_name"], list) else index["_class_name"]
+    module = _pipeline_modules().get(class_name)
+    if module is not None:
+        files[Path(f"{PIPELINE_STEM}.py")] = one_module(module, class_name).encode()
+        index["_class_name"] = [PIPELINE_STEM, class_name]
+    if files:
+        files[Path(INDEX)] = (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+    return files
+
+
+def one_module(module: str, class_name: str) -> str:
+    """Source of a module that holds one class and all of the package that it needs, each definition before its use.
+
+    Raises:
+        ValueError: The package has no such class; two of the needed names mean different things; or an import of the
+            package is not of the form `from .x import A` at the top of a file, `x` being a module.
+    """
+    texts: dict[str, None] = {}  # in order
+    imports: set[_Import] = set()
+    origins: dict[str, object] = {}  # name -> what binds it
+
+    def need(module: str, name: str) -> None:
+        bound = _REPLACED.get(name) or _bindings(module).get(name)
+        while isinstance(bound, _Import) and bound.module.partition(".")[0] == _PACKAGE:
+            module, bound = bound.module, _bindings(bound.module).get(bound.name)
+        if bound is None:
+            raise ValueError(f"`{module}` defines no `{name}`")
+        if name in origins:
+            if origins[name] != bound:
+                raise ValueError(f"`{name}` means two things in the code of {class_name}, in {module} another one")
+            return
+        origins[name] = bound
+        if isinstance(bound, _Import):
+            imports.add(bound)
+            return
+        for other in sorted(bound.names & _bindings(module).keys()):
+            need(module, other)
+        texts[bound.text] = None
+
+    need(module, class_name)
+    docstring = f'"""{class_name} for `trust_remote_code=True`. Generated from irstd-ldm, not for editing."""'
+    return "\n".join([docstring, "", *_import_lines(imports), *_spaced(list(texts)), ""])
+
+
+@cache
+def _bindings(module: str) -> dict[str, _Import | _Definition]:
+    """The names that the top of a module of this package binds."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None or spec.submodule_search_locations is not None:
+        raise ValueError(f"`{module}` must be a module with a file, to be written into a checkpoint")
+    text = Path(spec.origin).read_text(encoding="utf-8")
+    lines = text.splitlines()
+    bindings: dict[str, _Import | _Definition] = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import):
+            imported = [_Import("", one.name, one.asname or one.name.partition(".")[0]) for one in node.names]
+            bindings |= {one.bound: one for one in imported}
+        elif isinstance(node, ast.ImportFrom):
+            target = resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0])
+            imported = [_Import(target, one.name, one.asname or one.name) for one in node.names]
+            bindings |= {one.bound: one for one in imported}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign):
+            definition = _definition(module, node, lines)
+            for bound in _bound_names(node):
+                bindings[bound] = definition
+    return bindings
+
+
+def _definition(module: str, node: ast.stmt, lines: list[str]) -> _Definition:
+    for within in ast.walk(node):
+        if isinstance(within, ast.ImportFrom) and within.level:
+            raise ValueError(f"`{module}`, line {within.lineno}: an import of the package must stand at the top")
+    first = min(one.lineno for one in [node, *getattr(node, "decorator_list", [])])
+    while lines[first - 2].startswith("#"):
+        first -= 1
+    left_out = {number for one in ast.walk(node) for number in _docstring_lines(one)}
+    text = [lines[number - 1] for number in range(first, (node.end_lineno or first) + 1) if number not in left_out]
+    return _Definition("\n".join(text), frozenset(one.id for one in ast.walk(node) if isinstance(one, ast.Name)))
+
+
+def _docstring_lines(node: ast.AST) -> range:
+    """Lines of a function's docstring between its summary and its end; the call's keeps them."""
+    if isinstance(node, ast.FunctionDef) and node.name != "__call__" and ast.get_docstring(node):
+        docstring = node.body[0]
+        return range(docstring.lineno + 1, docstring.end_lineno or docstring.lineno)
+    return range(0)
+
+
+def _bound_names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]  # type: ignore[attr-defined]
+    return [one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]
+
+
+def _import_lines(imports: set[_Import]) -> list[str]:
+    """Import statements, those of one module merged: the standard library's, then the others."""
+    merged: dict[str, list[str]] = defaultdict(list)
+    for one in sorted(imports):
+        merged[one.module].append(one.part)
+    statements = [("import " + part, part) for part in merged.pop("", [])]
+    for module, parts in merged.items():
+        line = f"from {module} import {', '.join(parts)}"
+        if len(line) > _LINE_LENGTH:
+            line = f"from {module} import (\n    " + ",\n    ".join(parts) + ",\n)"
+        statements.append((line, module))
+    standard = [line for line, module in statements if module.partition(".")[0] in sys.stdlib_module_names]
+    return [*standard, "", *(line for line, _ in statements if line not in standard)]
+
+
+def _spaced(texts: list[str]) -> list[str]:
+    """Definitions with two empty lines around each that has several lines."""
+    lines: list[str] = []
+    for before, text in zip(["\n", *texts], texts, strict=False):
+        lines += ["", "", text] if "\n" in before + text else [text]
+    return lines
+
+
+@cache
+def _pipeline_modules() -> dict[str, str]:
+    """The pipelines of this package: name of a class -> module that defines it."""
+    spec = find_spec(f"{_PACKAGE}.pipelines")
+    modules: dict[str, str] = {}
+    for path in sorted(Path(spec.submodule_search_locations[0]).glob("pipeline_*.py")):  # type: ignore
+        module = f"{_PACKAGE}.pipelines.{path.stem}"
+        modules |= {name: module for name, bound in _bindings(module).items() if isinstance(bound, _Definition)}
+    return modules

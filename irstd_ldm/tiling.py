@@ -1,0 +1,284 @@
+"""The tiles of images of any size: cut, padded and iterated over, then blended and fused over the ensemble's members.
+
+Neither torch nor diffusers is needed, so that every runtime shares it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PAD_MULTIPLE = 32
+MIN_PADDED_SIZE = 128
+Window = tuple[slice, slice]  # rows and columns of an image
+
+# STAPLE
+MAX_ITERATIONS = 100
+CONVERGED_CHANGE = 1e-6  # largest change of a pixel's probability between two iterations that counts as none
+START_ERROR = 1e-5  # 1 - the performance that every member starts from
+SMALLEST_RATE = 1e-10  # performances stay this far from 0 and 1, so that no probability is 0/0
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How a call samples, tiles and fuses, the checkpoint's defaults filled in."""
+
+    num_inference_steps: int
+    ensemble_size: int
+    tile_size: int
+    tile_overlap: int
+    batch_size: int
+    ensemble_fusion: str
+
+    def windows(self, shape: tuple[int, ...]) -> list[Window]:
+        """Windows of the tiles of an image of shape (H, W)."""
+        return tile_windows(shape, self.tile_size or max(shape), self.tile_overlap)
+
+
+def resolve_sampling(
+    config: Mapping[str, Any],
+    allowed_steps: range,
+    *,
+    num_inference_steps: int | None = None,
+    ensemble_size: int | None = None,
+    tile_size: int | None = None,
+    tile_overlap: int | None = None,
+    batch_size: int | None = None,
+    ensemble_fusion: str = "mean",
+) -> SamplingSettings:
+    """The settings of a call; None = the checkpoint's default, and a batch of one.
+
+    Args:
+        config: A checkpoint's, with an entry `default_NAME` of the first four arguments.
+        allowed_steps: Numbers of denoising steps that the detector can do.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    given = {
+        "num_inference_steps": num_inference_steps,
+        "ensemble_size": ensemble_size,
+        "tile_size": tile_size,
+        "tile_overlap": tile_overlap,
+    }
+    values = {name: config[f"default_{name}"] if value is None else value for name, value in given.items()}
+    values["batch_size"] = 1 if batch_size is None else batch_size
+    least = {"num_inference_steps": allowed_steps[0], "ensemble_size": 1, "batch_size": 1}
+    for name, value in values.items():
+        if not isinstance(value, int) or value < least.get(name, 0):
+            raise ValueError(f"`{name}` must be an integer of at least {least.get(name, 0)}, got {value!r}")
+    settings = SamplingSettings(**values, ensemble_fusion=ensemble_fusion)
+    if settings.num_inference_steps > allowed_steps[-1]:
+        raise ValueError(
+            f"`num_inference_steps` must be at most {allowed_steps[-1]}, got {settings.num_inference_steps}"
+        )
+    if 0 < settings.tile_size < MIN_PADDED_SIZE:
+        raise ValueError(f"`tile_size` must be 0 (no tiles) or at least {MIN_PADDED_SIZE}, got {settings.tile_size}")
+    if settings.tile_size and settings.tile_overlap >= settings.tile_size:
+        raise ValueError(
+            f"`tile_overlap` must be less than `tile_size` ({settings.tile_size}), got {settings.tile_overlap}"
+        )
+    if ensemble_fusion not in FUSIONS:
+        raise ValueError(f"`ensemble_fusion` must be one of {', '.join(FUSIONS)}, got {ensemble_fusion!r}")
+    return settings
+
+
+def image_seed(base: int, index: int) -> int:
+    """Seed, 63 bits, of the image with an index in a call, whatever the batch."""
+    return int(np.random.SeedSequence((base, index)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def pad_image(image: np.ndarray) -> np.ndarray:
+    """Continues (H, W) by reflection at the bottom and right to (PH, PW), multiples of 32 and at least 128."""
+    padding = [(0, max(-(-n // PAD_MULTIPLE) * PAD_MULTIPLE, MIN_PADDED_SIZE) - n) for n in image.shape]
+    return np.pad(image, padding, mode="reflect")
+
+
+def tile_starts(extent: int, tile_size: int, tile_overlap: int) -> list[int]:
+    """First pixels of the tiles that cover `extent` pixels; the last tile ends at the border."""
+    if extent <= tile_size:
+        return [0]
+    return [*range(0, extent - tile_size, tile_size - tile_overlap), extent - tile_size]
+
+
+def tile_windows(shape: tuple[int, ...], tile_size: int, tile_overlap: int) -> list[Window]:
+    """Windows (rows, columns) that cover an image of shape (H, W), in raster order; all are of one size."""
+    height, width = shape
+    return [
+        (slice(top, min(top + tile_size, height)), slice(left, min(left + tile_size, width)))
+        for top in tile_starts(height, tile_size, tile_overlap)
+        for left in tile_starts(width, tile_size, tile_overlap)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A part of an image.
+
+    Attributes:
+        index: Index of the image in the call.
+        window: Its rows and columns there.
+        pixels: (PH, PW) raw gray values, padded.
+    """
+
+    index: int
+    window: Window
+    pixels: np.ndarray
+
+
+def iterate_tiles(images: Sequence[np.ndarray], settings: SamplingSettings) -> Iterator[list[Tile]]:
+    """The tiles of a call, in batches of one padded size, also of several images.
+
+    The tiles of an image come in raster order, as [`TileBlender`] takes them. No more than `batch_size` tiles of each
+    padded size are held.
+
+    Args:
+        images: N of (H, W).
+    """
+    waiting: dict[tuple[int, ...], list[Tile]] = {}  # by padded size
+    for index, image in enumerate(images):
+        for window in settings.windows(image.shape):
+            pixels = pad_image(image[window])
+            tiles = waiting.setdefault(pixels.shape, [])
+            tiles.append(Tile(index, window, pixels))
+            if len(tiles) == settings.batch_size:
+                yield waiting.pop(pixels.shape)
+    yield from waiting.values()
+
+
+def ramp_weight(extent: int, tile_overlap: int) -> np.ndarray:
+    """Weight of a tile's rows or columns (extent,) float32: a linear ramp over the overlap, 1 inside."""
+    distance = np.minimum(np.arange(extent) + 1, np.arange(extent, 0, -1))
+    return np.minimum(distance / max(tile_overlap, 1), 1).astype(np.float32)
+
+
+def blend_weight(height: int, width: int, tile_overlap: int) -> np.ndarray:
+    """Weight of a tile's pixels (height, width) float32: the product of its rows' and its columns' weights."""
+    return np.outer(ramp_weight(height, tile_overlap), ramp_weight(width, tile_overlap))
+
+
+def staple(decisions: np.ndarray) -> np.ndarray:
+    """Probability of the hidden true mask, by expectation-maximisation over what each member misses and invents.
+
+    STAPLE: Warfield, Zou, Wells, "Simultaneous truth and performance level estimation", IEEE TMI 23(7), 2004; the
+    prior is the members' mean foreground share, one for all pixels.
+
+    Args:
+        decisions: (E, H, W) bool.
+
+    Returns:
+        (H, W) float64 in [0, 1].
+    """
+    flat = decisions.reshape(len(decisions), -1)  # (E, H*W)
+    prior = flat.mean()
+    if prior in (0, 1):
+        return np.full(decisions.shape[1:], prior)
+    marked = flat.any(axis=0)  # (H*W,)
+    patterns, inverse, counts = np.unique(flat[:, marked], axis=1, return_inverse=True, return_counts=True)
+    patterns = np.column_stack([patterns, np.zeros(len(flat), bool)])  # (E, P), the last one of the unmarked pixels
+    counts = np.append(counts, np.count_nonzero(~marked))  # (P,)
+    sensitivity = specificity = np.full((len(flat), 1), 1 - START_ERROR)  # (E, 1)
+    truth = np.zeros(len(counts))  # (P,)
+    for _ in range(MAX_ITERATIONS):
+        for_foreground = np.log(np.where(patterns, sensitivity, 1 - sensitivity)).sum(axis=0)
+        for_background = np.log(np.where(patterns, 1 - specificity, specificity)).sum(axis=0)
+        log_odds = np.log(prior / (1 - prior)) + for_foreground - for_background  # (P,)
+        before, truth = truth, 1 / (1 + np.exp(-np.clip(log_odds, -700, 700)))
+        if np.abs(truth - before).max() < CONVERGED_CHANGE:
+            break
+        foreground, background = counts * truth, counts * (1 - truth)
+        sensitivity = ((patterns * foreground).sum(axis=1) / max(foreground.sum(), SMALLEST_RATE))[:, None]
+        specificity = ((~patterns * background).sum(axis=1) / max(background.sum(), SMALLEST_RATE))[:, None]
+        sensitivity, specificity = (
+            np.clip(rate, SMALLEST_RATE, 1 - SMALLEST_RATE) for rate in (sensitivity, specificity)
+        )
+    fused = np.full(flat.shape[1], truth[-1])
+    fused[marked] = truth[inverse.ravel()]
+    return fused.reshape(decisions.shape[1:])
+
+
+# Members (E, H, W) in [0, 1] -> probability (H, W).
+FUSIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": lambda members: members.mean(axis=0, dtype=np.float32),
+    "median": lambda members: np.median(members, axis=0),
+    "staple": lambda members: staple(members > 0.5),
+}
+
+
+class TileBlender:
+    """Blends one image's tiles and fuses its members; meanwhile it holds one row of tiles beside its results.
+
+    Args:
+        shape: (H, W) of the image.
+        settings: The call's.
+
+    Attributes:
+        probability: (H, W) float32 in [0, 1].
+        uncertainty: (H, W) float32, standard deviation over the members; None for one member.
+    """
+
+    def __init__(self, shape: tuple[int, ...], settings: SamplingSettings):
+        self._settings = settings
+        self._windows = settings.windows(shape)
+        self._tops = sorted({rows.start for rows, _ in self._windows})
+        self._strip: np.ndarray | None = None  # (E, rows of a tile, W), from the image's first tile to its last
+        self.probability = np.empty(shape, np.float32)
+        self.uncertainty = np.empty(shape, np.float32) if settings.ensemble_size > 1 else None
+        # STAPLE weighs a member by all of its pixels.
+        self._decisions = (
+            np.empty((settings.ensemble_size, *shape), bool) if settings.ensemble_fusion == "staple" else None
+        )
+
+    def add(self, window: Window, members: np.ndarray) -> None:
+        """Adds the members (E, PH, PW) of the next tile in raster order."""
+        height, width = self.probability.shape
+        rows, columns = (axis.stop - axis.start for axis in window)
+        ramp = self._settings.tile_overlap if len(self._windows) > 1 else 0
+        if self._strip is None:
+            self._strip = np.zeros((len(members), rows, width), np.float32)
+            self._blend = blend_weight(rows, columns, ramp)
+            self._row_weight = _total_weight(height, self._tops, rows, ramp)  # (H,)
+            lefts = sorted({of_window.start for _, of_window in self._windows})
+            self._column_weight = _total_weight(width, lefts, columns, ramp)  # (W,)
+        self._strip[:, :, window[1]] += members[:, :rows, :columns] * self._blend
+        if window[1] == self._windows[-1][1]:
+            self._strip = self._end_row(window[0].start, self._strip)
+
+    def _end_row(self, top: int, strip: np.ndarray) -> np.ndarray | None:
+        """Fuses the rows that no later tile touches; returns the strip of the next row of tiles, None after all."""
+        following = [start for start in self._tops if start > top]
+        end = following[0] if following else len(self.probability)
+        done = strip[:, : end - top]
+        done /= np.outer(self._row_weight[top:end], self._column_weight)
+        np.minimum(done, 1, out=done)  # members of 1 may add up to 1 and some rounding
+        if self._decisions is None:
+            self.probability[top:end] = FUSIONS[self._settings.ensemble_fusion](done)
+        else:
+            self._decisions[:, top:end] = done > 0.5
+        if self.uncertainty is not None:
+            self.uncertainty[top:end] = done.std(axis=0, dtype=np.float32)
+        if following:
+            kept = strip.shape[1] - (end - top)
+            strip[:, :kept] = strip[:, end - top :].copy()
+            strip[:, kept:] = 0
+            return strip
+        if self._decisions is not None:
+            self.probability[:] = staple(self._decisions)
+            self._decisions = None
+        return None
+
+
+def _total_weight(extent: int, starts: list[int], tile_extent: int, ramp: int) -> np.ndarray:
+    """Sum of all tiles' weights along one axis (extent,) float32."""
+    total = np.zeros(extent, np.float32)
+    for start in starts:
+        total[start : start + tile_extent] += ramp_weight(tile_extent, ramp)
+    return total
+
+
+def stack_maps(maps: list[np.ndarray] | None) -> Any:
+    """Maps (1, H, W) of one size as (N, 1, H, W); others stay a list, None stays None."""
+    if maps is None or len({one.shape for one in maps}) > 1:
+        return maps
+    return maps[0][None] if len(maps) == 1 else np.stack(maps)  # a single one is not copied

@@ -1,1 +1,0 @@
-"""Tracks of targets through the frames of a sequence; arrays in, no models, no files."""

@@ -1,0 +1,250 @@
+"""The checkpoint format that the pipelines of this package share, and what their calls share."""
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import torch
+from diffusers import DiffusionPipeline
+
+from ..hub.format import FORMAT_VERSION, check_format_version, component_module
+from ..hub.remote_code import write_remote_code
+from ..hub.upload import explain, upload_checkpoint
+from ..models.safetensors_only import require_safetensors
+
+StepCallback = Callable[..., dict[str, torch.Tensor] | None]
+
+
+class IRSTDPipelineBase(DiffusionPipeline):
+    """A pipeline whose checkpoints hold safetensors and, unless they leave for the Hub, no code.
+
+    A checkpoint loads, from a folder or from the Hub, through its own class. With remote code it also loads where this
+    package is not installed, through `DiffusionPipeline.from_pretrained(x, trust_remote_code=True)`; the pipeline's
+    base class is then `DiffusionPipeline` itself.
+
+    A subclass takes `format_version: int = FORMAT_VERSION` in `__init__`, registers it in its config, and annotates
+    its components with classes of diffusers: those of a remote component are not this package's. Its other registered
+    values must not be lists: diffusers takes those for components.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Self:
+        """Loads a checkpoint from a folder or from the Hub, with the arguments of `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            ValueError: If the checkpoint has no `format_version` or a newer one than this version of the package
+                knows, if weights do not fit their config, or if `use_safetensors` is False.
+            OSError: If a file of the checkpoint is missing or cannot be read.
+        """
+        kwargs = require_safetensors(kwargs)
+        if Path(pretrained_model_name_or_path).is_dir():
+            cls._check_component_folders(Path(pretrained_model_name_or_path), passed=set(kwargs))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str | PathLike:
+        """As `DiffusionPipeline.download`: fetches a checkpoint from the Hub into the cache, returns its folder.
+
+        Raises:
+            ValueError: If the checkpoint's `format_version` is missing or unknown, before its weights are fetched.
+            OSError: If the repository, the revision or a file is not there for this login.
+        """
+        try:
+            folder = super().download(pretrained_model_name, **require_safetensors(kwargs))
+        except OSError as error:
+            raise OSError(explain(error, pretrained_model_name)) from error
+        cls._check_component_folders(Path(folder), passed=set(kwargs))
+        return folder
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """As `DiffusionPipeline.from_pipe`, which takes over no component of a class below the annotated one."""
+        components, _ = cls._get_signature_keys(cls)
+        shared = {name: component for name, component in pipeline.components.items() if name in components}
+        return super().from_pipe(pipeline, **{**shared, **kwargs})
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
+        """As `ConfigMixin.load_config`, with the components that this package defines mapped to its modules."""
+        loaded = super().load_config(pretrained_model_name_or_path, *args, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, value in config.items():
+            module = component_module(str(value[0])) if isinstance(value, list) and len(value) == 2 else None
+            if module is not None:
+                import_module(module)  # diffusers looks a component's module up in sys.modules
+                config[name] = [module, value[1]]
+        return loaded
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | PathLike) -> dict[str, Any]:
+        """As `ConfigMixin._dict_from_json_file`, without the remote pipeline file: the class is this one."""
+        config = super()._dict_from_json_file(json_file)
+        class_name = config.get("_class_name") if isinstance(config, dict) else None
+        if isinstance(class_name, list) and len(class_name) == 2:
+            class_name = class_name[1]
+        if not isinstance(class_name, str):
+            raise OSError(f"{json_file} must be a JSON object with `_class_name`, a class or [file, class]")
+        config["_class_name"] = class_name
+        check_format_version(config.get("format_version"), json_file)
+        return config
+
+    @classmethod
+    def _check_component_folders(cls, folder: Path, passed: set[str]) -> None:
+        """Names the folder of a missing component; diffusers would look for its files at the root."""
+        components, _ = cls._get_signature_keys(cls)
+        index = cls.load_config(folder)
+        for name in sorted(set(components) - passed):
+            pair = index.get(name)
+            if not (isinstance(pair, list) and len(pair) == 2):
+                raise OSError(f"{folder / cls.config_name} has no entry [library, class] for the component `{name}`")
+            if pair[0] is not None and not (folder / name).is_dir():
+                raise OSError(f"{folder} has no folder `{name}`, which its {cls.config_name} names")
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        remote_code: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Saves the pipeline as a checkpoint folder.
+
+        All files are written into a hidden folder beside `save_directory` first, then moved, the index last.
+
+        Args:
+            save_directory: Folder, made if absent; other files in it stay.
+            safe_serialization: Must be True: weights are never pickled.
+            variant: Middle part of the names of the weight files, for example "fp16".
+            max_shard_size: Weights larger than this are split, as in diffusers.
+            push_to_hub: Whether to upload the folder then, with remote code in any case.
+            remote_code: Whether to write the code by which diffusers loads the folder without this package.
+            kwargs: For the upload: `repo_id` (the folder's name by default) and the arguments of `upload_checkpoint`.
+
+        Raises:
+            ValueError: If `safe_serialization` is False, or `kwargs` are given without `push_to_hub`.
+            NotADirectoryError: If `save_directory` is a file.
+        """
+        if not safe_serialization:
+            raise ValueError("`safe_serialization` must be True: weights are never pickled, got False")
+        if kwargs and not push_to_hub:
+            raise ValueError(f"`{next(iter(kwargs))}` is for the upload and needs `push_to_hub=True`")
+        folder = Path(save_directory).absolute()
+        if folder.is_file():
+            raise NotADirectoryError(f"`save_directory` must be a folder, got the file {folder}")
+        unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
+        try:
+            super().save_pretrained(unfinished, variant=variant, max_shard_size=max_shard_size)
+            self._finish(unfinished)
+            if remote_code:
+                write_remote_code(unfinished)
+            _move_files(unfinished, folder, last=self.config_name)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if push_to_hub:
+            upload_checkpoint(folder, kwargs.pop("repo_id", None) or folder.name, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Saves the pipeline and uploads it to the Hub in one commit, with the code that loads it and a card.
+
+        Args:
+            repo_id: "OWNER/NAME", made if absent; "NAME" is the login's own.
+            commit_message: None = "Upload " and the name of the class.
+            private: Whether a new repository is; None = the owner's default.
+            token: None = the standard login.
+            create_pr: Whether to open a pull request instead.
+            safe_serialization: Must be True: weights are never pickled.
+            variant: Middle part of the names of the weight files, for example "fp16".
+            subfolder: Folder of the repository that gets the checkpoint, without a card; None = the root.
+            revision: Branch, made if absent; None = main.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            ValueError: If `safe_serialization` is False.
+            OSError: If the Hub refuses or does not answer.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
+            return upload_checkpoint(
+                Path(folder),
+                repo_id,
+                private=private,
+                revision=revision,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                token=token,
+                create_pr=create_pr,
+                subfolder=subfolder,
+            )
+
+    def _finish(self, folder: Path) -> None:
+        """Brings what diffusers has saved into this package's form: sorted configs without local paths."""
+        for path in [folder / self.config_name, *folder.glob("*/*config.json")]:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config.pop("_name_or_path", None)
+            if path.name == self.config_name:
+                config["format_version"] = FORMAT_VERSION
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for path in folder.glob("*/*.safetensors"):
+            path.chmod((folder / self.config_name).stat().st_mode)  # safetensors lets their owner alone read them
+
+
+def _move_files(source: Path, target: Path, last: str) -> None:
+    paths = [path for path in sorted(source.rglob("*")) if path.is_file()]
+    for path in sorted(paths, key=lambda path: path == source / last):
+        (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target / path.relative_to(source))
+
+
+def draw_base_seed(generator: torch.Generator | None) -> int:
+    """The number, below 2**62, that a call's images derive their seeds from; None draws from seed 0."""
+    source = generator or torch.Generator().manual_seed(0)
+    return int(torch.randint(2**62, (1,), generator=source, device=source.device))
+
+
+def check_callback_inputs(pipeline: DiffusionPipeline, tensor_inputs: Sequence[str]) -> None:
+    """Checks that a call's callback asks for tensors that the pipeline shows.
+
+    Raises:
+        ValueError: It asks for another one.
+    """
+    shown = pipeline._callback_tensor_inputs
+    if not set(tensor_inputs) <= set(shown):
+        raise ValueError(
+            f"`callback_on_step_end_tensor_inputs` must be among {', '.join(shown)}, got {list(tensor_inputs)}"
+        )
+
+
+def end_step(
+    pipeline: DiffusionPipeline,
+    callback: StepCallback | None,
+    tensor_inputs: Sequence[str],
+    step: int,
+    timestep: torch.Tensor,
+    **tensors: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    """The tensors after a step, in their order, some replaced by what the callback returns."""
+    if callback is None:
+        return tuple(tensors.values())
+    replaced = callback(pipeline, step, timestep, {name: tensors[name] for name in tensor_inputs}) or {}
+    return tuple(replaced.get(name, tensor) for name, tensor in tensors.items())

@@ -1,0 +1,192 @@
+"""The call that the detectors share, from images of any size to targets."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from tqdm.auto import tqdm
+
+from ..data.images import ImageInput, gray_range, scale_gray, to_gray
+from ..targets import confidence_calibration, extract_targets, resolve_threshold
+from ..tiling import TileBlender, image_seed, iterate_tiles, resolve_sampling, stack_maps
+from .base import IRSTDPipelineBase, StepCallback, check_callback_inputs, draw_base_seed
+from .output import IRSTDPipelineOutput
+
+
+class IRSTDDetectionPipeline(IRSTDPipelineBase):
+    """Detects small targets in infrared images of any size, by a subclass's [`predict_probability`].
+
+    A subclass registers its components and, with the names and meanings of [`IRSTDLatentPipeline`], the values
+    `default_num_inference_steps`, `default_ensemble_size`, `default_threshold`, `default_tile_size`,
+    `default_tile_overlap`, `calibration` and `normalization`.
+    """
+
+    _callback_tensor_inputs = ["latents"]
+    min_inference_steps = 1  # 0 where the detector has an answer without denoising
+
+    @property
+    def max_inference_steps(self) -> int:
+        return self.scheduler.config.num_train_timesteps
+
+    def predict_probability(
+        self,
+        image: np.ndarray,
+        seeds: Sequence[int],
+        num_inference_steps: int,
+        ensemble_size: int,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        progress_bar: tqdm | None = None,
+    ) -> np.ndarray:
+        """Probabilities of the ensemble's members.
+
+        Args:
+            image: (B, PH, PW) float32, about [-1, 1].
+            seeds: One seed per image.
+            num_inference_steps: Denoising steps.
+            ensemble_size: Members per image.
+            callback_on_step_end: As in `__call__`.
+            callback_on_step_end_tensor_inputs: As in `__call__`.
+            progress_bar: Moves on by B after every step.
+
+        Returns:
+            (B, E, PH, PW) float32 in [0, 1].
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        num_inference_steps: int | None = None,
+        ensemble_size: int | None = None,
+        threshold: float | None = None,
+        max_fa_per_million_px: float | None = None,
+        tile_size: int | None = None,
+        tile_overlap: int | None = None,
+        input_range: tuple[float, float] | None = None,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        ensemble_fusion: str = "mean",
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> IRSTDPipelineOutput:
+        """Detect the targets of one image or of a list of images.
+
+        Several steps or tiles move a progress bar, which `set_progress_bar_config(disable=True)` hides.
+
+        Args:
+            image: A path, a PIL image, an array (H, W), (H, W, 1) or (H, W, 3), a tensor (H, W), (1, H, W) or
+                (3, H, W), or a list of these; uint8, uint16, int32 or floating point.
+            num_inference_steps: Denoising steps; None = the checkpoint's default.
+            ensemble_size: Posterior samples whose probabilities are fused; None = the checkpoint's default.
+            threshold: Pixels of a higher probability belong to targets; None = the checkpoint's default.
+            max_fa_per_million_px: A false-alarm budget in pixels per million, instead of `threshold`; it must have
+                been calibrated.
+            tile_size: Images with a longer side run in overlapping tiles of this side, in pixels; 0 = never;
+                None = the checkpoint's default.
+            tile_overlap: Overlap of neighbouring tiles in pixels; None = the checkpoint's default.
+            input_range: Raw values that map to -1 and 1; None = those of the checkpoint's `normalization`. Values
+                outside are compressed, not clipped. With the normalisation ``robust`` they are about the 5 and 95 per
+                cent quantiles of a typical scene: a sensor's whole range leaves hardly any contrast.
+            batch_size: Images or tiles that run together; None = 1.
+            generator: Source of the randomness; None = seed 0. Every image draws from its own generator, derived from
+                this one and the image's index in the call, so that the batch size changes nothing.
+            output_type: ``np`` or ``pt``.
+            return_dict: Whether to return an [`IRSTDPipelineOutput`] instead of a tuple.
+            callback_on_step_end: Called as ``callback(pipe, step, timestep, tensors)`` after each denoising step of
+                each batch; may return a dict of tensors that replace these.
+            ensemble_fusion: How members become one probability: ``mean``, ``median``, or ``staple``, which weighs the
+                members' decisions (probability > 0.5) by how well each agrees with the consensus.
+            callback_on_step_end_tensor_inputs: Names of the tensors that the callback gets.
+
+        Returns:
+            [`IRSTDPipelineOutput`], or the tuple (probability, mask, uncertainty, targets).
+
+        Raises:
+            TypeError: An image of an unknown kind.
+            ValueError: An argument out of range; an image without pixels or with NaN or infinite values; a budget that
+                was never calibrated.
+        """
+        # 1. Check the inputs and fill in the checkpoint's defaults.
+        if output_type not in ("np", "pt"):
+            raise ValueError(f"`output_type` must be 'np' or 'pt', got {output_type!r}")
+        check_callback_inputs(self, callback_on_step_end_tensor_inputs)
+        settings = resolve_sampling(
+            self.config,
+            range(self.min_inference_steps, self.max_inference_steps + 1),
+            num_inference_steps=num_inference_steps,
+            ensemble_size=ensemble_size,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            batch_size=batch_size,
+            ensemble_fusion=ensemble_fusion,
+        )
+        threshold = resolve_threshold(self.config, threshold, max_fa_per_million_px)
+        images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
+        if not images:
+            raise ValueError("`image` must hold at least one image, got an empty list")
+
+        # 2. Read the images, and draw a seed for each.
+        grays = [to_gray(one) for one in images]  # N of (H, W)
+        ranges = [gray_range(gray, input_range, self.config.normalization) for gray in grays]
+        base_seed = draw_base_seed(generator)
+        seeds = [image_seed(base_seed, index) for index in range(len(grays))]
+
+        # 3. Cut tiles; an image that is no larger than a tile is one.
+        blenders = [TileBlender(gray.shape, settings) for gray in grays]
+        num_passes = max(settings.num_inference_steps, 1) * sum(len(settings.windows(gray.shape)) for gray in grays)
+        with self.progress_bar(total=num_passes) if num_passes > 1 else tqdm(disable=True) as progress_bar:
+            for tiles in iterate_tiles(grays, settings):
+                # 4. Predict the members' probabilities, (B, E, PH, PW).
+                members = self.predict_probability(
+                    np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles]),  # (B, PH, PW)
+                    [seeds[tile.index] for tile in tiles],
+                    settings.num_inference_steps,
+                    settings.ensemble_size,
+                    callback_on_step_end,
+                    callback_on_step_end_tensor_inputs,
+                    progress_bar,
+                )
+
+                # 5. Blend the tiles and fuse the members.
+                for tile, of_tile in zip(tiles, members, strict=True):
+                    blenders[tile.index].add(tile.window, of_tile)
+
+        # 6. Decide.
+        probabilities = [blender.probability[None] for blender in blenders]  # N of (1, H, W)
+        masks = [probability > threshold for probability in probabilities]
+        uncertainties = [one.uncertainty[None] for one in blenders if one.uncertainty is not None] or None
+
+        # 7. Find the targets.
+        calibration = confidence_calibration(self.config)
+        targets = [
+            extract_targets(probability[0], mask[0], gray, calibration)
+            for probability, mask, gray in zip(probabilities, masks, grays, strict=True)
+        ]
+
+        # 8. Convert and offload.
+        maps = [stack_maps(of_images) for of_images in (probabilities, masks, uncertainties)]
+        if output_type == "pt":
+            maps = [_to_tensors(of_images) for of_images in maps]
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return (*maps, targets)  # type: ignore[return-value]
+        return IRSTDPipelineOutput(probability=maps[0], mask=maps[1], uncertainty=maps[2], targets=targets)
+
+    @staticmethod
+    def member_noise(like: torch.Tensor, ensemble_size: int, generators: list[torch.Generator]) -> torch.Tensor:
+        """Standard normal noise shaped as `like` (B*E, C, h, w), from one generator per image."""
+        shape = (ensemble_size, *like.shape[1:])
+        noise = [randn_tensor(shape, generator=g, dtype=torch.float32) for g in generators]
+        return torch.cat(noise).to(like)
+
+
+def _to_tensors(maps: Any) -> Any:
+    if maps is None:
+        return None
+    return [torch.from_numpy(one) for one in maps] if isinstance(maps, list) else torch.from_numpy(maps)
