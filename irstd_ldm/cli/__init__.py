@@ -4,6 +4,16 @@ import os
 import sys
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+PICTURE_KINDS = ("masks", "overlays", "probability")  # DIR/KIND/NAME.png
+TABLE_NAMES = {
+    "json": "detections.json",
+    "csv": "detections.csv",
+    "jsonl": "detections.jsonl",
+    "coco": "detections_coco.json",
+    "geojson": "detections.geojson",
+}
+KINDS = (*PICTURE_KINDS, *TABLE_NAMES)  # what `detect --write` chooses from
+DEFAULT_KINDS = ("masks", "overlays", "json", "csv")
 SCENE_SCR = 12.0  # of the targets in the synthetic scene that `detect` and `card` show
 
 

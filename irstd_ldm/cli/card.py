@@ -10,13 +10,14 @@ from PIL import Image
 
 from .. import __version__, bundled_checkpoint
 from ..data.synthetic import synthetic_scene
+from ..files import write_text
 from ..pipelines.checkpoint_files import CARD, PICTURE, checkpoint_files, read_json
 from ..pipelines.model_card import METRICS, make_card
 from . import EXIT_DONE, EXIT_USAGE, SCENE_SCR, CommandError
 from .inputs import describe
 from .model import BUNDLED, load_pipeline
-from .outputs import save_png, write_atomically
-from .overlay import draw_overlay
+from .outputs import save_png
+from .pictures import draw_overlay
 
 SCENE_SEED = 0
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         card = make_card(
             args.folder, name, metrics=metrics, run=record, settings=settings, notes=notes, versions=versions
         )
-        write_atomically(args.folder / CARD, lambda file: file.write(str(card).encode()))
+        write_text(args.folder / CARD, str(card))
     except OSError as error:
         raise CommandError(str(describe(args.folder, error))) from error
     print(f"written: {args.folder / CARD}, {args.folder / PICTURE}")

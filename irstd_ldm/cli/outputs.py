@@ -1,48 +1,31 @@
-"""What the commands write: under a temporary name first, renamed when complete."""
+"""Files that the commands write, and the values in them."""
 
 import csv
 import dataclasses
 import io
 import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..files import part_path, replacing, write_text
 from ..pipelines.target import Target
 from . import EXIT_USAGE, CommandError
 
 TARGET_FIELDS = tuple(field.name for field in dataclasses.fields(Target))
 
 
-def part_path(path: Path) -> Path:
-    """The temporary name of `path`, in the same folder."""
-    return path.with_name(f".{path.name}.part")
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under a temporary name and renames it; what fails half-way leaves nothing behind."""
-    part = part_path(path)
-    try:
-        with part.open("wb") as file:
-            write(file)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 def save_png(path: Path, image: Image.Image) -> None:
-    write_atomically(path, lambda file: image.save(file, format="PNG"))
+    with replacing(path) as part:
+        image.save(part, format="PNG")
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def make_folder(folder: Path, argument: str = "--output") -> None:
@@ -71,13 +54,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def append(file: io.FileIO, text: str) -> None:
-    """Writes all of a text to an unbuffered file."""
-    data = memoryview(text.encode(errors="surrogateescape"))
-    while data:
-        data = data[file.write(data) :]
 
 
 def csv_line(values: Sequence[Any]) -> str:

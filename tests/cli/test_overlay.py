@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from irstd_ldm.cli.overlay import BOX_COLOUR, displayable, draw_overlay
+from irstd_ldm.cli.pictures import BOX_COLOUR, displayable, draw_overlay
 from irstd_ldm.pipelines.output import Target
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.display import displayable
+from ..files import part_path
 from ..pipelines.target import Target
 from ..tracking.tracker import Track
 from . import CommandError
-from .outputs import part_path
-from .overlay import draw_overlay
+from .pictures import draw_overlay
 
 DEFAULT_RATE = 25  # frames per second, of a sequence without a rate
 TAIL_FRAMES = 30
