@@ -28,7 +28,7 @@ written to DIR, as --write chooses:
   images/synthetic.png  the synthetic scene, where no INPUT is given
 and on demand:
   probability/STEM.png    16-bit, probability * 65535
-  detections.jsonl        a line per image as soon as it is done; failed inputs in the end
+  detections.jsonl        a line per image as soon as it is done, its mask as run lengths; failed inputs in the end
   detections_coco.json    COCO, masks as run lengths (extra coco)
   detections.geojson      targets of GeoTIFF images in longitude and latitude (extra geo)
 An input of several frames (video, pages, stacks) has a folder of its own: DIR/STEM/detections.jsonl, detections.csv,
