@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..files import finite
 from ..pipelines.target import Target
 from ..tracking.tracker import Track
 from . import say
-from .outputs import finite
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.frames import Frame, FrameSource, is_sequence
+from ..files import finite, write_json
 from ..tracking.parameters import TrackerParameters
 from ..tracking.tracker import Tracker
 from . import PICTURE_KINDS, CommandError
 from .inputs import InputFile, describe
 from .model import FrameDetector
-from .outputs import finite, save_json
 from .pictures import Pictures, remove_frame_pictures
 from .records import Log, Record, whole_lines
 from .tables import Ending, sequence_csv, tracks_csv, write_table
@@ -122,7 +122,7 @@ def detect_sequence(
     num_recorded, kept_bytes = _begin(folder, header, args.resume)
     pictures.make_folders()
     log, tracker, result = Log(folder / LOG, kept_bytes), Tracker() if args.tracks else None, SequenceResult()
-    save_json(folder / SUMMARY, {"header": header, **dataclasses.asdict(result)})
+    write_json(folder / SUMMARY, {"header": header, **dataclasses.asdict(result)})
     with ExitStack() as at_end:
         if video is not None:
             at_end.callback(video.close)
@@ -149,7 +149,7 @@ def detect_sequence(
         finally:
             log.close()
             report(result)
-            save_json(folder / SUMMARY, {"header": header, **dataclasses.asdict(result)})
+            write_json(folder / SUMMARY, {"header": header, **dataclasses.asdict(result)})
             ending = Ending([], [], result.complete)
             for name, table in (("detections.csv", sequence_csv), (TRACKS, tracks_csv))[: 2 if tracker else 1]:
                 write_table(folder / name, table(header, log.records, ending))

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.components import label_components
-from ..files import replacing
+from ..files import finite, replacing
 from ..tracking.tracker import Track
 from . import EXIT_USAGE, CommandError
 from .inputs import Failure
-from .outputs import TARGET_FIELDS, csv_line, finite
+from .outputs import TARGET_FIELDS, csv_line
 from .records import Record
 
 NAMING = "name is the file's stem; a second file of one stem is STEM-2, a third STEM-3, in the order of the inputs"

@@ -20,7 +20,6 @@ from irstd_ldm.cli import PICTURE_KINDS, CommandError, records
 from irstd_ldm.cli.inputs import InputFile
 from irstd_ldm.cli.main import main
 from irstd_ldm.cli.model import FrameDetector, predict
-from irstd_ldm.cli.outputs import finite
 from irstd_ldm.cli.pictures import draw_overlay
 from irstd_ldm.cli.records import Record
 from irstd_ldm.cli.sequence import SequenceResult, detect_sequence
@@ -29,6 +28,7 @@ from irstd_ldm.data.display import displayable
 from irstd_ldm.data.frames import Frame, open_frames
 from irstd_ldm.data.images import ImageReadError, robust_range_of_values
 from irstd_ldm.data.sequence_range import SAMPLED_FRAMES, sequence_range
+from irstd_ldm.files import finite
 from irstd_ldm.tracking.tracker import Tracker
 
 HEADER = {"version": "0", "model": "tiny", "settings": {"seed": 0}}
