@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 def part_path(path: Path) -> Path:
     """The temporary name of `path`, hidden, in the same folder."""
@@ -51,6 +49,6 @@ def finite(value: Any) -> Any:
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
-    if isinstance(value, np.generic):
+    if hasattr(value, "dtype"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

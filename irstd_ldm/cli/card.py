@@ -16,8 +16,7 @@ from ..pipelines.model_card import METRICS, make_card
 from . import EXIT_DONE, EXIT_USAGE, SCENE_SCR, CommandError
 from .inputs import describe
 from .model import BUNDLED, load_pipeline
-from .outputs import save_png
-from .pictures import draw_overlay
+from .pictures import draw_overlay, save_png
 
 SCENE_SEED = 0
 

@@ -31,15 +31,14 @@ from . import (
     SCENE_SCR,
     TABLE_NAMES,
     CommandError,
+    make_folder,
     say,
 )
 from .inputs import IMAGE_ERRORS, Failure, InputFile, check_flags, collect_inputs, describe, readers_are_quiet
 from .model import FrameDetector, load_detector, model_name, resolve_device, resolve_threshold, settings
-from .outputs import TARGET_FIELDS, make_folder, save_png
-from .pictures import Pictures
-from .records import Log, Record, StandardOutput
-from .sequence import SequenceResult, detect_frames, detect_sequence
-from .tables import TABLES, Ending, check_installed, write_table
+from .pictures import Pictures, save_png
+from .records import TABLES, TARGET_FIELDS, Ending, Log, Record, StandardOutput, check_installed, write_table
+from .sequence import SequenceResult, detect_sequence
 
 TABLE_ROWS = 20
 STANDARD_OUTPUT = Path("-")
@@ -88,11 +87,11 @@ def run(args: argparse.Namespace) -> int:
     # 5. Tables and the summary, also of a run that was interrupted or broken off.
     finally:
         outputs.finish(header, Ending(failures, detection.sequences, detection.num_tried == len(inputs)))
-    if folder is not None:
+    if isinstance(outputs, _FolderOutputs):
         if num_inputs == 1 and outputs.num_images == 1:
             say(_table(detection.last_targets))
             if "overlays" in outputs.kinds:
-                say(f"overlay: {folder / 'overlays' / inputs[0].name}.png")
+                say(f"overlay: {args.output / 'overlays' / inputs[0].name}.png")
         tables = ", ".join(map(str, outputs.tables))
         num_targets = detection.num_targets
         say(f"images: {outputs.num_images}, {detection.summary()}targets: {num_targets}; {tables}")
@@ -240,7 +239,7 @@ class _Run:
                 self._detect_sequence(item, source)
                 self.num_tried += 1
                 return
-            for frame, probability, record in detect_frames(source, item, self._detector, input_range):
+            for frame, probability, record in self._detector.frames(source, item, input_range):
                 self._add(item, frame.image, probability, record)
         except BrokenPipeError:  # the reader of the standard output left
             raise

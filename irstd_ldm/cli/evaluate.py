@@ -25,11 +25,10 @@ from ..files import write_json
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.engines import ENGINES
-from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
+from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, make_folder
 from .image_set import ImageSet
 from .inputs import IMAGE_ERRORS, describe
 from .model import load_detector, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
-from .outputs import make_folder
 
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 TABLE_METRICS = (("iou", "IoU", 4), ("niou", "nIoU", 4), ("pd", "Pd", 4), ("fa_per_million_px", "Fa (1e-6)", 2))

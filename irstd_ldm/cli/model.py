@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import bundled_checkpoint
-from ..data.frames import FrameSource
+from ..data.frames import Frame, FrameSource, is_sequence
 from ..data.images import invert_polarity
 from ..data.raw_format import BLACK_HOT
 from ..data.sequence_range import sequence_range
@@ -22,6 +23,8 @@ from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.engines import ENGINES
 from ..runtime.exported_folder import is_exported
 from . import EXIT_USAGE, CommandError
+from .inputs import InputFile
+from .records import Record
 
 if TYPE_CHECKING:
     import torch
@@ -226,12 +229,29 @@ class FrameDetector:
         lo, hi = value_range
         return lo - (hi - lo) / 2, hi + (hi - lo) / 2
 
-    def __call__(
-        self, image: np.ndarray, input_range: tuple[float, float] | None
-    ) -> tuple[np.ndarray, np.ndarray, list[Target]]:
-        """Detects targets in a frame (H, W), see `predict`."""
-        seen = invert_polarity(image, input_range) if self._args.polarity == BLACK_HOT else image
-        return predict(self._pipeline, seen, self._args, self._threshold, input_range)
+    def frames(
+        self, source: FrameSource, item: InputFile, input_range: tuple[float, float] | None, first: int = 0
+    ) -> Iterator[tuple[Frame, np.ndarray, Record]]:
+        """Detects targets in the frames of a file, a still or a sequence, one in memory at a time.
+
+        Args:
+            source: The file.
+            item: Its name.
+            input_range: Raw values that map to -1 and 1; None = each frame's own.
+            first: Index of the first frame.
+
+        Yields:
+            The frame, its probability (H, W) float32, and its record; a still's has no index.
+        """
+        has_index = is_sequence(source)
+        for frame in source.frames(first):
+            is_mirrored = self._args.polarity == BLACK_HOT
+            seen = invert_polarity(frame.image, input_range) if is_mirrored else frame.image
+            probability, mask, targets = predict(self._pipeline, seen, self._args, self._threshold, input_range)
+            height, width = mask.shape
+            index = frame.index if has_index else None
+            record = Record(str(item.path), item.name, width, height, targets, mask, index, frame.time_s)
+            yield frame, probability, record
 
 
 def resolve_threshold(args: argparse.Namespace, pipeline: Detector) -> float:

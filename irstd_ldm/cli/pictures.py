@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.display import displayable
+from ..files import replacing
 from ..pipelines.target import Target
-from . import EXIT_USAGE, PICTURE_KINDS, CommandError
-from .outputs import make_folder, save_png
+from . import EXIT_USAGE, PICTURE_KINDS, CommandError, make_folder
 
 MIN_LONG_SIDE_PX = 640  # smaller images are enlarged, so that a two-digit confidence is legible beside a 3 px target
 MAX_LABELS = 100  # more text than that hides the image
@@ -85,6 +85,12 @@ class Pictures:
         """Removes a frame's pictures."""
         for path in self.folders:
             (path / f"{name}.png").unlink(missing_ok=True)
+
+
+def save_png(path: Path, image: Image.Image) -> None:
+    """Writes a picture under a temporary name and renames it."""
+    with replacing(path) as part:
+        image.save(part, format="PNG")
 
 
 def remove_frame_pictures(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..data.frames import Frame, FrameSource, is_sequence
+from ..data.frames import FrameSource
 from ..files import finite, write_json
 from ..tracking.parameters import TrackerParameters
 from ..tracking.tracker import Tracker
@@ -20,8 +20,7 @@ from . import PICTURE_KINDS, CommandError
 from .inputs import InputFile, describe
 from .model import FrameDetector
 from .pictures import Pictures, remove_frame_pictures
-from .records import Log, Record, whole_lines
-from .tables import Ending, sequence_csv, tracks_csv, write_table
+from .records import Ending, Log, Record, sequence_csv, tracks_csv, whole_lines, write_table
 from .video import AnnotatedVideo
 
 SUMMARY, LOG, TRACKS, ANNOTATED = "sequence.json", "detections.jsonl", "tracks.csv", "annotated.mp4"
@@ -39,34 +38,6 @@ class SequenceResult:
     num_tracks: int = 0
     complete: bool = False
     error: str | None = None
-
-
-def detect_frames(
-    source: FrameSource,
-    item: InputFile,
-    detector: FrameDetector,
-    input_range: tuple[float, float] | None,
-    first: int = 0,
-) -> Iterator[tuple[Frame, np.ndarray, Record]]:
-    """Detects targets in the frames of a file, a still or a sequence, one in memory at a time.
-
-    Args:
-        source: The file.
-        item: Its name.
-        detector: Detects in each frame as in a single image.
-        input_range: Raw values that map to -1 and 1; None = each frame's own.
-        first: Index of the first frame.
-
-    Yields:
-        The frame, its probability (H, W) float32, and its record; a still's has no index.
-    """
-    has_index = is_sequence(source)
-    for frame in source.frames(first):
-        probability, mask, targets = detector(frame.image, input_range)
-        height, width = mask.shape
-        index = frame.index if has_index else None
-        record = Record(str(item.path), item.name, width, height, targets, mask, index, frame.time_s)
-        yield frame, probability, record
 
 
 def detect_sequence(
@@ -129,7 +100,7 @@ def detect_sequence(
         try:
             images = source.frames() if video is not None else iter(())  # of frames of an earlier run, drawn again
             recorded = ((next(images, None), None, record) for record in log.records(num_recorded))
-            detected = detect_frames(source, item, detector, input_range, num_recorded)
+            detected = detector.frames(source, item, input_range, num_recorded)
             frames = tqdm(chain(recorded, detected), total=source.num_frames, unit="frame", disable=None)
             for frame, probability, record in frames:
                 if tracker is not None:

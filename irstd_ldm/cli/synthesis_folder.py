@@ -12,8 +12,8 @@ from PIL import Image
 
 from ..data.folder import write_stem_list
 from ..files import write_json
-from . import EXIT_USAGE, CommandError
-from .outputs import make_folder, save_png
+from . import EXIT_USAGE, CommandError, make_folder
+from .pictures import save_png
 
 SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.txt"
 

@@ -12,8 +12,7 @@ from PIL import Image
 from irstd_ldm.cli import KINDS, TABLE_NAMES
 from irstd_ldm.cli.detect import _FolderOutputs
 from irstd_ldm.cli.inputs import Failure
-from irstd_ldm.cli.records import Record, mask_of_run_lengths, run_lengths
-from irstd_ldm.cli.tables import Ending
+from irstd_ldm.cli.records import Ending, Record, mask_of_run_lengths, run_lengths
 from irstd_ldm.pipelines.target import Target
 from irstd_ldm.pipelines.targets import extract_targets
 
