@@ -1,9 +1,12 @@
 """Files that appear whole or not at all: written under a temporary name beside their own, then renamed."""
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def part_path(path: Path) -> Path:
@@ -33,3 +36,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Writes bytes."""
     with replacing(path) as part:
         part.write_bytes(data)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes strict JSON, see `finite`."""
+    write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same content for strict JSON: NaN and infinities become null, numpy's numbers Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if hasattr(value, "dtype"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

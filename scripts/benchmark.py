@@ -28,7 +28,7 @@ from irstd_ldm import (
     MaskAutoencoderKL,
     bundled_checkpoint,
 )
-from irstd_ldm.cli.torch_model import compile_networks, pipeline_class
+from irstd_ldm.cli.model import compile_networks, pipeline_class
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.pipelines.detection import IRSTDDetectionPipeline

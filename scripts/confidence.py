@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.cli.image_set import ImageSet
-from irstd_ldm.cli.outputs import save_json
 from irstd_ldm.data.folder import validation_list
 from irstd_ldm.evaluation.confidence import fit_platt
 from irstd_ldm.evaluation.counts import ImageCounts, count_components
@@ -31,6 +30,7 @@ from irstd_ldm.evaluation.reliability import (
     reliability,
     scored_targets,
 )
+from irstd_ldm.files import write_json
 
 NUM_BINS = 5
 
@@ -114,7 +114,7 @@ def main() -> None:
             f"| {fitted['ece']:.3f} | {fitted['brier']:.3f} |"
         )
     if arguments.output:
-        save_json(arguments.output, table)
+        write_json(arguments.output, table)
 
 
 if __name__ == "__main__":

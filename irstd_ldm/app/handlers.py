@@ -12,8 +12,8 @@ import numpy as np
 
 from .. import __version__
 from ..cli.inputs import IMAGE_ERRORS
-from ..cli.outputs import finite
 from ..data.readers.frame import Frame
+from ..files import finite
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..targets import Target, resolve_threshold
 from .detection import DetectedFrame, Detection, Settings, detect_frames, record, targets_of

@@ -2,8 +2,21 @@
 
 import os
 import sys
+from pathlib import Path
+
+from ..files import part_path
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+PICTURE_KINDS = ("masks", "overlays", "probability")  # DIR/KIND/NAME.png
+TABLE_NAMES = {
+    "json": "detections.json",
+    "csv": "detections.csv",
+    "jsonl": "detections.jsonl",
+    "coco": "detections_coco.json",
+    "geojson": "detections.geojson",
+}
+KINDS = (*PICTURE_KINDS, *TABLE_NAMES)  # what `detect --write` chooses from
+DEFAULT_KINDS = ("masks", "overlays", "json", "csv")
 SCENE_SCR = 12.0  # of the targets in the synthetic scene that `detect` and `card` show
 
 
@@ -46,3 +59,20 @@ def plain(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def make_folder(folder: Path, argument: str = "--output") -> None:
+    """Makes `folder` and checks that a file can be written in it.
+
+    Raises:
+        CommandError: it cannot; wrong usage of `argument`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = part_path(folder / "writable")
+        try:
+            probe.write_bytes(b"0")  # a byte: a full disk still takes an empty file
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandError(f"{argument} {folder}: cannot write there: {error.strerror}", EXIT_USAGE) from error

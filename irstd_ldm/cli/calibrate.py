@@ -16,6 +16,7 @@ from ..evaluation.confidence import fit_platt
 from ..evaluation.matching import label_image
 from ..evaluation.reliability import ScoredTarget, confidences_and_hits, scored_targets
 from ..evaluation.thresholds import ThresholdCounts, count_image_at
+from ..files import write_json
 from ..hub.format import INDEX, read_json
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..targets import ConfidenceCalibration
@@ -23,7 +24,6 @@ from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
 from .image_set import ImageSet
 from .inputs import IMAGE_ERRORS, describe
 from .model import load_pipeline, model_folder, predict, resolve_device, sampling
-from .outputs import save_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ def _calibration(
 
 
 def _store(path: Path, calibration: dict[str, Any]) -> None:
-    save_json(path, {**read_json(path), "calibration": calibration})
+    write_json(path, {**read_json(path), "calibration": calibration})
 
 
 def _table(budgets: Sequence[BudgetThreshold]) -> str:

@@ -11,13 +11,13 @@ from PIL import Image
 
 from .. import __version__, bundled_checkpoint
 from ..data.synthetic import synthetic_scene
+from ..files import write_text
 from ..hub.format import CARD, PICTURE, checkpoint_files, read_json
 from ..hub.model_card import TASK, CardResults, make_card
 from . import EXIT_DONE, EXIT_USAGE, SCENE_SCR, CommandError
 from .inputs import describe
 from .model import BUNDLED, load_pipeline
-from .outputs import save_png, write_atomically
-from .overlay import draw_overlay
+from .pictures import draw_overlay, save_png
 
 SCENE_SEED = 0
 METRICS = {"iou": "IoU", "niou": "nIoU", "pd": "Pd", "fa_per_million_px": "Fa, 1e-6"}
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         card = make_card(
             args.folder, name, results=results, run=record, settings=settings, notes=notes, versions=versions
         )
-        write_atomically(args.folder / CARD, lambda file: file.write(str(card).encode()))
+        write_text(args.folder / CARD, str(card))
     except OSError as error:
         raise CommandError(str(describe(args.folder, error))) from error
     print(f"written: {args.folder / CARD}, {args.folder / PICTURE}")

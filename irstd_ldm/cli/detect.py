@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.readers import FRAME_SUFFIXES, RAW_SUFFIXES, FrameSource, is_sequence, open_frames
+from ..data.readers import FRAME_SUFFIXES, RAW_SUFFIXES, is_sequence, open_frames
+from ..data.readers.frame import FrameSource
 from ..data.synthetic import synthetic_scene
+from ..files import part_path
 from ..targets import Target
-from . import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, SCENE_SCR, CommandError, say
-from .detection_writer import DetectionWriter
-from .frame_detector import FrameDetector
-from .inputs import IMAGE_ERRORS, Failure, InputFile, collect_inputs, describe
-from .kinds import DEFAULT_KINDS
-from .model import load_detector, model_name, resolve_device, resolve_threshold, settings
-from .outputs import TARGET_FIELDS, make_folder, save_png
-from .quiet import readers_are_quiet
-from .sequence_flags import check_flags
-from .stream_sequence import stream_sequence
-from .write_tables import StandardOutput
-from .writers import ImageResult
+from . import (
+    DEFAULT_KINDS,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    KINDS,
+    PICTURE_KINDS,
+    SCENE_SCR,
+    TABLE_NAMES,
+    CommandError,
+    make_folder,
+    say,
+)
+from .inputs import IMAGE_ERRORS, Failure, InputFile, check_flags, collect_inputs, describe, readers_are_quiet
+from .model import FrameDetector, load_detector, model_name, resolve_device, resolve_threshold, settings
+from .pictures import Pictures, save_png
+from .records import TABLES, TARGET_FIELDS, Ending, Log, Record, StandardOutput, check_installed, write_table
+from .sequence import SequenceResult, detect_sequence
 
 TABLE_ROWS = 20
 STANDARD_OUTPUT = Path("-")
@@ -36,6 +47,7 @@ STANDARD_OUTPUT = Path("-")
 
 def run(args: argparse.Namespace) -> int:
     """Detects targets in every input and returns the exit code."""
+    # 1. Inputs, and the flags that must fit them.
     device = resolve_device(args.device, args.runtime)
     folder = None if args.output == STANDARD_OUTPUT else args.output
     if folder is None:
@@ -43,17 +55,17 @@ def run(args: argparse.Namespace) -> int:
     suffixes = FRAME_SUFFIXES if args.raw is None else (*FRAME_SUFFIXES, *RAW_SUFFIXES)
     inputs, failures = collect_inputs(args.inputs, suffixes)
     check_flags(inputs, args)
-    writer = DetectionWriter(folder, args.write or DEFAULT_KINDS)
+    # 2. Outputs, before the time that loading takes.
+    outputs = _StreamOutputs() if folder is None else _FolderOutputs(folder, args.write or DEFAULT_KINDS)
     if not args.inputs:
         inputs = [_write_scene(args)]
     for failure in failures:
         _tell(failure)
     num_inputs = len(inputs) + len(failures)
     if not inputs:
-        if folder is None:
-            with _writing(writer):
-                writer.finish(failures, complete=True)
+        outputs.finish({}, Ending(failures, [], True))
         return _close(num_inputs, failures, None)
+    # 3. The detector.
     pipeline = load_detector(args, device)
     threshold = resolve_threshold(args, pipeline)
     header = {
@@ -63,91 +75,212 @@ def run(args: argparse.Namespace) -> int:
         "input_range": args.input_range,
         "polarity": args.polarity,
     }
-    with _writing(writer):
-        writer.begin(header)
-    detection = _Run(FrameDetector(pipeline, args, threshold), args, header, writer, failures)
+    outputs.begin()
+    # 4. Frames.
+    detection = _Run(FrameDetector(pipeline, args, threshold), args, header, outputs, failures)
     interrupted: str | None = None
     try:
         with readers_are_quiet():
-            detection.detect(inputs)
+            for item in tqdm(inputs, unit="image", disable=None):
+                detection.detect(item)
     except KeyboardInterrupt:
-        interrupted = _interruption(writer)
+        interrupted = detection.interruption()
+    # 5. Tables and the summary, also of a run that was interrupted or broken off.
     finally:
-        with _writing(writer):
-            writer.finish(failures, complete=detection.num_tried == len(inputs))
-    if folder is not None:
-        if num_inputs == 1 and writer.num_images == 1:
+        outputs.finish(header, Ending(failures, detection.sequences, detection.num_tried == len(inputs)))
+    if isinstance(outputs, _FolderOutputs):
+        if num_inputs == 1 and outputs.num_images == 1:
             say(_table(detection.last_targets))
-            if "overlays" in writer.pictures:
-                say(f"overlay: {writer.pictures['overlays'] / inputs[0].name}.png")
-        tables = ", ".join(map(str, writer.tables))
-        say(f"images: {writer.num_images}, {_sequences(writer)}targets: {writer.num_targets}; {tables}")
+            if "overlays" in outputs.kinds:
+                say(f"overlay: {args.output / 'overlays' / inputs[0].name}.png")
+        tables = ", ".join(map(str, outputs.tables))
+        num_targets = detection.num_targets
+        say(f"images: {outputs.num_images}, {detection.summary()}targets: {num_targets}; {tables}")
     return _close(num_inputs, failures, interrupted)
 
 
+class _StreamOutputs:
+    """Lines of JSON on the standard output, and nothing else."""
+
+    def __init__(self) -> None:
+        self._log = StandardOutput()
+
+    def begin(self) -> None:
+        pass
+
+    def holds(self, path: Path) -> bool:
+        return False
+
+    def add(self, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
+        self._log.append(record.to_json())
+
+    def finish(self, header: Mapping[str, Any], ending: Ending) -> None:
+        for failure in ending.failures:
+            self._log.append(failure.to_json())
+
+
+class _FolderOutputs:
+    """DIR: the log of stills and their pictures as they come, the tables of the log when the run ends.
+
+    A still appears in all of them or in none. detections.json is always written. The log is detections.jsonl where
+    that is asked for, otherwise a hidden file that goes when the tables are whole.
+
+    Args:
+        folder: DIR.
+        kinds: Some of `KINDS`.
+
+    Raises:
+        CommandError: DIR cannot be written or holds pictures of other origin, or an extra is missing.
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[str]):
+        self.kinds = [kind for kind in KINDS if kind in (*kinds, "json")]
+        self._pictures = Pictures(folder, [kind for kind in PICTURE_KINDS if kind in self.kinds])
+        self._tables = {folder / TABLE_NAMES[kind]: TABLES[kind] for kind in self.kinds if kind in TABLES}
+        check_installed(self.kinds)
+        make_folder(folder)
+        self._pictures.make_folders()
+        path = folder / TABLE_NAMES["jsonl"]
+        self.tables = [folder / TABLE_NAMES[kind] for kind in self.kinds if kind in TABLE_NAMES]
+        self._path = path if "jsonl" in self.kinds else part_path(path)
+        self._log: Log | None = None
+        self.num_images = 0
+
+    def begin(self) -> None:
+        """Opens the log and checks that the disk takes the tables, before anything is detected.
+
+        Raises:
+            CommandError: It does not.
+        """
+        for path in self._tables:
+            with _writing(path):
+                part = part_path(path)
+                try:
+                    part.write_bytes(b"0")
+                finally:
+                    if not part.is_dir():
+                        part.unlink(missing_ok=True)
+        with _writing(self._path):
+            self._log = Log(self._path)
+
+    def holds(self, path: Path) -> bool:
+        """Whether an input lies among the pictures of this run."""
+        return os.path.dirname(os.path.realpath(path)) in map(os.path.realpath, self._pictures.folders)
+
+    def add(self, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
+        """Writes a still's pictures and then its line.
+
+        Raises:
+            OSError: The disk refuses; nothing of the still is left.
+        """
+        assert self._log is not None
+        self._pictures.write(record.name, image, probability, record.mask, record.targets)
+        try:
+            self._log.append(record.to_json())
+        except BaseException:  # an interruption too
+            self._pictures.remove(record.name)
+            raise
+        self.num_images += 1
+
+    def finish(self, header: Mapping[str, Any], ending: Ending) -> None:
+        """Writes the tables.
+
+        Raises:
+            CommandError: The disk refuses; the log stays, where it holds a still.
+        """
+        if self._log is None:
+            return
+        try:
+            for path, table in self._tables.items():
+                with _writing(path):
+                    write_table(path, table(header, self._log.records, ending))
+        except CommandError:
+            if self.num_images:
+                raise
+            self._path.unlink()
+            raise
+        with _writing(self._path):
+            if "jsonl" in self.kinds:
+                for failure in ending.failures:
+                    self._log.append(failure.to_json())
+            else:
+                self._path.unlink()
+        self._log.close()
+
+
 class _Run:
-    """One pass over the inputs, an image in memory at a time; a failure ends its input, not the pass."""
+    """One pass over the inputs, a frame in memory at a time; a failure ends its input, not the pass."""
 
     def __init__(
         self,
         detector: FrameDetector,
         args: argparse.Namespace,
         header: Mapping[str, Any],
-        writer: DetectionWriter,
+        outputs: _StreamOutputs | _FolderOutputs,
         failures: list[Failure],
     ):
         self._detector, self._args, self._header = detector, args, header
-        self._writer, self._failures = writer, failures
+        self._outputs, self._failures = outputs, failures
+        self.sequences: list[Mapping[str, Any]] = []
         self.last_targets: Sequence[Target] = []
-        self.num_tried = 0
+        self.num_targets = self.num_tried = 0
 
-    def detect(self, inputs: Sequence[InputFile]) -> None:
-        for item in tqdm(inputs, unit="image", disable=None):
-            self._detect_input(item)
-            self.num_tried += 1
-
-    def _detect_input(self, item: InputFile) -> None:
-        if self._writer.holds(item.path):
-            self._fail(Failure(str(item.path), "is in the folder that this command writes"))
-            return
+    def detect(self, item: InputFile) -> None:
+        """Detects targets in one input."""
         try:
+            if self._outputs.holds(item.path):
+                raise ValueError("is in the folder that this command writes")
             source = open_frames(item.path, self._args.raw, self._args.max_pixels)
-            if is_sequence(source):
+            asked = self._args.input_range
+            if not is_sequence(source):
+                input_range = asked if isinstance(asked, tuple) else None
+            elif isinstance(self._outputs, _StreamOutputs):
+                input_range = self._detector.value_range(source, asked or "sequence")
+            else:
                 self._detect_sequence(item, source)
+                self.num_tried += 1
                 return
-            result = self._detect_image(item, source)
+            for frame, probability, record in self._detector.frames(source, item, input_range):
+                self._add(item, frame.image, probability, record)
         except BrokenPipeError:  # the reader of the standard output left
             raise
         except IMAGE_ERRORS as error:
             self._fail(describe(item.path, error))
-            return
-        self.last_targets = result.targets
+        self.num_tried += 1
+
+    def summary(self) -> str:
+        """The number of sequences, where there are any."""
+        if not self.sequences:
+            return ""
+        num_parts = sum(not sequence["complete"] for sequence in self.sequences)
+        return f"sequences: {len(self.sequences)}{f' ({num_parts} in part)' if num_parts else ''}, "
+
+    def interruption(self) -> str:
+        """What is kept of an interrupted run, and of the sequence in which it was interrupted."""
+        line = "interrupted; what is written stays"
+        for sequence in self.sequences:
+            if not sequence["complete"] and sequence["error"] is None:
+                line += f"; --resume goes on after the {sequence['num_frames']} frames of {sequence['file']}"
+        return line
+
+    def _add(self, item: InputFile, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
         try:
-            self._writer.add(result)
+            self._outputs.add(image, probability, record)
         except BrokenPipeError:
             raise
         except OSError as error:
             self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
-        except IMAGE_ERRORS as error:  # no memory for an overlay, say
-            self._fail(describe(item.path, error))
-
-    def _detect_image(self, item: InputFile, source: FrameSource) -> ImageResult:
-        (frame,) = source.frames()
-        asked = self._args.input_range
-        input_range = asked if isinstance(asked, tuple) else None
-        return ImageResult(item, frame.image, *self._detector(frame.image, input_range))
+            return
+        self.last_targets = record.targets
+        self.num_targets += len(record.targets)
 
     def _detect_sequence(self, item: InputFile, source: FrameSource) -> None:
-        if self._args.output == STANDARD_OUTPUT:
-            stream_sequence(source, item, self._detector, self._args, StandardOutput().write)
-            return
-        from .detect_sequence import SequenceResult, detect_sequence
-
         def report(result: SequenceResult) -> None:
-            self._writer.add_sequence({"file": str(item.path), "name": item.name, **asdict(result)})
+            self.sequences.append({"file": str(item.path), "name": item.name, **dataclasses.asdict(result)})
+            self.num_targets += result.num_targets
 
         try:
-            detect_sequence(source, item.name, self._detector, self._args, self._args.output, self._header, report)
+            detect_sequence(source, item, self._detector, self._args, self._args.output, self._header, report)
         except CommandError as error:
             self._fail(Failure(str(item.path), str(error)))
         except OSError as error:
@@ -192,7 +325,7 @@ def _table(targets: Sequence[Target]) -> str:
         return "no target"
     lines = ["".join(f"{name:>11}" for name in TARGET_FIELDS)]
     for target in sorted(targets, key=lambda target: -target.confidence)[:TABLE_ROWS]:
-        cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in astuple(target))
+        cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in dataclasses.astuple(target))
         lines.append("".join(f"{cell:>11}" for cell in cells))
     if len(targets) > TABLE_ROWS:
         lines.append(f"and {len(targets) - TABLE_ROWS} less confident ones")
@@ -200,31 +333,12 @@ def _table(targets: Sequence[Target]) -> str:
 
 
 @contextmanager
-def _writing(writer: DetectionWriter) -> Iterator[None]:
-    """Beginning or ending the tables, of which the first names a failure."""
+def _writing(path: Path) -> Iterator[None]:
+    """Names the table that cannot be begun or ended."""
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        raise CommandError(f"{writer.tables[0]}: {describe('', error).error}") from error
-
-
-def _sequences(writer: DetectionWriter) -> str:
-    """Their number in the summary, where there are any."""
-    if not writer.sequences:
-        return ""
-    num_parts = sum(not sequence["complete"] for sequence in writer.sequences)
-    return f"sequences: {len(writer.sequences)}{f' ({num_parts} in part)' if num_parts else ''}, "
-
-
-def _interruption(writer: DetectionWriter) -> str:
-    """What is kept of an interrupted run, and of the sequence in which it was interrupted."""
-    line = "interrupted; what is written stays"
-    for sequence in writer.sequences:
-        if not sequence["complete"] and sequence["error"] is None:
-            line += f"; --resume goes on after the {sequence['num_frames']} frames of {sequence['file']}"
-    return line
+        raise CommandError(f"{path}: {describe('', error).error}") from error
 
 
 def _close(num_inputs: int, failures: Sequence[Failure], interrupted: str | None) -> int:

@@ -21,15 +21,15 @@ from ..evaluation.reporting.named import NamedEvaluation, file_stem
 from ..evaluation.reporting.recording import Recorder, Recording
 from ..evaluation.reporting.write import write_report
 from ..evaluation.result import EvaluationResult
+from ..files import write_json
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.engines import ENGINES
 from ..targets import confidence_calibration
-from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
+from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, make_folder
 from .image_set import ImageSet
 from .inputs import IMAGE_ERRORS, describe
 from .model import load_detector, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
-from .outputs import make_folder, save_json
 
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 TABLE_METRICS = (("iou", "IoU", 4), ("niou", "nIoU", 4), ("pd", "Pd", 4), ("fa_per_million_px", "Fa (1e-6)", 2))
@@ -234,7 +234,7 @@ def _cross_table(evaluations: list[NamedEvaluation]) -> str:
 
 def _save(path: Path, content: dict[str, Any]) -> None:
     try:
-        save_json(path, content)
+        write_json(path, content)
     except OSError as error:
         raise CommandError(f"{path}: {describe('', error).error}") from error
 

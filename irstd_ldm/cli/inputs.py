@@ -1,13 +1,25 @@
 """Files, folders and globs of a command line -> the image files to read, each with an output name of its own."""
 
+import argparse
 import glob
+import json
+import logging
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..data.readers import FRAME_SUFFIXES
-from . import one_line
+from PIL import Image
+
+from ..data.readers import FRAME_SUFFIXES, is_sequence, open_frames
+from . import EXIT_USAGE, CommandError, one_line
+
+# Flags of `detect` that fit inputs of several frames alone, and tables that fit stills alone.
+SEQUENCE_FLAGS = ("tracks", "annotated_video", "resume")
+STILL_TABLES = ("coco", "geojson")
 
 # What a file may raise: unreadable, refused, too large for the memory (torch reports that as a RuntimeError), of a
 # format whose reader is not installed.
@@ -28,6 +40,10 @@ class Failure:
 
     file: str
     error: str
+
+    def to_json(self) -> str:
+        """The line of detections.jsonl."""
+        return json.dumps(asdict(self))
 
     def __str__(self) -> str:
         return self.error if self.file in self.error else f"{self.file}: {self.error}"
@@ -112,3 +128,62 @@ def _expand(argument: str, suffixes: Sequence[str]) -> list[Path]:
     if not files:
         raise ValueError("no image in the folders that match")
     return files
+
+
+@contextmanager
+def readers_are_quiet() -> Iterator[None]:
+    """Pillow and tifffile say nothing of a file beside the error, and Pillow's size limit is lifted for our own."""
+    tifffile_log = logging.getLogger("tifffile")
+    level, limit = tifffile_log.level, Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        tifffile_log.setLevel(logging.CRITICAL + 1)
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            tifffile_log.setLevel(level)
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_flags(inputs: Sequence[InputFile], args: argparse.Namespace) -> None:
+    """Looks at the heads of the inputs where a flag asks for it; where only some fit, a note says so.
+
+    Args:
+        inputs: Those that were found; none = the synthetic scene, where `args.inputs` is empty too.
+        args: Of `detect`.
+
+    Raises:
+        CommandError: A flag fits no input, or coco or geojson is asked for a sequence; wrong usage.
+    """
+    of_sequences = ["--" + name.replace("_", "-") for name in SEQUENCE_FLAGS if getattr(args, name)]
+    of_stills = [kind for kind in args.write or () if kind in STILL_TABLES]
+    if not of_sequences and not of_stills:
+        return
+    sequences, num_stills = _sort(inputs, args)
+    if of_stills and sequences:
+        raise CommandError(
+            f"--write {','.join(of_stills)}: not for inputs of several frames, such as {sequences[0].path}", EXIT_USAGE
+        )
+    named = ", ".join(of_sequences)
+    if of_sequences and not sequences and (num_stills or not args.inputs):
+        raise CommandError(f"{named}: for inputs of several frames, and there is none", EXIT_USAGE)
+    if of_sequences and sequences and num_stills:
+        of_all = f"{len(sequences)} of {len(inputs)} inputs that have several frames"
+        print(f"irstd-ldm detect: {named}: for the {of_all}", file=sys.stderr)
+
+
+def _sort(inputs: Sequence[InputFile], args: argparse.Namespace) -> tuple[list[InputFile], int]:
+    """The sequences, and the number of stills; what cannot be read is neither and fails in its turn."""
+    sequences, num_stills = [], 0
+    with readers_are_quiet():
+        for item in inputs:
+            try:
+                source = open_frames(item.path, args.raw, args.max_pixels)
+            except IMAGE_ERRORS:
+                continue
+            if is_sequence(source):
+                sequences.append(item)
+            else:
+                num_stills += 1
+    return sequences, num_stills

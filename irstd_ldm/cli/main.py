@@ -8,8 +8,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..data.readers.frame import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
-from . import EXIT_INTERRUPTED, CommandError, drop_standard_output
-from .kinds import DEFAULT_KINDS, KINDS
+from . import DEFAULT_KINDS, EXIT_INTERRUPTED, KINDS, CommandError, drop_standard_output
 
 DEFAULT_OUTPUT = Path("irstd-ldm-output")
 

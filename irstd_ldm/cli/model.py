@@ -6,17 +6,25 @@ torch is imported only where it runs the networks.
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import bundled_checkpoint, targets
+from ..data.images import invert_polarity
+from ..data.readers import is_sequence
+from ..data.readers.frame import BLACK_HOT, Frame, FrameSource
+from ..data.readers.sequence_range import sequence_range
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.engines import ENGINES
 from ..runtime.exported_folder import is_exported
 from ..tiling import resolve_sampling
 from . import EXIT_USAGE, CommandError
+from .inputs import InputFile
+from .records import Record
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +34,8 @@ if TYPE_CHECKING:
     Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 
 BUNDLED = "bundled"
+DETECTORS = ("IRSTDLatentPipeline", "IRSTDDiffPipeline")
+HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 SAMPLING = ("num_inference_steps", "ensemble_size", "tile_size", "tile_overlap")
 
 
@@ -40,61 +50,106 @@ def model_folder(args: argparse.Namespace) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDDetectionPipeline:
-    """The pipeline that `--model` names (default: the bundled checkpoint), on `device`.
-
-    Raises:
-        CommandError: it cannot be loaded; wrong usage.
-    """
-    source = str(bundled_checkpoint() if args.model is None else args.model)
-    if is_exported(source):
-        raise CommandError(f"--model {source}: an exported detector, which `detect --runtime` runs", EXIT_USAGE)
-    from .torch_model import load_torch_pipeline
-
-    return load_torch_pipeline(source, device)
-
-
 def load_detector(args: argparse.Namespace, device: torch.device | None) -> Detector:
-    """What `--model` names (default: the bundled checkpoint) for `--runtime`, on `device` where torch runs it.
+    """The detector that `--model` names (default: the bundled checkpoint) for `--runtime`, on `device` with torch.
 
     Raises:
-        CommandError: it cannot be loaded; wrong usage.
+        CommandError: It cannot be loaded; wrong usage.
     """
     if args.runtime in ENGINES:
-        return _load_exported(args)
+        if args.model is None or not is_exported(args.model):
+            raise CommandError(
+                f"--runtime {args.runtime} needs as --model a folder that `export` wrote, got {model_name(args)}",
+                EXIT_USAGE,
+            )
+        try:
+            return ExportedDetectorRunner(args.model, args.runtime)
+        except Exception as error:  # an exported model is foreign input, read by a library with errors of its own
+            raise CommandError(f"--model {args.model}: cannot load this folder: {error}", EXIT_USAGE) from error
     pipeline = load_pipeline(args, device)
     if args.runtime == "compile":
-        from .torch_model import compile_networks
-
         compile_networks(pipeline)
     return pipeline
 
 
-def _load_exported(args: argparse.Namespace) -> ExportedDetectorRunner:
-    if args.model is None or not is_exported(args.model):
-        raise CommandError(
-            f"--runtime {args.runtime} needs as --model a folder that `export` wrote, got {model_name(args)}",
-            EXIT_USAGE,
-        )
+def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDDetectionPipeline:
+    """The pipeline that `--model` names (default: the bundled checkpoint), on `device`.
+
+    Raises:
+        CommandError: It cannot be loaded; wrong usage.
+    """
+    source = str(bundled_checkpoint() if args.model is None else args.model)
+    if is_exported(source):
+        raise CommandError(f"--model {source}: an exported detector, which `detect --runtime` runs", EXIT_USAGE)
+    import diffusers
+    import transformers
+
+    diffusers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    is_folder = Path(source).is_dir()
+    if not is_folder and HUB_ID.fullmatch(source) is None:
+        raise CommandError(f"--model {source}: no such folder, and not a Hub id (OWNER/NAME)", EXIT_USAGE)
     try:
-        return ExportedDetectorRunner(args.model, args.runtime)
-    except Exception as error:  # an exported model is foreign input, read by a library with errors of its own
-        raise CommandError(f"--model {args.model}: cannot load this folder: {error}", EXIT_USAGE) from error
+        pipeline = pipeline_class(source).from_pretrained(source)
+    except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        kind = "folder" if is_folder else "Hub repository (there is no folder of this name)"
+        raise CommandError(f"--model {source}: cannot load this {kind}: {reason[0]}", EXIT_USAGE) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline if device is None else pipeline.to(device)
+
+
+def pipeline_class(source: str) -> type[IRSTDDetectionPipeline]:
+    """The detector's class that the model_index.json of a folder or of a Hub repository names.
+
+    Raises:
+        ValueError: The class is no detector of this package.
+        OSError: There is no such file, or it cannot be read.
+    """
+    import irstd_ldm
+
+    from ..hub.upload import explain
+    from ..pipelines.detection import IRSTDDetectionPipeline
+
+    try:
+        name = IRSTDDetectionPipeline.load_config(source)["_class_name"]
+    except OSError as error:
+        raise OSError(str(error) if Path(source).is_dir() else explain(error, source)) from error
+    if name not in DETECTORS:
+        raise ValueError(f"model_index.json names {name}, must be one of {', '.join(DETECTORS)}")
+    return getattr(irstd_ldm, name)
+
+
+def compile_networks(pipeline: IRSTDDetectionPipeline) -> None:
+    """Compiles each network by `torch.compile` at its first call, and again at the first call of another size."""
+    import torch
+
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.compile()
+    if "vae" in pipeline.components:
+        pipeline.vae.decoder.compile()  # `decode` passes the module's own call by
 
 
 def resolve_device(name: str | None, runtime: str = "torch") -> torch.device | None:
     """The device that `--device` names; default: CUDA where there is one, else the CPU; None without torch.
 
     Raises:
-        CommandError: no such device here; wrong usage.
+        CommandError: There is no such device; wrong usage.
     """
     if runtime in ENGINES:
         if name not in (None, "cpu"):
             raise CommandError(f"--device {name}: --runtime {runtime} runs on the cpu", EXIT_USAGE)
         return None
-    from .torch_model import torch_device
+    import torch
 
-    return torch_device(name)
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise CommandError(f"--device {name}: {str(error).splitlines()[0]}", EXIT_USAGE) from error
+    return device
 
 
 def predict(
@@ -104,20 +159,22 @@ def predict(
     threshold: float | None = None,
     input_range: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[targets.Target]]:
-    """One image, in a call of its own.
+    """Detects targets in one image, in a call of its own.
 
-    The pipeline derives an image's noise from the seed and the image's place in the call. Alone in its call, a file
+    The pipeline derives an image's noise from the seed and the image's index in the call. Alone in its call, a file
     has the same result whichever files stand beside it; `--batch-size` is for the tiles of a large image.
 
     Args:
+        pipeline: As `load_detector` returns it.
         image: (H, W), as `to_gray` returns it.
-        threshold: of the mask and the targets; None = the checkpoint's own.
-        input_range: raw values that map to -1 and 1; None = the image's own, see `gray_range`.
+        args: Holds `SAMPLING`, `batch_size` and `seed`.
+        threshold: Probability above which a pixel belongs to a target; None = the checkpoint's own.
+        input_range: Raw values that map to -1 and 1; None = the image's own, see `gray_range`.
 
     Returns:
         Probability (H, W) float32, mask (H, W) bool, and the targets.
     """
-    probability, mask, _, targets = pipeline(
+    probability, mask, _, found = pipeline(
         image,
         **{name: getattr(args, name) for name in SAMPLING},
         threshold=threshold,
@@ -126,7 +183,7 @@ def predict(
         return_dict=False,
         **_randomness(pipeline, args.seed),
     )  # (1, 1, H, W) twice
-    return probability[0, 0], mask[0, 0], targets[0]
+    return probability[0, 0], mask[0, 0], found[0]
 
 
 def _randomness(pipeline: Detector, seed: int) -> dict[str, Any]:
@@ -137,11 +194,71 @@ def _randomness(pipeline: Detector, seed: int) -> dict[str, Any]:
     return {"generator": torch.Generator().manual_seed(seed)}
 
 
+class FrameDetector:
+    """Detects targets in frames, each in a call of its own, with a command's range of gray values and polarity.
+
+    Args:
+        pipeline: As `load_detector` returns it.
+        args: Of `detect`: `polarity`, and what `predict` takes.
+        threshold: Probability above which a pixel belongs to a target.
+    """
+
+    def __init__(self, pipeline: Detector, args: argparse.Namespace, threshold: float):
+        self._pipeline, self._args, self._threshold = pipeline, args, threshold
+        self._normalization = pipeline.config["normalization"]
+
+    def value_range(self, source: FrameSource, asked: str | tuple[float, float]) -> tuple[float, float] | None:
+        """The raw values that map to -1 and 1 in every frame of a file, None = each frame's own.
+
+        Args:
+            source: The file.
+            asked: ``frame``, ``sequence``, or the two values.
+        """
+        if isinstance(asked, tuple):
+            return asked
+        return sequence_range(source, normalization=self._normalization) if asked == "sequence" else None
+
+    def shown_range(self, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+        """Black and white of the pictures of a file's frames with this range.
+
+        With "robust" a tenth of a frame's pixels lie outside, so pictures show twice its width, of normally
+        distributed gray values what 0.1 and 99.9 percentiles enclose.
+        """
+        if value_range is None or self._normalization == "range":
+            return value_range
+        lo, hi = value_range
+        return lo - (hi - lo) / 2, hi + (hi - lo) / 2
+
+    def frames(
+        self, source: FrameSource, item: InputFile, input_range: tuple[float, float] | None, first: int = 0
+    ) -> Iterator[tuple[Frame, np.ndarray, Record]]:
+        """Detects targets in the frames of a file, a still or a sequence, one in memory at a time.
+
+        Args:
+            source: The file.
+            item: Its name.
+            input_range: Raw values that map to -1 and 1; None = each frame's own.
+            first: Index of the first frame.
+
+        Yields:
+            The frame, its probability (H, W) float32, and its record; a still's has no index.
+        """
+        has_index = is_sequence(source)
+        for frame in source.frames(first):
+            is_mirrored = self._args.polarity == BLACK_HOT
+            seen = invert_polarity(frame.image, input_range) if is_mirrored else frame.image
+            probability, mask, found = predict(self._pipeline, seen, self._args, self._threshold, input_range)
+            height, width = mask.shape
+            index = frame.index if has_index else None
+            record = Record(str(item.path), item.name, width, height, found, mask, index, frame.time_s)
+            yield frame, probability, record
+
+
 def resolve_threshold(args: argparse.Namespace, pipeline: Detector) -> float:
     """The threshold that `--threshold` or `--max-fa-per-million-px` names; default: the checkpoint's own.
 
     Raises:
-        CommandError: the budget was never calibrated; wrong usage.
+        CommandError: The budget was never calibrated; wrong usage.
     """
     try:
         return targets.resolve_threshold(pipeline.config, args.threshold, args.max_fa_per_million_px)
@@ -153,7 +270,7 @@ def sampling(args: argparse.Namespace, pipeline: Detector) -> dict[str, int]:
     """Denoising steps, ensemble size and tiles, the checkpoint's own defaults filled in.
 
     Raises:
-        CommandError: one is out of the pipeline's range; wrong usage.
+        CommandError: One is out of the pipeline's range; wrong usage.
     """
     try:
         called = resolve_sampling(

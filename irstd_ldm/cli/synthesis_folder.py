@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from ..data.folder import write_stem_list
-from . import EXIT_USAGE, CommandError
-from .outputs import make_folder, save_json, save_png
+from ..files import write_json
+from . import EXIT_USAGE, CommandError, make_folder
+from .pictures import save_png
 
 SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.txt"
 
@@ -50,7 +51,7 @@ class SynthesisFolder:
         for made in (folder, self.images, self.masks):
             make_folder(made)
         if not (folder / SETTINGS).exists():
-            save_json(folder / SETTINGS, settings)
+            write_json(folder / SETTINGS, settings)
         self.done = self._read_provenance()
 
     def _check(self, settings: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from irstd_ldm import IRSTDLatentPipeline, Target
-from irstd_ldm.cli import overlay
+from irstd_ldm.cli import pictures
 from irstd_ldm.cli.main import main
 
 RNG = np.random.default_rng(0)
@@ -315,7 +315,7 @@ def test_a_table_that_cannot_be_begun_is_one_line(detect, full_disk, tmp_path, c
     (tmp_path / "out" / f".{table}.part").symlink_to(full_disk)
     code, out = detect(write_image(tmp_path / "a.png"))
     assert code == 1
-    assert capsys.readouterr().err == f"irstd-ldm detect: {out / 'detections.json'}: No space left on device\n"
+    assert capsys.readouterr().err == f"irstd-ldm detect: {out / table}: No space left on device\n"
     assert [path for path in out.rglob("*") if not path.is_dir()] == []
     assert not list(out.rglob("*.part"))
 
@@ -324,7 +324,7 @@ def test_a_folder_in_the_place_of_a_table_is_one_line_and_stays(detect, tmp_path
     (tmp_path / "out" / ".detections.csv.part").mkdir(parents=True)
     code, out = detect(write_image(tmp_path / "a.png"))
     assert code == 1
-    assert capsys.readouterr().err == f"irstd-ldm detect: {out / 'detections.json'}: Is a directory\n"
+    assert capsys.readouterr().err == f"irstd-ldm detect: {out / 'detections.csv'}: Is a directory\n"
     assert [path.name for path in out.rglob("*.part")] == [".detections.csv.part"]
 
 
@@ -347,11 +347,11 @@ def test_tables_that_cannot_be_ended_are_one_line_and_keep_their_rows(detect, tm
     assert not list(out.rglob("*.part"))
     code, out = detect(write_image(tmp_path / "a.png"))
     assert code == 1
-    assert '"name": "a"' in (out / ".detections.json.part").read_text()
+    assert '"name": "a"' in (out / ".detections.jsonl.part").read_text()
 
 
 def test_no_memory_for_an_overlay_fails_its_image_alone(detect, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(overlay, "MIN_LONG_SIDE_PX", 2**30)  # an enlargement that Pillow cannot hold
+    monkeypatch.setattr(pictures, "MIN_LONG_SIDE_PX", 2**30)  # an enlargement that Pillow cannot hold
     paths = [write_image(tmp_path / name) for name in ("a.png", "b.png")]
     code, out = detect(*paths)
     assert code == 1

@@ -10,7 +10,7 @@ from PIL import Image
 
 from irstd_ldm import IRSTDDiffPipeline, IRSTDLatentPipeline
 from irstd_ldm.cli.main import main
-from irstd_ldm.cli.torch_model import pipeline_class
+from irstd_ldm.cli.model import pipeline_class
 
 
 @pytest.fixture

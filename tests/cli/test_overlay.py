@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from irstd_ldm.cli.overlay import BOX_COLOUR, displayable, draw_overlay
+from irstd_ldm.cli.pictures import BOX_COLOUR, draw_overlay
+from irstd_ldm.data.images import displayable
 from irstd_ldm.targets import Target
 
 

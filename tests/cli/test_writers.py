@@ -1,6 +1,7 @@
 """Each output of `irstd-ldm detect`, read back by what reads it in the field."""
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -8,17 +9,38 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.cli.detection_writer import DetectionWriter
-from irstd_ldm.cli.inputs import Failure, InputFile
-from irstd_ldm.cli.kinds import KINDS, TABLE_NAMES
-from irstd_ldm.cli.writers import ImageResult
+from irstd_ldm.cli import KINDS, TABLE_NAMES
+from irstd_ldm.cli.detect import _FolderOutputs
+from irstd_ldm.cli.inputs import Failure
+from irstd_ldm.cli.records import Ending, Record, mask_of_run_lengths, run_lengths
 from irstd_ldm.targets import Target, extract_targets
 
 HEADER = {"version": "0", "model": "none", "settings": {"threshold": 0.5}}
 FAILED = Failure("broken.png", "not an image")
 
 
-def make_result(path: Path, height: int = 30, width: int = 40, seed: int = 0) -> ImageResult:
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A still and what was found in it."""
+
+    image: np.ndarray
+    probability: np.ndarray
+    record: Record
+
+    @property
+    def mask(self) -> np.ndarray:
+        return self.record.mask
+
+    @property
+    def targets(self) -> list[Target]:
+        return self.record.targets
+
+
+def record_of(path: Path, mask: np.ndarray, targets: list[Target]) -> Record:
+    return Record(str(path), path.stem, mask.shape[1], mask.shape[0], targets, mask)
+
+
+def make_result(path: Path, height: int = 30, width: int = 40, seed: int = 0) -> Result:
     """An image with some components of every shape, among them some at the borders."""
     rng = np.random.default_rng(seed)
     probability = rng.random((height, width), np.float32) ** 4
@@ -27,25 +49,25 @@ def make_result(path: Path, height: int = 30, width: int = 40, seed: int = 0) ->
     probability[6, 6] = 0.1  # a hole
     image = rng.integers(0, 256, (height, width), np.uint8)
     mask = probability > 0.5
-    return ImageResult(InputFile(path, path.stem), image, probability, mask, extract_targets(probability, mask, image))
+    return Result(image, probability, record_of(path, mask, extract_targets(probability, mask, image)))
 
 
-def empty_result(path: Path) -> ImageResult:
+def empty_result(path: Path) -> Result:
     blank = np.zeros((7, 5), np.float32)
-    return ImageResult(InputFile(path, path.stem), blank, blank, blank > 0.5, [])
+    return Result(blank, blank, record_of(path, blank > 0.5, []))
 
 
-def write(folder: Path, results: list[ImageResult], *kinds: str) -> None:
-    writer = DetectionWriter(folder, kinds)
-    writer.begin(HEADER)
+def write(folder: Path, results: list[Result], *kinds: str) -> None:
+    outputs = _FolderOutputs(folder, kinds)
+    outputs.begin()
     for result in results:
-        writer.add(result)
-    writer.finish([FAILED], complete=True)
+        outputs.add(result.image, result.probability, result.record)
+    outputs.finish(HEADER, Ending([FAILED], [], complete=True))
     assert not list(folder.rglob("*.part"))
 
 
 @pytest.fixture
-def results(tmp_path) -> list[ImageResult]:
+def results(tmp_path) -> list[Result]:
     return [
         make_result(tmp_path / "a.png"),
         empty_result(tmp_path / "nothing.png"),
@@ -59,7 +81,7 @@ def test_coco_is_loaded_back_with_the_masks_that_were_found(results, tmp_path):
     loaded = coco.COCO(tmp_path / "out" / "detections_coco.json")
     images = loaded.loadImgs(loaded.getImgIds())
     assert [(image["file_name"], image["height"], image["width"]) for image in images] == [
-        (str(result.item.path), *result.mask.shape) for result in results
+        (result.record.file, *result.mask.shape) for result in results
     ]
     assert [category["name"] for category in loaded.loadCats(loaded.getCatIds())] == ["target"]
     for image, result in zip(images, results, strict=True):
@@ -94,29 +116,46 @@ def test_json_lines_are_an_image_each_and_then_the_failures(results, tmp_path):
     write(tmp_path / "out", results, "jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out" / "detections.jsonl").read_text().splitlines()]
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    for line, result in zip(lines[:3], results, strict=True):
+        lengths = line.pop("mask")
+        assert lengths["size"] == list(result.mask.shape)
+        np.testing.assert_array_equal(mask_of_run_lengths(lengths["counts"], *lengths["size"]), result.mask)
     assert lines == [*content["images"], {"file": "broken.png", "error": "not an image"}]
     assert [len(line["targets"]) for line in lines[:3]] == [len(result.targets) for result in results]
 
 
+def test_run_lengths_by_hand_and_as_pycocotools_decodes_them():
+    mask = np.array([[0, 1, 1], [0, 1, 0]], bool)
+    assert run_lengths(mask) == [2, 3, 1] and run_lengths(~mask) == [0, 2, 3, 1]
+    assert run_lengths(np.zeros((2, 3), bool)) == [6] and run_lengths(np.ones((2, 3), bool)) == [0, 6]
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    for seed in range(5):
+        mask = np.random.default_rng(seed).random((9, 14)) > 0.6
+        encoded = coco_mask.frPyObjects({"size": [9, 14], "counts": run_lengths(mask)}, 9, 14)
+        np.testing.assert_array_equal(coco_mask.decode(encoded), mask)
+    with pytest.raises(ValueError):
+        mask_of_run_lengths([3], 2, 3)
+
+
 def test_json_lines_are_there_before_the_run_ends(results, tmp_path):
-    writer = DetectionWriter(tmp_path / "out", ["jsonl"])
-    writer.begin(HEADER)
+    outputs = _FolderOutputs(tmp_path / "out", ["jsonl"])
+    outputs.begin()
     for number, result in enumerate(results, start=1):
-        writer.add(result)
+        outputs.add(result.image, result.probability, result.record)
         assert len((tmp_path / "out" / "detections.jsonl").read_text().splitlines()) == number
 
 
 def test_16_bit_probabilities_are_exact_to_half_a_step(results, tmp_path):
     write(tmp_path / "out", results, "probability")
     for result in results:
-        with Image.open(tmp_path / "out" / "probability" / f"{result.item.name}.png") as picture:
+        with Image.open(tmp_path / "out" / "probability" / f"{result.record.name}.png") as picture:
             stored = np.asarray(picture)
         assert stored.dtype == np.uint16
         np.testing.assert_allclose(stored / 65535, result.probability, atol=0.501 / 65535)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["detections.json", "probability"]
 
 
-def write_geotiff(path: Path, epsg: int | None, seed: int = 0) -> ImageResult:
+def write_geotiff(path: Path, epsg: int | None, seed: int = 0) -> Result:
     """30 m pixels, the top left corner at easting 500000, northing 5000000."""
     rasterio = pytest.importorskip("rasterio")
     result = make_result(path, seed=seed)
@@ -170,7 +209,11 @@ def test_geojson_of_targets_beyond_the_limb_has_no_geometry(tmp_path):
         Target(x=x, y=y, width=3, height=3, left=int(x) - 1, top=int(y) - 1, area_px=9, confidence=1, peak=1, scr=5)
         for x, y in ((20, 15), (1, 1))
     ]
-    write(tmp_path / "out", [dataclasses.replace(result, targets=targets)], "geojson")
+    write(
+        tmp_path / "out",
+        [Result(result.image, result.probability, record_of(tmp_path / "disk.tif", result.mask, targets))],
+        "geojson",
+    )
     features = json.loads((tmp_path / "out" / "detections.geojson").read_text())["features"]
     assert [feature["geometry"] is None for feature in features] == [False, False, True, True]
 
@@ -185,39 +228,45 @@ def test_geojson_of_images_without_a_place_has_no_geometry(tmp_path):
     assert {feature["geometry"] for feature in features} == {None}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_image_whose_writing_fails_is_in_no_table(results, tmp_path, kind, monkeypatch):
+class HalfALine(io.FileIO):
+    """A file on a disk that is full after nine more bytes."""
+
+    def write(self, data) -> int:
+        super().write(data[:9])
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("failing", ["masks", "overlays", "probability", "log"])
+def test_an_image_whose_writing_fails_is_in_no_table(results, tmp_path, failing, monkeypatch):
     pytest.importorskip("pycocotools")
     pytest.importorskip("rasterio")
-    writer = DetectionWriter(tmp_path / "out", KINDS)
-    writer.begin(HEADER)
-    place = KINDS.index(kind)
+    outputs = _FolderOutputs(tmp_path / "out", KINDS)
+    outputs.begin()
     for number, result in enumerate(results):
         if number == 1:
+            lost = make_result(tmp_path / "lost.png", seed=9)
             with monkeypatch.context() as patch:
-                failing = writer._writers[place]
-                add = failing.add
-
-                def fail(result, add=add):
-                    add(result)
-                    raise OSError(28, "No space left on device")
-
-                patch.setattr(failing, "add", fail)
-                with pytest.raises(OSError, match="No space"):
-                    writer.add(make_result(tmp_path / "lost.png", seed=9))
-        writer.add(result)
-    writer.finish([], complete=False)
-    write(tmp_path / "expected", results, *KINDS)
+                if failing == "log":
+                    patch.setattr(outputs._log, "_file", HalfALine(outputs._log.path, "a"))
+                else:
+                    (tmp_path / "out" / failing / ".lost.png.part").mkdir()
+                with pytest.raises(OSError):
+                    outputs.add(lost.image, lost.probability, lost.record)
+            if failing != "log":
+                (tmp_path / "out" / failing / ".lost.png.part").rmdir()
+        outputs.add(result.image, result.probability, result.record)
+    outputs.finish(HEADER, Ending([], [], complete=False))
+    write_all = tmp_path / "expected"
+    write(write_all, results, *KINDS)
     for name in TABLE_NAMES.values():
         found = (tmp_path / "out" / name).read_text()
         assert "lost" not in found
         if name.endswith((".csv", "geojson", "_coco.json")):
-            assert found == (tmp_path / "expected" / name).read_text()
+            assert found == (write_all / name).read_text()
         elif name.endswith(".json"):
-            expected = json.loads((tmp_path / "expected" / name).read_text())
-            assert json.loads(found)["images"] == expected["images"]
+            assert json.loads(found)["images"] == json.loads((write_all / name).read_text())["images"]
     assert not list((tmp_path / "out").rglob("lost.png"))
-    assert writer.num_images == 3
+    assert outputs.num_images == 3
 
 
 def test_a_run_that_writes_masks_alone_may_be_repeated(results, tmp_path):

@@ -1,7 +1,7 @@
-"""detections.geojson: targets of GeoTIFF images in longitude and latitude (RFC 7946), by rasterio."""
+"""Targets of GeoTIFF images in longitude and latitude (RFC 7946), by rasterio."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +11,24 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.warp import transform
 
 from ..targets import Target
-from .kinds import TABLE_NAMES
-from .outputs import finite
-from .write_tables import ListTable
-from .writers import Ending, ImageResult
+from .records import Record
 
 WGS84 = "EPSG:4326"
 DIGITS = 9  # of a degree: 0.1 mm
 Position = tuple[float, float]  # pixels of the image
 
 
-class GeoJSONFile(ListTable):
+def features(record: Record) -> Iterator[dict[str, Any]]:
     """Two features per target: its centroid, a point, and its box, a polygon; see `kind` in their properties.
 
     Of images without a coordinate reference system the geometries are null, as are those that reach beyond it (the
     limb of a full-disk image).
     """
-
-    file_name = TABLE_NAMES["geojson"]
-
-    def begin(self, header: Mapping[str, Any]) -> None:
-        super().begin(header)
-        self._file.append('{"type": "FeatureCollection", "features": [')
-
-    def add(self, result: ImageResult) -> None:
-        super().add(result)
-        places = Georeference(result.item.path)
-        for target, row in zip(result.targets, result.target_rows(), strict=True):
-            for kind, geometry in (("centroid", places.point(target)), ("box", places.polygon(target))):
-                properties = {"file": str(result.item.path), "name": result.item.name, "kind": kind, **row}
-                self.append_element({"type": "Feature", "geometry": geometry, "properties": finite(properties)})
-
-    def finish(self, ending: Ending) -> None:
-        self._file.append("\n]}\n")
-        super().finish(ending)
+    georeference = Georeference(Path(record.file))
+    for target, row in zip(record.targets, record.row()["targets"], strict=True):
+        for kind, geometry in (("centroid", georeference.point(target)), ("box", georeference.polygon(target))):
+            properties = {"file": record.file, "name": record.name, "kind": kind, **row}
+            yield {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
 class Georeference:

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import displayable
+from ..files import part_path
 from ..targets import Target
 from ..tracking import Track
 from . import CommandError
-from .outputs import part_path
-from .overlay import draw_overlay
+from .pictures import draw_overlay
 
 DEFAULT_RATE = 25  # frames per second, of a sequence without a rate
 TAIL_FRAMES = 30

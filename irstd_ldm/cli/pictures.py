@@ -1,12 +1,15 @@
-"""An image with its targets drawn on it: boxes and confidences."""
+"""Pictures of a frame: its mask, its probability, and the frame with boxes and confidences drawn on it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import displayable
+from ..files import replacing
 from ..targets import Target
+from . import EXIT_USAGE, PICTURE_KINDS, CommandError, make_folder
 
 MIN_LONG_SIDE_PX = 640  # smaller images are enlarged, so that a two-digit confidence is legible beside a 3 px target
 MAX_LABELS = 100  # more text than that hides the image
@@ -14,8 +17,89 @@ BOX_MARGIN_PX = 2  # of the input image, at least: the box must not cover the ta
 BOX_COLOUR = (255, 64, 64)
 TEXT_COLOUR = (255, 235, 59)
 OUTLINE_COLOUR = (0, 0, 0)
+MARKER = ".irstd-ldm"  # an empty file beside pictures that `detect` may replace
 
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+class Pictures:
+    """DIR/KIND/NAME.png, of a frame all kinds or none.
+
+    Args:
+        folder: DIR.
+        kinds: Some of `PICTURE_KINDS`.
+        value_range: Gray values of black and white in overlays, None as in `displayable`.
+
+    Raises:
+        CommandError: DIR/KIND holds files of other origin (a data set's masks, say), or cannot be written.
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[str], value_range: tuple[float, float] | None = None):
+        self.folders = [folder / kind for kind in kinds]
+        self._value_range = value_range
+        for path in self.folders:
+            if path.is_dir() and any(path.iterdir()) and not (path / MARKER).exists():
+                raise CommandError(
+                    f"--output {folder}: its {path.name}/ holds files that `detect` did not write; name another",
+                    EXIT_USAGE,
+                )
+
+    def make_folders(self) -> None:
+        """Makes DIR/KIND.
+
+        Raises:
+            CommandError: It cannot be written.
+        """
+        for path in self.folders:
+            make_folder(path)
+
+    def write(
+        self, name: str, image: np.ndarray, probability: np.ndarray, mask: np.ndarray, targets: Sequence[Target]
+    ) -> None:
+        """Writes a frame's pictures.
+
+        Args:
+            name: NAME.
+            image: (H, W), as `to_gray` returns it.
+            probability: (H, W) float32 in [0, 1]; 16-bit in the picture, 65535 is a probability of 1.
+            mask: (H, W) bool; 0 or 255 in the picture.
+            targets: In pixels of `image`.
+
+        Raises:
+            OSError: The disk refuses; no picture of the frame is left.
+        """
+        draw: dict[str, Callable[[], Image.Image]] = {
+            "masks": lambda: Image.fromarray(mask.astype(np.uint8) * 255),
+            "overlays": lambda: draw_overlay(displayable(image, self._value_range), targets),
+            "probability": lambda: Image.fromarray(np.rint(probability * np.float32(65535)).astype(np.uint16)),
+        }
+        try:
+            for path in self.folders:
+                (path / MARKER).touch()
+                save_png(path / f"{name}.png", draw[path.name]())
+        except BaseException:  # an interruption too must not leave some of them
+            self.remove(name)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Removes a frame's pictures."""
+        for path in self.folders:
+            (path / f"{name}.png").unlink(missing_ok=True)
+
+
+def save_png(path: Path, image: Image.Image) -> None:
+    """Writes a picture under a temporary name and renames it."""
+    with replacing(path) as part:
+        image.save(part, format="PNG")
+
+
+def remove_frame_pictures(folder: Path) -> None:
+    """Removes DIR/KIND/FRAME.png of an earlier run; files of other origin or name stay."""
+    for kind in PICTURE_KINDS:
+        if (folder / kind / MARKER).exists():
+            for path in (folder / kind).glob("*.png"):
+                if path.stem.isdecimal():
+                    path.unlink()
 
 
 def draw_overlay(gray: np.ndarray, targets: Sequence[Target]) -> Image.Image:

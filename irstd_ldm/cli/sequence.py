@@ -1,0 +1,162 @@
+"""`irstd-ldm detect` for an input of several frames: one frame in memory at a time, results written as they come."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..data.readers.frame import FrameSource
+from ..files import finite, write_json
+from ..tracking import Tracker, TrackerParameters
+from . import PICTURE_KINDS, CommandError
+from .inputs import InputFile, describe
+from .model import FrameDetector
+from .pictures import Pictures, remove_frame_pictures
+from .records import Ending, Log, Record, sequence_csv, tracks_csv, whole_lines, write_table
+from .video import AnnotatedVideo
+
+SUMMARY, LOG, TRACKS, ANNOTATED = "sequence.json", "detections.jsonl", "tracks.csv", "annotated.mp4"
+
+
+@dataclasses.dataclass
+class SequenceResult:
+    """What a sequence came to.
+
+    `num_tracks` is 0 without `--tracks`; a sequence that is not complete has an error or was interrupted.
+    """
+
+    num_frames: int = 0
+    num_targets: int = 0
+    num_tracks: int = 0
+    complete: bool = False
+    error: str | None = None
+
+
+def detect_sequence(
+    source: FrameSource,
+    item: InputFile,
+    detector: FrameDetector,
+    args: argparse.Namespace,
+    folder: Path,
+    header: Mapping[str, Any],
+    report: Callable[[SequenceResult], None],
+) -> None:
+    """Detects targets in every frame of a file and writes DIR/NAME.
+
+    A frame's result is that of the frame as a single image with the same range of gray values. With `--resume` frames
+    that an earlier run has written are not detected again; their tracks and tables are made anew, so that the files
+    are those of a run without interruption. sequence.json tells what was run and, at the end, how far it came.
+
+    Args:
+        source: The file.
+        item: Its name, that of its results' folder in `folder`.
+        detector: Detects in each frame.
+        args: Of `detect`: `input_range`, `polarity`, `write`, `tracks`, `annotated_video`, `resume`.
+        folder: DIR.
+        header: Version, model and settings.
+        report: Called with what is kept, whether all frames were done or not.
+
+    Raises:
+        CommandError: `--resume` of a run with other settings, pictures of other origin, or an extra is missing.
+        ImageReadError: A frame cannot be read; what comes before it is written.
+        OSError: The disk refuses; what is written stays.
+        KeyboardInterrupt: As it came; what is written stays.
+    """
+    folder = folder / item.name
+    asked = args.input_range or "sequence"
+    input_range = detector.value_range(source, asked)
+    shown_range = detector.shown_range(input_range)
+    kinds = [kind for kind in PICTURE_KINDS if kind in (args.write or ())]
+    header = finite(
+        {
+            **header,
+            "file": str(source.path),
+            "file_bytes": source.path.stat().st_size,
+            "frames_per_second": source.frames_per_second,
+            "input_range": asked,
+            "value_range": input_range,
+            "polarity": args.polarity,
+            "tracker": dataclasses.asdict(TrackerParameters()) if args.tracks else None,
+            "pictures": kinds,
+        }
+    )
+    pictures = Pictures(folder, kinds, shown_range)
+    video = AnnotatedVideo(folder / ANNOTATED, source.frames_per_second) if args.annotated_video else None
+    num_recorded, kept_bytes = _begin(folder, header, args.resume)
+    pictures.make_folders()
+    log, tracker, result = Log(folder / LOG, kept_bytes), Tracker() if args.tracks else None, SequenceResult()
+    write_json(folder / SUMMARY, {"header": header, **dataclasses.asdict(result)})
+    with ExitStack() as at_end:
+        if video is not None:
+            at_end.callback(video.close)
+        try:
+            images = source.frames() if video is not None else iter(())  # of frames of an earlier run, drawn again
+            recorded = ((next(images, None), None, record) for record in log.records(num_recorded))
+            detected = detector.frames(source, item, input_range, num_recorded)
+            frames = tqdm(chain(recorded, detected), total=source.num_frames, unit="frame", disable=None)
+            for frame, probability, record in frames:
+                if tracker is not None:
+                    positions = np.array([(target.x, target.y) for target in record.targets]).reshape(-1, 2)
+                    record = dataclasses.replace(record, tracks=tracker.update(positions))
+                if probability is not None:
+                    _add(log, pictures, frame.image, probability, record)
+                result.num_frames += 1
+                result.num_targets += len(record.targets)
+                result.num_tracks = max([result.num_tracks, *(track.id for track in record.tracks or ())])
+                if video is not None:
+                    video.add(frame.image, record.targets, record.tracks or (), shown_range)
+            result.complete = True
+        except Exception as caught:
+            result.error = describe(source.path, caught).error
+            raise
+        finally:
+            log.close()
+            report(result)
+            write_json(folder / SUMMARY, {"header": header, **dataclasses.asdict(result)})
+            ending = Ending([], [], result.complete)
+            for name, table in (("detections.csv", sequence_csv), (TRACKS, tracks_csv))[: 2 if tracker else 1]:
+                write_table(folder / name, table(header, log.records, ending))
+
+
+def _add(log: Log, pictures: Pictures, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
+    """Writes a frame's pictures and then its line, so that `--resume` need not look for the pictures."""
+    name = f"{record.frame:06}"
+    pictures.write(name, image, probability, record.mask, record.targets)
+    try:
+        log.append(record.to_json())
+    except BaseException:
+        pictures.remove(name)
+        raise
+
+
+def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, int]:
+    """Makes DIR/NAME; returns the number of frames kept of an earlier run and the bytes of their lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = folder / SUMMARY
+    if resume and summary.exists():
+        _check_header(summary, header)
+        return whole_lines(folder / LOG)
+    if summary.exists():  # of an earlier run, which may have written what this one does not
+        for name in (TRACKS, ANNOTATED):
+            (folder / name).unlink(missing_ok=True)
+    remove_frame_pictures(folder)
+    return 0, 0
+
+
+def _check_header(summary: Path, header: Mapping[str, Any]) -> None:
+    try:
+        earlier = json.loads(summary.read_text(encoding="utf-8"))["header"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(f"--resume: {summary} is not what `detect` writes") from error
+    for name, value in header.items():
+        if earlier.get(name) != value:
+            raise CommandError(
+                f"--resume: {summary.parent} was made with {name} {earlier.get(name)!r}, now it is {value!r}"
+            )
