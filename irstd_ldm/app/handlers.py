@@ -11,8 +11,7 @@ import gradio as gr
 import numpy as np
 
 from .. import __version__
-from ..cli.inputs import IMAGE_ERRORS
-from ..data.readers.frame import Frame
+from ..data.readers.frame import IMAGE_ERRORS, Frame
 from ..files import finite
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..targets import Target, resolve_threshold

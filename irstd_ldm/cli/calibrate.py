@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .. import __version__, bundled_checkpoint
 from ..data.folder import validation_list
+from ..data.readers.frame import IMAGE_ERRORS
 from ..evaluation.budget import BUDGET_THRESHOLDS, BudgetThreshold, threshold_for_budget
 from ..evaluation.confidence import fit_platt
 from ..evaluation.matching import label_image
@@ -22,7 +23,7 @@ from ..pipelines.detection import IRSTDDetectionPipeline
 from ..targets import ConfidenceCalibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
 from .image_set import ImageSet
-from .inputs import IMAGE_ERRORS, describe
+from .inputs import describe
 from .model import load_pipeline, model_folder, predict, resolve_device, sampling
 
 

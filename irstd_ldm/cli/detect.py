@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..data.readers import FRAME_SUFFIXES, RAW_SUFFIXES, is_sequence, open_frames
-from ..data.readers.frame import FrameSource
+from ..data.readers.frame import IMAGE_ERRORS, FrameSource
 from ..data.synthetic import synthetic_scene
 from ..files import part_path
 from ..targets import Target
@@ -35,7 +35,7 @@ from . import (
     make_folder,
     say,
 )
-from .inputs import IMAGE_ERRORS, Failure, InputFile, check_flags, collect_inputs, describe, readers_are_quiet
+from .inputs import Failure, InputFile, check_flags, collect_inputs, describe, readers_are_quiet
 from .model import FrameDetector, load_detector, model_name, resolve_device, resolve_threshold, settings
 from .pictures import Pictures, save_png
 from .records import TABLES, TARGET_FIELDS, Ending, Log, Record, StandardOutput, check_installed, write_table

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..data.folder import validation_list
+from ..data.readers.frame import IMAGE_ERRORS
 from ..evaluation.predictions import find_predictions, read_prediction
 from ..evaluation.protocols import get_protocol
 from ..evaluation.report import Pair, evaluate_probabilities
@@ -28,7 +29,7 @@ from ..runtime.engines import ENGINES
 from ..targets import confidence_calibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, make_folder
 from .image_set import ImageSet
-from .inputs import IMAGE_ERRORS, describe
+from .inputs import describe
 from .model import load_detector, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
 
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner

@@ -4,10 +4,11 @@ import argparse
 
 from ..data.folder import held_out_stems
 from ..data.images import to_gray
+from ..data.readers.frame import IMAGE_ERRORS
 from ..runtime.quantize import Calibration, evenly_spaced
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
 from .image_set import HF_PREFIX, ImageSet
-from .inputs import IMAGE_ERRORS, describe
+from .inputs import describe
 from .model import load_pipeline, model_name
 
 

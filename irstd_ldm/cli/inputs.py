@@ -15,15 +15,12 @@ from pathlib import Path
 from PIL import Image
 
 from ..data.readers import FRAME_SUFFIXES, is_sequence, open_frames
+from ..data.readers.frame import IMAGE_ERRORS
 from . import EXIT_USAGE, CommandError, one_line
 
 # Flags of `detect` that fit inputs of several frames alone, and tables that fit stills alone.
 SEQUENCE_FLAGS = ("tracks", "annotated_video", "resume")
 STILL_TABLES = ("coco", "geojson")
-
-# What a file may raise: unreadable, refused, too large for the memory (torch reports that as a RuntimeError), of a
-# format whose reader is not installed.
-IMAGE_ERRORS = (OSError, ValueError, TypeError, RuntimeError, MemoryError, ImportError)
 
 
 @dataclass(frozen=True)
