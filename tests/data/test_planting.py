@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from irstd_ldm.data.clutter import signal_to_clutter_ratio
-from irstd_ldm.data.planting import TargetModel, noise_sigma, plant_targets
+from irstd_ldm.data.planted_targets import TargetModel, noise_sigma, plant_targets
 from irstd_ldm.evaluation.components import label_components
 
 
