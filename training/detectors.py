@@ -1,4 +1,4 @@
-"""What the trainers of detectors share: data, validation, hard negatives, default tiles."""
+"""The common part of the detectors' trainers: data, validation, hard negatives, default tiles."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from .training_data import TrainingData, read_training_data
 
 logger = logging.getLogger(__name__)
 
-MINING_THRESHOLD = 0.1  # of the probability: what nearly is a false alarm is worth a crop too
+MINING_THRESHOLD = 0.1  # probability from which a pixel nearly is a false alarm, and worth a crop
 
 
 class DetectorTask(Task):

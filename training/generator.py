@@ -1,4 +1,4 @@
-"""What the trainers of the Gaussian-agnostic engine share: settings, crops, squeezed pairs, the base of stage 2."""
+"""The common part of the generator's trainers: settings, crops, squeezed pairs, the base of stage 2."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .training_data import TrainingData, read_training_data
 
 VALIDATION_PX = 128  # side of the validation crops, from the middle of each image
 VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
-SAMPLES, SAMPLING_STEPS = 6, 20  # of the picture at a validation
+SAMPLES, SAMPLING_STEPS = 6, 20  # for the picture at a validation
 LEFT_OUT = ("inversion", "rescale", "gamma", "gain", "range", "blur", "noise", "column_noise")  # augmentations
 
 
@@ -75,7 +75,7 @@ class NoisePredictionTask(GeneratorTask):
     headline = "mse"
 
     def inputs(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """What the model sees of a batch, first of all the image."""
+        """The tensors that the model sees of a batch, the image first."""
         raise NotImplementedError
 
     def loss(self, model, batch, step, generator):

@@ -58,7 +58,7 @@ TILE_PX = 192  # side of an image in it
 
 @dataclass
 class Validation:
-    """What a validation found.
+    """Result of a validation.
 
     Attributes:
         scores: Scalars by name.
@@ -81,7 +81,7 @@ class Validation:
 
 
 class Task:
-    """What a trainer brings to the loop.
+    """A trainer's part of the loop: model, loss, validation, and how both are saved.
 
     Attributes:
         settings_class: The trainer's settings.

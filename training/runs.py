@@ -28,7 +28,7 @@ from .settings import Settings, TrainSettings, changed_settings, parse_plan, sta
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")  # their versions are recorded
 RECORD, SETTINGS = "run.json", "settings.yaml"
 ORIGINS = {"data_sha256": "images on other lists", "start_sha256": "other weights"}
-LISTS = ("train.txt", "val.txt", "train_*.txt", "val_*.txt")  # what `write_split` writes
+LISTS = ("train.txt", "val.txt", "train_*.txt", "val_*.txt")  # the files of `write_split`
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def origin(settings: TrainSettings, lists: Mapping[str, Sequence[str]], model: n
 
 
 def make_record(accelerator: Accelerator, settings: TrainSettings, **values: Any) -> dict[str, Any]:
-    """What `settings.yaml` cannot know."""
+    """The content of ``run.json``: facts that `settings.yaml` cannot know, and `values`."""
     on_cpu = accelerator.device.type != "cuda"
     return {
         "trainer": Path(inspect.getfile(type(settings))).stem,

@@ -321,7 +321,7 @@ def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Plan(Generic[Settings]):
-    """What one command trains.
+    """The trainings that one command runs.
 
     Attributes:
         output_dir: Where the model is in the end.
@@ -386,7 +386,7 @@ def save_settings(settings: TrainSettings, path: Path) -> None:
 
 
 def changed_settings(settings: TrainSettings, path: Path, finished: bool) -> list[str]:
-    """What differs from the settings in a file of `save_settings` and must not, as ``name: saved -> now``.
+    """Differences to the settings in a file of `save_settings` that must not be, as ``name: saved -> now``.
 
     A setting that the file does not know had its default. Of a finished run the names of data and weights must not
     differ either, wherever they lie; an unfinished one is told by its digests.

@@ -102,7 +102,7 @@ class ImageUNetTask(NoisePredictionTask):
         return Validation({"mse": error}, pictures((image[:SAMPLES] + 1) / 2, samples))
 
     def save_components(self, folder: Path) -> None:
-        """Write the base, with the VAE: what `--pretrained_model_name_or_path` of train_controlnet.py takes."""
+        """Write the base, with the VAE, for `--pretrained_model_name_or_path` of train_controlnet.py."""
         for name in ("vae", "unet", "scheduler"):
             getattr(self.model, name).save_pretrained(folder / name)
 

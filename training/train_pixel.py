@@ -135,7 +135,7 @@ def deeply_supervised(
 def training_target(
     scheduler: DDIMScheduler, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """What the denoiser has to predict (B, 1, S, S), by the scheduler's prediction type."""
+    """The denoiser's training target (B, 1, S, S), by the scheduler's prediction type."""
     if scheduler.config.prediction_type == "sample":
         return clean
     if scheduler.config.prediction_type == "epsilon":

@@ -314,7 +314,7 @@ class TrainingCrops(Dataset):
     def _vary_sensor(
         self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", inverted: bool, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What another camera, its defects and its files would have made of the crop, on the scale of "robust".
+        """The crop as another camera, its defects and its files would show it, on the scale of "robust".
 
         Args:
             image: (S, S) on [0, 1].

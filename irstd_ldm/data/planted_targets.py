@@ -127,7 +127,7 @@ def gaussian_profile(
 
 @dataclass(frozen=True)
 class TargetModel:
-    """What planted targets look like; ranges are (low, high).
+    """The look of planted targets; ranges are (low, high).
 
     Raises:
         ValueError: A range is not positive or not in order.
