@@ -100,25 +100,23 @@ class Share:
         write_stem_list(self.list, self.stems)
 
     def train(self, trainer: Any, name: str, steps: int, data: Path | None = None, **settings: Any) -> Path:
-        """Run a trainer, by default on the share, and return its folder; a finished run is taken as it is."""
+        """Run a trainer, by default on the share, and return its folder; it leaves a finished run as it is."""
         folder = self.folder / name
-        if not (folder / "finished").exists():
-            values = {
-                "train_data_dir": data or self.arguments.data,
-                "output_dir": folder,
-                "val_fraction": 0,
-                "max_train_steps": steps,
-                "resolution": self.arguments.resolution,
-                "train_batch_size": self.arguments.train_batch_size,
-                "lr_warmup_steps": max(steps // 20, 1),
-                "mixed_precision": self.arguments.mixed_precision,
-                "num_cpu_threads": self.arguments.num_cpu_threads,
-                "report_to": "null",
-                **({"train_list": self.list} if data is None else {}),
-                **settings,
-            }
-            trainer.main([part for key, value in values.items() for part in (f"--{key}", str(value))])
-            (folder / "finished").touch()
+        values = {
+            "train_data_dir": data or self.arguments.data,
+            "output_dir": folder,
+            "val_fraction": 0,
+            "max_train_steps": steps,
+            "resolution": self.arguments.resolution,
+            "train_batch_size": self.arguments.train_batch_size,
+            "lr_warmup_steps": max(steps // 20, 1),
+            "mixed_precision": self.arguments.mixed_precision,
+            "num_cpu_threads": self.arguments.num_cpu_threads,
+            "report_to": "null",
+            **({"train_list": self.list} if data is None else {}),
+            **settings,
+        }
+        trainer.main([part for key, value in values.items() for part in (f"--{key}", str(value))])
         return folder
 
     def generator_base(self) -> Path:

@@ -16,54 +16,13 @@ from ..data.crops import CropSettings, setting
 from ..files import write_text
 from ..models.configurations import CONFIGURATIONS
 
-POSITIVE = (
-    "resolution",
-    "train_batch_size",
-    "gradient_accumulation_steps",
-    "max_train_steps",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-)
-# What a run is made from may move; a finished run of data or weights of other names is another run.
-PATHS = (
-    "train_data_dir",
-    "train_list",
-    "background_dir",
-    "pretrained_model_name_or_path",
-    "mask_vae",
-    "image_vae",
-    "restoration",
-)
-# A run may go on with others of these: they say where things lie, how often one looks, or on what it is computed.
-CHANGEABLE = (
-    *PATHS,
-    "output_dir",
-    "resume_from_checkpoint",
-    "dataloader_num_workers",
-    "num_cpu_threads",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "validation_steps",
-    "report_to",
-    "push_to_hub",
-    "hub_model_id",
-)
 # The crop settings that every digest holds. Others are part of it where they are not at their defaults, so that a new
 # augmentation leaves the digests of earlier runs as they are.
-DIGESTED_CROP_SETTINGS = (
-    "target_probability",
-    "image_probability",
-    "background_probability",
-    "implant_probability",
-    "squeeze_probability",
-    "hard_negative_probability",
-    "blend_probability",
-    "negative_image_probability",
-    "synthetic_probability",
-    "stuck_pixel_probability",
-    "background_rescale_min",
-    "background_rescale_max",
-)
+DIGESTED_CROP_SETTINGS = {
+    *(f"{kind}_probability" for kind in ("target", "image", "background", "implant", "squeeze", "hard_negative")),
+    *(f"{kind}_probability" for kind in ("blend", "negative_image", "synthetic", "stuck_pixel")),
+    *("background_rescale_min", "background_rescale_max"),
+}
 BACKGROUNDS = "backgrounds"  # in the names of the lists of frames without targets, where a data set's name else is
 Settings = TypeVar("Settings", bound="TrainSettings")
 
@@ -73,26 +32,28 @@ class TrainSettings:
     """Settings of every training.
 
     `start_settings` are those that name the weights to start from; a trainer without any cannot train in stages.
+
+    A run may go on with other values of fields marked `may_change`: they say where it writes, how often one looks, or
+    on what it is computed. Of those marked `is_path`, what a run is made from, the last part must stay, once it is
+    finished; until then its digests tell.
     """
 
     configurations: ClassVar[dict[str, Any]] = CONFIGURATIONS
     start_settings: ClassVar[tuple[str, ...]] = ()
 
-    train_data_dir: str | list[str] = setting(MISSING, "Data sets in the field's layout: images/, masks/, lists.")
-    train_data_shares: list[float] | None = setting(
-        None, "Part of each data set in the crops of images; null = equal."
-    )
-    output_dir: str = setting(MISSING, "Folder of checkpoints, logs, resolved settings and the trained model.")
-    background_dir: str | None = setting(None, "Frames without targets, images/; null = none.")
+    train_data_dir: str | list[str] = setting(MISSING, "Data sets: images/, masks/, split lists.", is_path=True)
+    train_data_shares: list[float] | None = setting(None, "Each data set's part of the crops of images; null = equal.")
+    output_dir: str = setting(MISSING, "Folder of checkpoints, logs, settings and the trained model.", may_change=True)
+    background_dir: str | None = setting(None, "Frames without targets, images/; null = none.", is_path=True)
     background_exclude: list[str] | None = setting(None, "Patterns of background stems that are kept out of training.")
-    train_list: str | list[str] | None = setting(None, "Training stems, a file per data set; null = their own lists.")
+    train_list: str | list[str] | None = setting(None, "Training stems, a file per data set.", is_path=True)
     val_fraction: float = setting(0.19, "Share of each training list that is held out for validation; 0 = none.")
     model: str = setting("tiny", "Configuration in irstd_ldm.models.configurations.")
-    pretrained_model_name_or_path: str | None = setting(None, "Pipeline to start from; null = random weights.")
-    resolution: int = setting(128, "Side of the training crops in pixels, a multiple of 32.")
-    train_batch_size: int = setting(16, "Crops per forward pass and process.")
-    gradient_accumulation_steps: int = setting(1, "Forward passes per optimiser step.")
-    max_train_steps: int = setting(1000, "Optimiser steps.")
+    pretrained_model_name_or_path: str | None = setting(None, "Pipeline to start from; null = none.", is_path=True)
+    resolution: int = setting(128, "Side of the training crops in pixels, a multiple of 32.", at_least=32)
+    train_batch_size: int = setting(16, "Crops per forward pass and process.", at_least=1)
+    gradient_accumulation_steps: int = setting(1, "Forward passes per optimiser step.", at_least=1)
+    max_train_steps: int = setting(1000, "Optimiser steps.", at_least=1)
     learning_rate: float = setting(1e-3, "Peak learning rate.")
     lr_scheduler: str = setting("cosine", "A name that diffusers.optimization.get_scheduler knows.")
     lr_warmup_steps: int = setting(100, "Steps of the linear warm-up of the learning rate.")
@@ -102,34 +63,29 @@ class TrainSettings:
     ema_decay: float = setting(0.999, "Decay of the moving average; (1 + step) / (10 + step) while that is less.")
     mixed_precision: str = setting("no", '"no" (quoted in a recipe), fp16 or bf16.')
     half_precision: bool = setting(False, "Save the trained model in float16; every stage of a recipe is saved so.")
-    channels_last: bool = setting(
-        False, "Keep weights and crops in memory channel by channel within a pixel: often faster."
-    )
-    compile: bool = setting(
-        False, "Compile the step's model by torch.compile: minutes of preparation, then faster steps."
-    )
+    channels_last: bool = setting(False, "Keep the channels of a pixel together in memory: often faster.")
+    compile: bool = setting(False, "Compile the step by torch.compile: minutes of preparation, then faster steps.")
     gradient_checkpointing: bool = setting(False, "Less memory, more time; batch statistics move twice a step.")
-    dataloader_num_workers: int = setting(0, "Processes that cut crops; 0 = the training process.")
-    num_cpu_threads: int = setting(
-        0, "Threads of each training process on a CPU; 0 = the machine's cores / processes."
-    )
-    checkpointing_steps: int = setting(500, "Steps between checkpoints.")
-    checkpoints_total_limit: int = setting(2, "Number of checkpoints that are kept.")
-    resume_from_checkpoint: str | None = setting("latest", "Either latest, a checkpoint's path, or null = start anew.")
-    validation_steps: int = setting(500, "Steps between validations; 0 = none.")
+    dataloader_num_workers: int = setting(0, "Processes that cut crops; 0 = the training process.", may_change=True)
+    num_cpu_threads: int = setting(0, "Threads per process on a CPU; 0 = all cores / processes.", may_change=True)
+    checkpointing_steps: int = setting(500, "Steps between checkpoints.", at_least=1, may_change=True)
+    checkpoints_total_limit: int = setting(2, "Number of checkpoints that are kept.", at_least=1, may_change=True)
+    resume_from_checkpoint: str | None = setting("latest", "Or a checkpoint's path; null = anew.", may_change=True)
+    validation_steps: int = setting(500, "Steps between validations; 0 = none.", may_change=True)
     seed: int = setting(0, "Seed of weights, crops and noise; the validation split is the same for all.")
-    report_to: str | None = setting("tensorboard", "An accelerate tracker, or null.")
-    push_to_hub: bool = setting(False, "Upload the model and a card after every validation and at the end.")
-    hub_model_id: str | None = setting(None, "Repository on the Hub, OWNER/NAME; null = the name of output_dir.")
+    report_to: str | None = setting("tensorboard", "An accelerate tracker, or null.", may_change=True)
+    push_to_hub: bool = setting(False, "Upload model and card after every validation and at the end.", may_change=True)
+    hub_model_id: str | None = setting(None, "Hub repository, OWNER/NAME; null = output_dir's name.", may_change=True)
 
     def __post_init__(self):
         if self.resolution % 32:
             raise ValueError(f"`resolution` must be a multiple of 32, got {self.resolution}")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"`val_fraction` must lie in [0, 1), got {self.val_fraction}")
-        for name in POSITIVE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for field in fields(self):
+            least = field.metadata.get("at_least")
+            if least is not None and getattr(self, field.name) < least:
+                raise ValueError(f"`{field.name}` must be at least {least}, got {getattr(self, field.name)}")
         if self.model not in self.configurations:
             raise ValueError(f"`model` must be one of {', '.join(self.configurations)}, got {self.model!r}")
         if self.compile and self.channels_last:
@@ -175,14 +131,10 @@ class TrainSettings:
     @property
     def sha256(self) -> str:
         """Digest of the settings that must not change between two parts of a run."""
-        omitted = {field.name: field.default for field in fields(CropSettings)}
-        for name in DIGESTED_CROP_SETTINGS:
-            del omitted[name]
-        values = {
-            name: value
-            for name, value in asdict(self).items()
-            if name not in CHANGEABLE and not (name in omitted and value == omitted[name])
-        }
+        later = {field.name: field.default for field in fields(CropSettings)}
+        later = {name: default for name, default in later.items() if name not in DIGESTED_CROP_SETTINGS}
+        values = {name: getattr(self, name) for name in _fixed(self)}
+        values = {name: value for name, value in values.items() if name not in later or value != later[name]}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -200,6 +152,11 @@ class DetectorSettings(CropSettings, TrainSettings):
     def __post_init__(self):
         TrainSettings.__post_init__(self)
         CropSettings.__post_init__(self)
+
+
+def _fixed(settings: TrainSettings) -> list[str]:
+    """Names of the settings that must not change between two parts of a run."""
+    return [field.name for field in fields(settings) if not {"may_change", "is_path"} & set(field.metadata)]
 
 
 def _types(annotation: Any) -> list[Any]:
@@ -394,9 +351,10 @@ def changed_settings(settings: TrainSettings, path: Path, finished: bool) -> lis
     saved: dict[str, Any] = {field.name: field.default for field in fields(settings)}
     saved |= yaml.safe_load(path.read_text(encoding="utf-8"))
     now = asdict(settings)
-    changed = [name for name in now if name not in CHANGEABLE and saved[name] != now[name]]
+    changed = [name for name in _fixed(settings) if saved[name] != now[name]]
     if finished:
-        changed += [name for name in PATHS if _last_parts(saved.get(name)) != _last_parts(now.get(name))]
+        paths = [field.name for field in fields(settings) if "is_path" in field.metadata]
+        changed += [name for name in paths if _last_parts(saved[name]) != _last_parts(now[name])]
     return [f"{name}: {saved[name]} -> {now[name]}" for name in changed]
 
 

@@ -38,7 +38,7 @@ from irstd_ldm.training.training_data import TrainingData
 class ControlNetSettings(GeneratorSettings):
     """Settings of the control branch's trainer."""
 
-    restoration: str = setting(MISSING, "Folder that train_restoration wrote.")
+    restoration: str = setting(MISSING, "Folder that train_restoration wrote.", is_path=True)
     num_inference_steps: int = setting(50, "Denoising steps, the checkpoint's default.")
 
     def __post_init__(self):

@@ -36,7 +36,7 @@ from irstd_ldm.training.training_data import TrainingData
 class ImageUNetSettings(GeneratorSettings):
     """Settings of the base denoiser's trainer."""
 
-    image_vae: str = setting(MISSING, "Folder that train_image_vae wrote.")
+    image_vae: str = setting(MISSING, "Folder that train_image_vae wrote.", is_path=True)
 
 
 class ImageDiffusion(nn.Module):

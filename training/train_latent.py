@@ -42,12 +42,8 @@ class LatentSettings(DetectorSettings):
 
     start_settings: ClassVar[tuple[str, ...]] = ("pretrained_model_name_or_path", "mask_vae")
 
-    mask_vae: str | None = setting(
-        None, "Output folder of train_mask_vae; not needed with pretrained_model_name_or_path."
-    )
-    use_fae: bool = setting(
-        True, "FAE where the configuration has it, in the image encoder and on the denoiser's skips."
-    )
+    mask_vae: str | None = setting(None, "Folder that train_mask_vae wrote, for random weights.", is_path=True)
+    use_fae: bool = setting(True, "FAE where the configuration has it, in the encoder and on the denoiser's skips.")
     use_liw: bool = setting(True, "LIW on the denoiser's conditioning feature.")
     posterior_weight: float = setting(1.0, "Weight of smooth L1 on the posterior variables.")
     klda_weight: float = setting(0.01, "Weight of KLDA, reached by linear warm-up.")
@@ -55,12 +51,8 @@ class LatentSettings(DetectorSettings):
     bce_weight: float = setting(5.0, "Weight of the binary cross-entropy.")
     background_weight: float = setting(1.0, "Factor in it on pixels away from targets; above 1 = fewer false alarms.")
     dice_weight: float = setting(1.0, "Weight of the Dice loss.")
-    uniform_timesteps: int = setting(
-        4, "Crops per batch that are denoised once more at a uniform timestep, for several steps."
-    )
-    feature_dropout: float = setting(
-        0.1, "Probability that the decoder does not see a level of a crop's image features."
-    )
+    uniform_timesteps: int = setting(4, "Crops per batch that are denoised once more, at a uniform timestep.")
+    feature_dropout: float = setting(0.1, "Share of the crops' feature levels that the decoder does not see.")
 
 
 class DetectorOutput(NamedTuple):

@@ -34,9 +34,7 @@ class MaskVAESettings(TrainSettings):
     bce_weight: float = setting(0.5, "Weight of the binary cross-entropy.")
     dice_weight: float = setting(0.5, "Weight of the Dice loss.")
     kl_weight: float = setting(1e-3, "Weight of KL(posterior || N(0, 1)), mean per latent element.")
-    klda_min_logvar: float = setting(
-        -6.0, "Log-variance below which KLDA will not distinguish posteriors; saved in the config."
-    )
+    klda_min_logvar: float = setting(-6.0, "Log-variance below which KLDA distinguishes no posteriors; saved.")
     statistics_crops: int = setting(256, "Crops over which the posterior's statistics are measured after training.")
 
 

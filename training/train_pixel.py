@@ -37,21 +37,15 @@ class PixelSettings(DetectorSettings):
 
     model: str = setting("irstd_diff_small", "Pixel configuration in irstd_ldm.models.configurations.")
     use_liw: bool = setting(True, "LIW on the second skip of the conditional encoder.")
-    use_residuals: bool = setting(
-        True, "The encoder's features enter the denoiser; false = concatenation only, as released."
-    )
+    use_residuals: bool = setting(True, "The encoder's features enter the denoiser; as released: false.")
     num_train_timesteps: int = setting(1000, "T of the diffusion.")
     beta_schedule: str = setting("squaredcos_cap_v2", "squaredcos_cap_v2, or linear as published: 0.1/T to 20/T.")
     prediction_type: str = setting("sample", "What the denoiser predicts: sample, v_prediction or epsilon.")
     num_inference_steps: int = setting(1, "Denoising steps of the validation, and the checkpoint's default.")
-    last_timestep_share: float = setting(
-        0.5, "Share of the crops that are denoised from pure noise; the others from a uniform timestep."
-    )
+    last_timestep_share: float = setting(0.5, "Share of crops denoised from pure noise; others uniformly.")
     diffusion_weight: float = setting(50.0, "Weight of the squared error of the denoiser's prediction.")
     sample_dice_weight: float = setting(1.0, "Weight of the Dice loss of the clean mask that a prediction means.")
-    bce_weight: float = setting(
-        50.0, "Weight of the encoder's binary cross-entropy, of the fused map and of the levels' maps."
-    )
+    bce_weight: float = setting(50.0, "Weight of the encoder's cross-entropy, of fused and levels' maps.")
     dice_weight: float = setting(1.0, "Weight of the encoder's Dice loss, of the same maps.")
 
     def __post_init__(self):

@@ -29,9 +29,9 @@ MIN_OWN_RANGE = 2 / 255  # a crop with a narrower range than this has its frame'
 MIN_RANGE = 8 / 255  # narrower ranges are not stretched to the full one: that would amplify quantisation
 
 
-def setting(default: Any, help_text: str) -> Any:
-    """A field of a settings dataclass with the text that a command line shows; default MISSING = required."""
-    return field(default=default, metadata={"help": help_text})
+def setting(default: Any, help_text: str, **marks: Any) -> Any:
+    """A field of a settings dataclass: default (MISSING = required), text that a command line shows, further marks."""
+    return field(default=default, metadata={"help": help_text, **marks})
 
 
 @dataclass(kw_only=True)
@@ -46,62 +46,37 @@ class CropSettings:
     background_probability: float = setting(0.15, "Share of crops of frames without targets.")
     implant_probability: float = setting(0.2, "Share of crops of either with 1 to 3 implanted targets.")
     squeeze_probability: float = setting(0.0, "Share of crops that the Gaussian Group Squeezer quantises.")
-    hard_negative_probability: float = setting(
-        0.0, "Share of background crops around false alarms of the pretrained detector."
-    )
+    hard_negative_probability: float = setting(0.0, "Share of background crops around a detector's false alarms.")
     blend_probability: float = setting(0.0, "Share of background crops that are mixtures of two.")
-    negative_image_probability: float = setting(
-        0.0, "Share of background crops that are training images' negatives: no bright target."
-    )
-    synthetic_probability: float = setting(
-        0.0, "Share of frames without targets, implanted in or not, that are new synthetic scenes."
-    )
-    stuck_pixel_probability: float = setting(
-        0.0, "Probability that a crop gets 1 to 10 stuck pixels, hot, cold or at any level, none on a target."
-    )
+    negative_image_probability: float = setting(0.0, "Share of background crops that are training images' negatives.")
+    synthetic_probability: float = setting(0.0, "Share of frames without targets that are new synthetic scenes.")
+    stuck_pixel_probability: float = setting(0.0, "Share of crops with 1 to 10 stuck pixels, none on a target.")
     background_rescale_min: float = setting(0.6, "Smallest factor by which background crops are rescaled.")
     background_rescale_max: float = setting(1.6, "Largest factor by which background crops are rescaled.")
-    inversion_probability: float = setting(
-        0.2, "Share of frames without targets that are inverted: the other polarity is clutter of another kind."
-    )
+    inversion_probability: float = setting(0.2, "Share of frames without targets that are inverted: other clutter.")
     rescale_probability: float = setting(0.4, "Share of crops that are rescaled.")
     rescale_min: float = setting(0.6, "Smallest factor by which crops of training images are rescaled.")
     rescale_max: float = setting(1.6, "Largest factor by which crops of training images are rescaled.")
     gamma_probability: float = setting(0.4, "Share of crops whose gray levels are raised to a power.")
     gamma_min: float = setting(0.6, "Smallest exponent.")
     gamma_max: float = setting(1.6, "Largest exponent.")
-    gain_probability: float = setting(
-        0.5, "Share of crops with a gain and an offset, for 8-bit ranges; crops on robust ranges all have them."
-    )
+    gain_probability: float = setting(0.5, "Share of crops with a gain and an offset; all have them on robust ranges.")
     gain_min: float = setting(0.6, "Smallest gain.")
     gain_max: float = setting(1.5, "Largest gain.")
     offset_min: float = setting(-0.15, "Smallest offset, a part of the full scale or of a robust range's width.")
     offset_max: float = setting(0.15, "Largest offset, in the same units.")
-    range_probability: float = setting(
-        0.15,
-        "Share of crops stretched between percentiles, instead of gamma and gain; none on robust ranges.",
-    )
+    range_probability: float = setting(0.15, "Share of crops stretched between percentiles, not on robust ranges.")
     blur_probability: float = setting(0.1, "Share of crops that are blurred.")
     blur_sigma_min_px: float = setting(0.3, "Smallest standard deviation of the blur in pixels.")
     blur_sigma_max_px: float = setting(1.0, "Largest standard deviation of the blur in pixels.")
     noise_probability: float = setting(0.15, "Share of crops with additional noise.")
-    noise_sigma_max: float = setting(
-        0.03, "Largest standard deviation of it, a part of the full scale or of twice a robust range's width."
-    )
+    noise_sigma_max: float = setting(0.03, "Its largest deviation, of the full scale or twice a robust range's width.")
     column_noise_probability: float = setting(0.1, "Share of crops with additional noise of whole columns.")
-    column_noise_sigma_max: float = setting(0.02, "Largest standard deviation of it, in the same units.")
-    own_range_probability: float = setting(
-        0.5, "Share of crops whose range is their own, as a small image's is, not their frame's; robust ranges alone."
-    )
-    quantise_probability: float = setting(
-        0.2, "Share of crops with fewer gray levels, those of 8 bits after their contrast fell; robust ranges alone."
-    )
-    defect_probability: float = setting(
-        0.15, "Share of crops with dead or hot pixels, rows or columns or a strip of telemetry; robust ranges alone."
-    )
-    border_probability: float = setting(
-        0.05, "Share of crops with a letterbox, a round view or a corner without data; robust ranges alone."
-    )
+    column_noise_sigma_max: float = setting(0.02, "Its largest deviation, in the same units.")
+    own_range_probability: float = setting(0.5, "Share of crops with their own robust range, not their frame's.")
+    quantise_probability: float = setting(0.2, "Share of crops with fewer gray levels; robust ranges alone.")
+    defect_probability: float = setting(0.15, "Share of crops with dead or hot pixels or lines; robust ranges alone.")
+    border_probability: float = setting(0.05, "Share of crops with a border without data; robust ranges alone.")
     interlace_probability: float = setting(0.03, "Share of crops with interlaced rows; robust ranges alone.")
     compress_probability: float = setting(0.08, "Share of crops compressed mildly by JPEG; robust ranges alone.")
 
