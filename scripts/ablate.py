@@ -1,4 +1,4 @@
-"""What the predicted posterior is worth: the detector scored with its posterior exchanged, beside other checkpoints.
+"""The worth of the predicted posterior: the detector scored with its posterior exchanged, beside other checkpoints.
 
     python scripts/ablate.py --data DATA/NUAA-SIRST [--model CHECKPOINT] [--trained "FAE off=runs/no_fae"]... \
         [--output ablation.json]
@@ -13,15 +13,14 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from markdown_tables import markdown, percent, samples_of_split, scores
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
-from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
+from irstd_ldm.data.folder import Sample
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores
 from irstd_ldm.tiling import pad_image, tile_windows
 
 Exchange = Callable[[int, int, torch.Tensor], torch.Tensor]
@@ -33,14 +32,14 @@ def score(pipe: IRSTDLatentPipeline, samples: list[Sample], exchange: Exchange |
     Args:
         pipe: The detector.
         samples: Labelled images.
-        exchange: Maps (image number, tile number, predicted variables (1, 8, h, w)) to those that are decoded.
+        exchange: Maps (index of the image, of the tile, predicted variables (1, 8, h, w)) to those that are decoded.
     """
     counts = []
-    for number, sample in enumerate(samples):
+    for index, sample in enumerate(samples):
         tile = itertools.count()
 
-        def callback(pipe, step, timestep, tensors, number=number, tile=tile):
-            return {"latents": exchange(number, next(tile), tensors["latents"])} if exchange else {}
+        def callback(pipe, step, timestep, tensors, index=index, tile=tile):
+            return {"latents": exchange(index, next(tile), tensors["latents"])} if exchange else {}
 
         output = pipe(sample.image, num_inference_steps=1, batch_size=1, callback_on_step_end=callback)
         counts.append(count_image(output.mask[0, 0], sample.mask))
@@ -51,8 +50,8 @@ def record_variables(pipe: IRSTDLatentPipeline, samples: list[Sample]) -> list[l
     """The variables (1, 8, h, w) that the denoiser predicts for each tile of each image."""
     recorded: list[list[torch.Tensor]] = [[] for _ in samples]
 
-    def record(number: int, tile: int, latents: torch.Tensor) -> torch.Tensor:
-        recorded[number].append(latents)
+    def record(index: int, tile: int, latents: torch.Tensor) -> torch.Tensor:
+        recorded[index].append(latents)
         return latents
 
     score(pipe, samples, record)
@@ -76,19 +75,6 @@ def true_variables(pipe: IRSTDLatentPipeline, mask: np.ndarray, tile: int) -> to
     return pipe.vae.posterior_to_variables(posterior)
 
 
-def row(counts: list[ImageCounts]) -> dict[str, Any]:
-    return {
-        **detection_scores(counts),
-        "iou_interval_95": bootstrap_interval(counts, "iou"),
-        "images": len(counts),
-        "targets": sum(image.targets for image in counts),
-    }
-
-
-def validation_samples(model: str, data: str) -> list[Sample]:
-    return list(IRSTDFolder(data, list_file=validation_list(model, data)))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="data set in the field's layout")
@@ -97,32 +83,36 @@ def main() -> None:
     parser.add_argument("--output", help="a JSON file for the table")
     arguments = parser.parse_args()
 
-    samples = validation_samples(arguments.model, arguments.data)
+    samples = samples_of_split(arguments.model, arguments.data, "val")
     pipe = IRSTDLatentPipeline.from_pretrained(arguments.model)
     predicted = record_variables(pipe, samples)
     others = predicted[1:] + predicted[:1]
     exchanges: dict[str, Exchange | None] = {
         "predicted posterior": None,
-        "zero posterior": lambda number, tile, latents: torch.zeros_like(latents),
-        "another image's posterior": lambda number, tile, latents: fit(
-            others[number][tile % len(others[number])], latents.shape[2:]
+        "zero posterior": lambda index, tile, latents: torch.zeros_like(latents),
+        "another image's posterior": lambda index, tile, latents: fit(
+            others[index][tile % len(others[index])], latents.shape[2:]
         ),
-        "true posterior": lambda number, tile, latents: true_variables(pipe, samples[number].mask, tile),
+        "true posterior": lambda index, tile, latents: true_variables(pipe, samples[index].mask, tile),
     }
-    table = {name: row(score(pipe, samples, exchange)) for name, exchange in exchanges.items()}
-    for entry in arguments.trained:
-        name, _, folder = entry.partition("=")
+    counts = {name: score(pipe, samples, exchange) for name, exchange in exchanges.items()}
+    for name, _, folder in (entry.partition("=") for entry in arguments.trained):
         other = IRSTDLatentPipeline.from_pretrained(folder)
-        table[name] = row(score(other, validation_samples(folder, arguments.data)))
+        counts[name] = score(other, samples_of_split(folder, arguments.data, "val"))
 
-    print("| row | IoU (95 %) | nIoU | Pd | Fa / million px | images | targets |")
-    print("|---|---|---|---|---|---|---|")
-    for name, r in table.items():
-        low, high = r["iou_interval_95"]
-        print(
-            f"| {name} | {100 * r['iou']:.1f} ({100 * low:.1f}-{100 * high:.1f}) | {100 * r['niou']:.1f} "
-            f"| {100 * r['pd']:.1f} | {r['fa_per_million_px']:.1f} | {r['images']} | {r['targets']} |"
+    table = {name: {**scores(of_row), "images": len(of_row)} for name, of_row in counts.items()}
+    rows = [
+        (
+            name,
+            f"{percent(row['iou'])} ({percent(*row['iou_interval_95'])})",
+            *(percent(row[key]) for key in ("niou", "pd")),
+            f"{row['fa_per_million_px']:.1f}",
+            row["images"],
+            row["targets"],
         )
+        for name, row in table.items()
+    ]
+    print(markdown(("row", "IoU (95 %)", "nIoU", "Pd", "Fa / million px", "images", "targets"), rows))
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What ensembles and denoising steps do for quality and for the meaning of a target's confidence.
+"""The effect of ensembles and denoising steps on quality and on the meaning of a target's confidence.
 
     python scripts/confidence.py --data DATA/NUAA-SIRST [--model CHECKPOINT] [--backgrounds DATA/backgrounds] \
         [--ensemble-sizes 1 4 16] [--steps 1 4 20] [--output confidence.json]
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from markdown_tables import markdown, percent
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
@@ -102,17 +103,20 @@ def main() -> None:
         settings = {"ensemble_size": ensemble_size, "num_inference_steps": steps}
         table[name] = measure(pipe, image_sets, name, **settings)
 
-    print(
-        "| row | IoU | Pd | Fa / million px | predicted | hits | ECE | Brier | ECE after Platt | Brier after Platt |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for name, row in table.items():
-        raw, fitted = row["as predicted"], row["after Platt"]
-        print(
-            f"| {name} | {100 * row['iou']:.1f} | {100 * row['pd']:.1f} | {row['fa_per_million_px']:.1f} "
-            f"| {row['num_predicted']} | {row['num_hits']} | {raw['ece']:.3f} | {raw['brier']:.3f} "
-            f"| {fitted['ece']:.3f} | {fitted['brier']:.3f} |"
+    columns = ["row", "IoU", "Pd", "Fa / million px", "predicted", "hits"]
+    columns += [f"{name}{after}" for after in ("", " after Platt") for name in ("ECE", "Brier")]
+    rows = [
+        (
+            name,
+            *(percent(row[key]) for key in ("iou", "pd")),
+            f"{row['fa_per_million_px']:.1f}",
+            row["num_predicted"],
+            row["num_hits"],
+            *(f"{row[fit][key]:.3f}" for fit in ("as predicted", "after Platt") for key in ("ece", "brier")),
         )
+        for name, row in table.items()
+    ]
+    print(markdown(columns, rows))
     if arguments.output:
         write_json(arguments.output, table)
 

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from irstd_ldm.targets import Component, label_components
 
 PANEL_PX, GAP_PX, TEXT_PX = 256, 8, 16
-CLOSE_UP_PX = 40  # of the image, around a target
-BOX_MARGIN_PX = 3  # of the image
+CLOSE_UP_PX = 40  # pixels of the image around a target
+BOX_MARGIN_PX = 3  # pixels of the image
 BOX_COLOUR, PAPER, INK = (255, 64, 64), (255, 255, 255), (0, 0, 0)
 COLUMNS = (
     "source",
@@ -26,8 +26,8 @@ class Example:
     """One synthetic image; its source is None where it is not at hand.
 
     Attributes:
-        caption: one line.
-        source, synthetic: (H, W) gray levels, 0 to 255, of one shape.
+        caption: One line.
+        source, synthetic: (H, W) gray levels, 0 to 255, both of one shape.
         mask: (H, W) bool, the synthetic image's.
     """
 

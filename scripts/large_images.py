@@ -74,7 +74,7 @@ def measure(path: Path, model: str | None) -> dict[str, float]:
     pipeline = load_pipeline(args, resolve_device(None))
     tile_size, tile_overlap = pipeline.config.default_tile_size, pipeline.config.default_tile_overlap
     loaded = resident_kib("VmRSS")
-    pipeline(np.zeros((tile_size, tile_size), np.uint8))  # what the first call allocates
+    pipeline(np.zeros((tile_size, tile_size), np.uint8))  # the first call allocates memory that stays
     tiles = tile_windows(to_gray(path).shape, tile_size, tile_overlap)
     idle, start = resident_kib("VmRSS"), time.perf_counter()
     detect.load_detector = lambda *_: pipeline

@@ -1,4 +1,4 @@
-"""What denoising steps are worth to the pixel detector: quality and time from the conditional encoder alone to many.
+"""The worth of denoising steps to the pixel detector: quality and time, from the conditional encoder alone to many.
 
     python scripts/pixel_steps.py --model runs/irstd_diff_small --data DATA/NUAA-SIRST [--split test] \
         [--steps 0 1 2 4 10 20 100] [--document docs/irstd_diff.md] [--plot docs/irstd_diff_steps.svg] \
@@ -17,32 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import clocks
-from document_table import insert
+from markdown_tables import insert, markdown, percent, samples_of_split, scores
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDDiffPipeline
-from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
+from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, paired_bootstrap
+from irstd_ldm.evaluation.metrics import paired_bootstrap
 
 STEPS = (0, 1, 2, 4, 10, 20, 100)
 CLOCK_IMAGE_PX = 256
-
-
-def read_samples(model: str, data: str, split: str) -> list[Sample]:
-    """The labelled images of a split; ``val`` is the checkpoint's own list."""
-    if split == "val":
-        return list(IRSTDFolder(data, list_file=validation_list(model, data)))
-    return list(IRSTDFolder(data, split))
-
-
-def count_images(pipe: IRSTDDiffPipeline, samples: Sequence[Sample], steps: int) -> list[ImageCounts]:
-    """Counts per image, each image in a call of its own as `irstd-ldm evaluate` does."""
-    return [
-        count_image(pipe(sample.image, num_inference_steps=steps).mask[0, 0], sample.mask)
-        for sample in tqdm(samples, desc=f"{steps} steps")
-    ]
 
 
 def measure(
@@ -53,42 +38,42 @@ def measure(
     rows: list[dict[str, Any]] = []
     first: list[ImageCounts] = []
     for number in steps:
-        counts = count_images(pipe, samples, number)
+        counts = [
+            count_image(pipe(sample.image, num_inference_steps=number).mask[0, 0], sample.mask)
+            for sample in tqdm(samples, desc=f"{number} steps")
+        ]
         first = first or counts
         difference = paired_bootstrap(first, counts, "iou")
         rows.append(
             {
                 "steps": number,
-                **detection_scores(counts),
-                "iou_interval_95": bootstrap_interval(counts, "iou"),
+                **scores(counts),
                 "iou_difference": difference.difference,
                 "iou_difference_interval_95": (difference.low, difference.high),
-                "targets": sum(image.targets for image in counts),
                 "clocks": clocks(partial(pipe, image, num_inference_steps=number, tile_size=0), pipe.device, rounds),
             }
         )
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]], caption: str) -> str:
-    """A Markdown table, quality in percent, under its caption."""
-    name = "encoder alone" if rows[0]["steps"] == 0 else f"{rows[0]['steps']} steps"
-    lines = [
-        caption,
-        "",
-        f"| steps | IoU (95 %) | IoU - that of {name} (95 %) | nIoU | Pd | Fa / million px | clocks |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table, quality in percent."""
+    first = "encoder alone" if rows[0]["steps"] == 0 else f"{rows[0]['steps']} steps"
+    columns = ("steps", "IoU (95 %)", f"IoU - that of {first} (95 %)", "nIoU", "Pd", "Fa / million px", "clocks")
+    lines = []
     for row in rows:
-        low, high = row["iou_interval_95"]
-        worse, better = row["iou_difference_interval_95"]
-        difference = f"{100 * row['iou_difference']:+.1f} ({100 * worse:+.1f} to {100 * better:+.1f})"
+        interval = percent(*row["iou_difference_interval_95"], form="+.1f")
+        difference = f"{percent(row['iou_difference'], form='+.1f')} ({interval})"
         lines.append(
-            f"| {row['steps'] or 'encoder alone'} | {100 * row['iou']:.1f} ({100 * low:.1f} to {100 * high:.1f}) "
-            f"| {'-' if row is rows[0] else difference} | {100 * row['niou']:.1f} | {100 * row['pd']:.1f} "
-            f"| {row['fa_per_million_px']:.1f} | {row['clocks']:.1f} |"
+            (
+                row["steps"] or "encoder alone",
+                f"{percent(row['iou'])} ({percent(*row['iou_interval_95'])})",
+                "-" if row is rows[0] else difference,
+                *(percent(row[key]) for key in ("niou", "pd")),
+                *(f"{row[key]:.1f}" for key in ("fa_per_million_px", "clocks")),
+            )
         )
-    return "\n".join(lines)
+    return markdown(columns, lines)
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -126,14 +111,14 @@ def main() -> None:
 
     pipe = IRSTDDiffPipeline.from_pretrained(arguments.model)
     pipe.set_progress_bar_config(disable=True)
-    samples = read_samples(arguments.model, arguments.data, arguments.split)
+    samples = samples_of_split(arguments.model, arguments.data, arguments.split)
     rows = measure(pipe, samples, arguments.steps, arguments.rounds)
     caption = (
         f"{Path(arguments.data).name} {arguments.split}, {len(samples)} images, {rows[0]['targets']} targets, "
         f"native size, threshold {pipe.config.default_threshold}, one member, {type(pipe.scheduler).__name__} "
         f"({pipe.scheduler.config.prediction_type} prediction):"
     )
-    text = table(rows, caption)
+    text = f"{caption}\n\n{table(rows)}"
     print(text)
     if arguments.document:
         insert(arguments.document, "pixel_steps.py", text)

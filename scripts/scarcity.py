@@ -1,4 +1,4 @@
-"""What synthetic images are worth where labelled ones are scarce: the latent detector on shares of a training list.
+"""The worth of synthetic images where labelled ones are scarce: the latent detector on shares of a training list.
 
     python scripts/scarcity.py --data DATA/NUAA-SIRST --backgrounds DATA/backgrounds --output runs/scarcity \
         [--list lists/train.list] [--fractions 0.1 0.3 1] [--arms originals squeezed generated planted] \
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from document_table import insert
+from markdown_tables import insert, markdown, percent, scores
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.main import main as irstd_ldm
 from irstd_ldm.data.folder import IRSTDFolder, held_out_stems, write_stem_list
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, iou, paired_bootstrap
+from irstd_ldm.evaluation.metrics import iou, paired_bootstrap
 from irstd_ldm.tiling import MIN_PADDED_SIZE
 from irstd_ldm.training import (
     train_controlnet,
@@ -40,7 +40,7 @@ from irstd_ldm.training import (
 )
 
 ARMS = ("originals", "squeezed", "generated", "planted")
-SQUEEZE_PROBABILITY = 0.5  # of a crop, in the arms that squeeze
+SQUEEZE_PROBABILITY = 0.5  # share of the crops, in the arms that squeeze
 SETTINGS = (  # those that what is kept depends on; shares, arms and seeds may be added
     "data",
     "backgrounds",
@@ -100,25 +100,23 @@ class Share:
         write_stem_list(self.list, self.stems)
 
     def train(self, trainer: Any, name: str, steps: int, data: Path | None = None, **settings: Any) -> Path:
-        """Run a trainer, by default on the share, and return its folder; a finished run is taken as it is."""
+        """Run a trainer, by default on the share, and return its folder; it leaves a finished run as it is."""
         folder = self.folder / name
-        if not (folder / "finished").exists():
-            values = {
-                "train_data_dir": data or self.arguments.data,
-                "output_dir": folder,
-                "val_fraction": 0,
-                "max_train_steps": steps,
-                "resolution": self.arguments.resolution,
-                "train_batch_size": self.arguments.train_batch_size,
-                "lr_warmup_steps": max(steps // 20, 1),
-                "mixed_precision": self.arguments.mixed_precision,
-                "num_cpu_threads": self.arguments.num_cpu_threads,
-                "report_to": "null",
-                **({"train_list": self.list} if data is None else {}),
-                **settings,
-            }
-            trainer.main([part for key, value in values.items() for part in (f"--{key}", str(value))])
-            (folder / "finished").touch()
+        values = {
+            "train_data_dir": data or self.arguments.data,
+            "output_dir": folder,
+            "val_fraction": 0,
+            "max_train_steps": steps,
+            "resolution": self.arguments.resolution,
+            "train_batch_size": self.arguments.train_batch_size,
+            "lr_warmup_steps": max(steps // 20, 1),
+            "mixed_precision": self.arguments.mixed_precision,
+            "num_cpu_threads": self.arguments.num_cpu_threads,
+            "report_to": "null",
+            **({"train_list": self.list} if data is None else {}),
+            **settings,
+        }
+        trainer.main([part for key, value in values.items() for part in (f"--{key}", str(value))])
         return folder
 
     def generator_base(self) -> Path:
@@ -175,34 +173,33 @@ def count_test_images(detector: Path, data: Path, resolution: int) -> list[Image
     return [ImageCounts(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def row(fraction: float, num_images: int, arm: str, seeds: list[list[ImageCounts]], first: list[ImageCounts]) -> str:
+def row(
+    fraction: float, num_images: int, arm: str, seeds: list[list[ImageCounts]], first: list[ImageCounts]
+) -> tuple[str, ...]:
     """One line of the table: an image's counts are summed over the seeds, then images are resampled."""
-    pooled = [sum(of_image, ImageCounts.zero()) for of_image in zip(*seeds, strict=True)]
-    scores, interval = detection_scores(pooled), bootstrap_interval(pooled, "iou")
-    difference = paired_bootstrap(first, pooled, "iou")
-    single = [100 * iou(sum(counts, ImageCounts.zero())) for counts in seeds]
-    low, high = (100 * bound for bound in interval)
-    cells = [
+    pooled = pool(seeds)
+    of_arm, difference = scores(pooled), paired_bootstrap(first, pooled, "iou")
+    single = [iou(sum(counts, ImageCounts.zero())) for counts in seeds]
+    interval = percent(difference.low, difference.high, form="+.1f")
+    return (
         f"{100 * fraction:g} % ({num_images})",
         arm,
-        f"{np.mean(single):.1f} ({min(single):.1f} to {max(single):.1f})",
-        f"{low:.1f} to {high:.1f}",
-        f"{100 * difference.difference:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})",
-        f"{100 * scores['pd']:.1f}",
-        f"{scores['fa_per_million_px']:.1f}",
-    ]
-    return f"| {' | '.join(cells)} |"
+        f"{percent(float(np.mean(single)))} ({percent(min(single), max(single))})",
+        percent(*of_arm["iou_interval_95"]),
+        f"{percent(difference.difference, form='+.1f')} ({interval})",
+        percent(of_arm["pd"]),
+        f"{of_arm['fa_per_million_px']:.1f}",
+    )
 
 
-def table(arguments: argparse.Namespace) -> list[str]:
-    """Train and score everything that is not there yet, and lay it out."""
-    lines = [
-        f"{arguments.max_train_steps} steps of {arguments.train_batch_size} crops of {arguments.resolution} px, "
-        f"seeds {', '.join(map(str, arguments.seeds))}; percent, and false-alarm pixels per million.",
-        "",
-        "| share (images) | arm | IoU, mean of seeds (range) | 95 % over images | IoU - originals (95 %) | Pd | Fa |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def pool(seeds: list[list[ImageCounts]]) -> list[ImageCounts]:
+    """Each image's counts, summed over the seeds."""
+    return [sum(of_image, ImageCounts.zero()) for of_image in zip(*seeds, strict=True)]
+
+
+def table(arguments: argparse.Namespace) -> str:
+    """Train and score everything that is not there yet, and lay it out under a caption."""
+    rows = []
     for fraction in arguments.fractions:
         share = Share(arguments, fraction)
         first: list[ImageCounts] = []
@@ -211,9 +208,14 @@ def table(arguments: argparse.Namespace) -> list[str]:
                 count_test_images(share.detector(arm, seed), arguments.data, arguments.resolution)
                 for seed in arguments.seeds
             ]
-            first = first or [sum(of_image, ImageCounts.zero()) for of_image in zip(*seeds, strict=True)]
-            lines.append(row(fraction, len(share.stems), arm, seeds, first))
-    return lines
+            first = first or pool(seeds)
+            rows.append(row(fraction, len(share.stems), arm, seeds, first))
+    columns = ("share (images)", "arm", "IoU, mean of seeds (range)", "95 % over images", "IoU - originals (95 %)")
+    return (
+        f"{arguments.max_train_steps} steps of {arguments.train_batch_size} crops of {arguments.resolution} px, "
+        f"seeds {', '.join(map(str, arguments.seeds))}; percent, and false-alarm pixels per million.\n\n"
+        + markdown((*columns, "Pd", "Fa"), rows)
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -236,10 +238,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--document", type=Path, help="Markdown file whose table is replaced")
     arguments = parser.parse_args(argv)
     check_settings(arguments)
-    lines = table(arguments)
-    print("\n".join(lines))
+    text = table(arguments)
+    print(text)
     if arguments.document is not None:
-        insert(arguments.document, "scarcity.py", "\n".join(lines))
+        insert(arguments.document, "scarcity.py", text)
 
 
 if __name__ == "__main__":

@@ -21,22 +21,99 @@ a network, a download, and are not used.
 """
 
 import argparse
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from contact_sheet import Example, contact_sheet
-from document_table import insert
-from synthetic_set import SyntheticSet, held_out_list, real_levels, samples_of
+from markdown_tables import insert, markdown
 
-from irstd_ldm.data.folder import Sample, read_backgrounds
+from irstd_ldm.cli.synthesis_folder import PROVENANCE, SETTINGS
+from irstd_ldm.data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, read_stem_list
 from irstd_ldm.evaluation import synthetic as quality
+from irstd_ldm.pipelines.pipeline_gaussian_agnostic import unit_range
 from irstd_ldm.targets import label_components, signal_to_clutter_ratio
 
 SCR_QUANTILES = (0.1, 0.5, 0.9)
+
+
+def real_levels(image: np.ndarray) -> np.ndarray:
+    """(H, W) float32 gray levels, 0 to 255, of a real image on the scale that `synthesize` writes."""
+    return image.astype(np.float32) if image.dtype == np.uint8 else 255 * unit_range(image)
+
+
+def synthetic_levels(image: np.ndarray) -> np.ndarray:
+    """(H, W) float32 gray levels, 0 to 255, of an image that `synthesize` wrote as uint8 or uint16."""
+    return image.astype(np.float32) * np.float32(255 / np.iinfo(image.dtype).max)
+
+
+def samples_of(root: Path, stems: Sequence[str]) -> dict[str, Sample]:
+    """Images and masks by stem."""
+    folder = IRSTDFolder(root)
+    unknown = sorted(set(stems) - set(folder.stems))
+    if unknown:
+        raise ValueError(f"`stems` must be of images in '{root}', got {unknown[0]!r}")
+    indices = {stem: index for index, stem in enumerate(folder.stems)}
+    return {stem: folder[indices[stem]] for stem in stems}
+
+
+class SyntheticSet:
+    """The synthetic images of one folder that `synthesize` wrote; what it copied of the originals is left out.
+
+    Raises:
+        ValueError: The folder has no synthetic images.
+    """
+
+    def __init__(self, root: Path):
+        self.name = root.name
+        with (root / PROVENANCE).open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["kind"] != "original"]
+        if not rows:
+            raise ValueError(f"`synthetic` must be folders with synthetic images, '{root}' lists none")
+        self.kind = rows[0]["kind"]
+        self.sources = [row["source"] for row in rows]  # one per image
+        self.samples = list(samples_of(root, [row["name"] for row in rows]).values())
+        given = json.loads((root / SETTINGS).read_text(encoding="utf-8"))["sources"]
+        self.training: list[str] = [] if self.kind == "planted" else given
+
+    @cached_property
+    def images(self) -> list[np.ndarray]:
+        return [synthetic_levels(sample.image) for sample in self.samples]
+
+
+def held_out_list(data: Path, lists: Sequence[str], sources: set[str]) -> list[str]:
+    """The stems of the real images to compare with.
+
+    Args:
+        data: The data set.
+        lists: Files of stems, or "val" for the data set's own list; none: the training list without `sources`.
+        sources: Stems that the synthetic images, or their generator, were made of.
+
+    Raises:
+        ValueError: There is an image of a test list or of `sources`, or none at all.
+    """
+    tested = held_out_stems(data)
+    if lists:
+        read = [IRSTDFolder(data, "val").stems if name == "val" else read_stem_list(name) for name in lists]
+        stems = list(dict.fromkeys(stem for one in read for stem in one))
+    else:
+        stems = [stem for stem in IRSTDFolder(data, "train").stems if stem not in sources]
+    for name, given, refused, what in (
+        ("held_out", stems, tested, "on a test list"),
+        ("held_out", stems, sources, "a source of the synthetic ones"),
+        ("synthetic", sources, tested, "on a test list"),
+    ):
+        found = sorted(refused.intersection(given))
+        if found:
+            raise ValueError(f"`{name}` must hold no image that is {what}, got {len(found)}, such as {found[0]!r}")
+    if not stems:
+        raise ValueError("`held_out` must name real images: all of the training list are sources")
+    return stems
 
 
 class Reference:
@@ -48,7 +125,7 @@ class Reference:
         self.frequency, self.spectrum, self.features = self._describe(images, list(samples))
 
     def distances(self, images: Sequence[np.ndarray], sources: Sequence[str]) -> dict[str, float]:
-        """Of images (H, W); those of one source, and the source itself, are measured at the same places."""
+        """Distances of images (H, W); those of one source, and the source itself, are measured in the same windows."""
         _, spectrum, features = self._describe(images, sources)
         return {
             "spectrum_db": quality.spectrum_distance(spectrum, self.spectrum),
@@ -77,7 +154,7 @@ def scr_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[st
 
 
 def fidelity(made: SyntheticSet, sources: dict[str, Sample]) -> dict[str, Any]:
-    """What became of the sources' targets."""
+    """The fate of the sources' targets."""
     found: list[quality.TargetContrast] = []
     for image, sample, source in zip(made.images, made.samples, made.sources, strict=True):
         real = sources[source]
@@ -127,36 +204,32 @@ def measure_real(
     return row | resemblance(stems, images, stems, training)
 
 
-def table(rows: Sequence[dict[str, Any]], caption: str) -> str:
-    """A Markdown table under its caption."""
-    lines = [
-        caption,
-        "",
-        "| images | N | spectrum, dB | fine, dB | patches | targets | SCR 10/50/90 % | contrast, median | below half "
-        "| lost | unlabelled | nearest is another | r, own source | r, highest other |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+COLUMNS = (
+    "images", "N", "spectrum, dB", "fine, dB", "patches", "targets", "SCR 10/50/90 %", "contrast, median",
+    "below half", "lost", "unlabelled", "nearest is another", "r, own source", "r, highest other",
+)  # fmt: skip
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """One line of the table."""
+    synthetic = row["kind"] != "real"
+    scr, other, before = row["scr_quantiles"], row.get("highest_other"), row.get("highest_other_of_source")
+    return [
+        f"{row['name']} ({row['kind']})",
+        str(row["images"]),
+        f"{row['spectrum_db']:.2f}",
+        f"{row['fine_db']:+.2f}",
+        f"{row['patches']:.2f}",
+        str(row["targets"]),
+        "-" if scr is None else " / ".join(f"{value:.1f}" for value in scr),
+        _cell(row.get("contrast_median"), "{:.2f}"),
+        _cell(row.get("below_half"), "{:.1%}"),
+        _cell(row.get("lost"), "{:.1%}"),
+        _cell(row.get("unlabelled"), "{}"),
+        _cell(row.get("nearest_other_share") if synthetic else None, "{:.1%}"),
+        _cell(row.get("median_own") if synthetic else None, "{:.3f}"),
+        _cell(other, "{:.3f}") + (f" ({before:.3f})" if synthetic and other is not None else ""),
     ]
-    for row in rows:
-        synthetic = row["kind"] != "real"
-        scr, other, before = row["scr_quantiles"], row.get("highest_other"), row.get("highest_other_of_source")
-        cells = [
-            f"{row['name']} ({row['kind']})",
-            str(row["images"]),
-            f"{row['spectrum_db']:.2f}",
-            f"{row['fine_db']:+.2f}",
-            f"{row['patches']:.2f}",
-            str(row["targets"]),
-            "-" if scr is None else " / ".join(f"{value:.1f}" for value in scr),
-            _cell(row.get("contrast_median"), "{:.2f}"),
-            _cell(row.get("below_half"), "{:.1%}"),
-            _cell(row.get("lost"), "{:.1%}"),
-            _cell(row.get("unlabelled"), "{}"),
-            _cell(row.get("nearest_other_share") if synthetic else None, "{:.1%}"),
-            _cell(row.get("median_own") if synthetic else None, "{:.3f}"),
-            _cell(other, "{:.3f}") + (f" ({before:.3f})" if synthetic and other is not None else ""),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _cell(value: float | None, form: str) -> str:
@@ -219,7 +292,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{arguments.data.name}, against {len(held_out)} held-out images, {arguments.crops} crops of "
         f"{arguments.crop_px} px and {arguments.patches} patches per image, seed {arguments.seed}:"
     )
-    text = table(rows, caption)
+    text = f"{caption}\n\n{markdown(COLUMNS, map(cells, rows))}"
     print(text)
     if arguments.document is not None:
         insert(arguments.document, "synthetic_quality.py", text)

@@ -1,4 +1,4 @@
-"""What tiles change: each image whole and in tiles of a given size, on the labelled images of a split.
+"""The effect of tiles: each image whole and in tiles of a given size, on the labelled images of a split.
 
     python scripts/tiled.py --data DATA/NUAA-SIRST --split val [--tile-size 192 --tile-overlap 32]
 
@@ -10,19 +10,20 @@ the same where a target found whole and one found in tiles are matched, by centr
 
 import argparse
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from markdown_tables import markdown, percent, samples_of_split
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
-from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
+from irstd_ldm.data.folder import Sample
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.matching import label_image
 from irstd_ldm.evaluation.metrics import iou
+
+COLUMNS = ("images", "IoU whole", "IoU tiled", "targets whole", "targets tiled", "the same", "true both ways")
 
 
 def main() -> None:
@@ -33,18 +34,13 @@ def main() -> None:
     parser.add_argument("--tile-size", type=int, default=192, metavar="PX")
     parser.add_argument("--tile-overlap", type=int, default=32, metavar="PX")
     args = parser.parse_args()
-    is_val = args.split == "val"
-    samples = IRSTDFolder(
-        args.data, None if is_val else args.split, validation_list(args.model, args.data) if is_val else None
-    )
+    samples = samples_of_split(args.model, args.data, args.split)
     pipeline = IRSTDLatentPipeline.from_pretrained(args.model)
     rows = [compare(pipeline, sample, args.tile_size, args.tile_overlap) for sample in tqdm(samples, disable=None)]
     tiled = [row for row, sample in zip(rows, samples, strict=True) if max(sample.image.shape) > args.tile_size]
     print(f"{args.data.name} {args.split}, tiles of {args.tile_size} px that overlap by {args.tile_overlap} px")
-    print("| images | IoU whole | IoU tiled | targets whole | targets tiled | the same | true both ways |")
-    print("|---|---|---|---|---|---|---|")
-    for name, chosen in (("all", rows), ("larger than a tile", tiled)):
-        print(row_of(f"{name}: {len(chosen)}", chosen))
+    groups = (("all", rows), ("larger than a tile", tiled))
+    print(markdown(COLUMNS, [row_of(f"{name}: {len(chosen)}", chosen) for name, chosen in groups]))
 
 
 class Comparison(NamedTuple):
@@ -72,15 +68,15 @@ def compare_masks(whole: np.ndarray, tiled: np.ndarray, truth: np.ndarray) -> Co
     return Comparison(*counts, len(first & second), len(first | second))
 
 
-def row_of(name: str, rows: Sequence[Comparison]) -> str:
-    whole = reduce(add, (row.whole for row in rows), ImageCounts.zero())
-    tiled = reduce(add, (row.tiled for row in rows), ImageCounts.zero())
-    between = reduce(add, (row.between for row in rows), ImageCounts.zero())
+def row_of(name: str, rows: Sequence[Comparison]) -> tuple[str, ...]:
+    """One line of the table."""
+    whole, tiled, between = (
+        sum((getattr(row, part) for row in rows), ImageCounts.zero()) for part in ("whole", "tiled", "between")
+    )
     both, either = sum(row.hits_of_both for row in rows), sum(row.hits_of_either for row in rows)
-    same = f"{between.hits} ({100 * between.hits / max(whole.predicted, 1):.1f} %)"
-    true = f"{both} of {either} ({100 * both / max(either, 1):.1f} %)"
-    cells = (name, f"{iou(whole):.4f}", f"{iou(tiled):.4f}", f"{whole.predicted}", f"{tiled.predicted}", same, true)
-    return f"| {' | '.join(cells)} |"
+    same = f"{between.hits} ({percent(between.hits / max(whole.predicted, 1))} %)"
+    true = f"{both} of {either} ({percent(both / max(either, 1))} %)"
+    return name, f"{iou(whole):.4f}", f"{iou(tiled):.4f}", f"{whole.predicted}", f"{tiled.predicted}", same, true
 
 
 if __name__ == "__main__":

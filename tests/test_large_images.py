@@ -25,6 +25,12 @@ def load(name: str):
     return module
 
 
+@pytest.fixture(autouse=True)
+def beside_each_other(monkeypatch):
+    """Scripts import each other as they do when they are run."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+
+
 def test_an_image_is_compared_with_itself_in_tiles(tiny_pipeline):
     tiled = load("tiled")
     scene = synthetic_scene(150, 200, num_targets=1, scr=8.0, seed=0)
@@ -36,7 +42,7 @@ def test_an_image_is_compared_with_itself_in_tiles(tiny_pipeline):
     assert both <= min(whole.hits, in_tiles.hits) <= max(whole.hits, in_tiles.hits) <= either
     same = tiled.compare(tiny_pipeline, sample, 256, 32)
     assert same[0] == same[1] and same[2].hits == same[2].predicted
-    assert f"| {same[2].hits} (100.0 %) |" in tiled.row_of("one", [same])
+    assert f"{same[2].hits} (100.0 %)" in tiled.row_of("one", [same])
 
 
 def test_a_labelled_target_is_found_both_ways_or_one():
@@ -45,7 +51,7 @@ def test_a_labelled_target_is_found_both_ways_or_one():
     labels = label_components(mask)[0]
     compared = tiled.compare_masks((labels > 0) & (labels < 3), labels > 1, mask)
     assert (compared.hits_of_both, compared.hits_of_either) == (1, 3)
-    assert tiled.row_of("one", [compared]).endswith("| 1 (50.0 %) | 1 of 3 (33.3 %) |")
+    assert tiled.row_of("one", [compared])[-2:] == ("1 (50.0 %)", "1 of 3 (33.3 %)")
 
 
 @pytest.mark.parametrize(

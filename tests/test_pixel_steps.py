@@ -24,7 +24,7 @@ def script(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    for name in ("benchmark", "document_table"):
+    for name in ("benchmark", "markdown_tables"):
         sys.modules.pop(name, None)
 
 

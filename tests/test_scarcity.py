@@ -32,7 +32,7 @@ def scarcity(monkeypatch):
     threads = torch.get_num_threads()
     yield module
     torch.set_num_threads(threads)
-    for name in ("document_table", "make_file_list"):
+    for name in ("markdown_tables", "make_file_list"):
         sys.modules.pop(name, None)
 
 

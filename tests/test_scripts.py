@@ -24,7 +24,13 @@ def load(name: str):
     return module
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
+def beside_each_other(monkeypatch):
+    """Scripts import each other as they do when they are run."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+
+
+@pytest.fixture
 def ablate():
     return load("ablate")
 

@@ -1,67 +1,92 @@
-"""What the trainers of the Gaussian-agnostic engine share: settings, crops, and squeezed pairs."""
+"""The common part of the generator's trainers: settings, crops, squeezed pairs, the base of stage 2."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..data.crops import CropSettings
+from ..data.crops import CropSettings, setting
 from ..data.folder import Sample, held_out_stems
 from ..data.ggs import draw_num_groups, squeeze
 from ..data.images import normalize_image
 from ..models.configurations import GENERATOR_CONFIGURATIONS
+from ..models.prompt_embedding import PromptEmbedding
 from ..pipelines.pipeline_gaussian_agnostic import encode_gray, latent_scale
+from .loop import Task
 from .settings import TrainSettings
 from .training_data import TrainingData, read_training_data
 
 VALIDATION_PX = 128  # side of the validation crops, from the middle of each image
 VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
-SAMPLES, SAMPLING_STEPS = 6, 20  # of the picture at a validation
+SAMPLES, SAMPLING_STEPS = 6, 20  # for the picture at a validation
+LEFT_OUT = ("inversion", "rescale", "gamma", "gain", "range", "blur", "noise", "column_noise")  # augmentations
 
 
 @dataclass(kw_only=True)
 class GeneratorSettings(TrainSettings):
-    """What the trainers of the generator need beside."""
+    """Settings of every training of the generator."""
 
     configurations: ClassVar[dict[str, Any]] = GENERATOR_CONFIGURATIONS
 
-    model: str = "gaussian_agnostic_small"  # generator configuration in irstd_ldm.models.configurations
+    model: str = setting("gaussian_agnostic_small", "Generator configuration in irstd_ldm.models.configurations.")
 
 
-def read_generator_data(settings: GeneratorSettings) -> TrainingData:
-    """The training list's images, cropped around targets and anywhere, without changes of intensity.
+class GeneratorTask(Task):
+    """A part of the generator, trained on images whose intensities are not varied."""
 
-    Raises:
-        ValueError: A training image is on a test list of the data set.
+    @classmethod
+    def read_data(cls, settings: GeneratorSettings) -> TrainingData:
+        """The training list's images, cropped around targets and anywhere.
+
+        Raises:
+            ValueError: A training image is on a test list of the data set.
+        """
+        backgrounds = 0.3 if settings.background_dir is not None else 0.0
+        crops = CropSettings(
+            target_probability=0.4,
+            image_probability=0.6 - backgrounds,
+            background_probability=backgrounds,
+            implant_probability=0.0,
+            **{f"{name}_probability": 0.0 for name in LEFT_OUT},
+        )
+        data = read_training_data(settings, crops)
+        for data_set in data.data_sets:
+            used = {*data_set.train_stems, *(sample.stem for sample in data_set.val_samples)}
+            leaked = sorted(held_out_stems(data_set.root) & used)
+            if leaked:
+                raise ValueError(
+                    f"`train_list` names {len(leaked)} images of a test list of {data_set.root}, such as {leaked[0]}"
+                )
+        return data
+
+
+class NoisePredictionTask(GeneratorTask):
+    """Squared error of the predicted noise, uniform timesteps.
+
+    The model's forward pass takes what `inputs` returns, timesteps (B,) and two kinds of standard normal noise
+    (B, C, h, w), that of the diffusion and that of the posterior's sample, and predicts the former.
     """
-    backgrounds = 0.3 if settings.background_dir is not None else 0.0
-    crops = CropSettings(
-        size=settings.resolution,
-        target_probability=0.4,
-        image_probability=0.6 - backgrounds,
-        background_probability=backgrounds,
-        implant_probability=0.0,
-        inversion_probability=0.0,
-        rescale_probability=0.0,
-        gamma_probability=0.0,
-        gain_probability=0.0,
-        range_probability=0.0,
-        blur_probability=0.0,
-        noise_probability=0.0,
-        column_noise_probability=0.0,
-    )
-    data = read_training_data(settings, crops)
-    for data_set in data.data_sets:
-        used = {*data_set.train_stems, *(sample.stem for sample in data_set.val_samples)}
-        leaked = sorted(held_out_stems(data_set.root) & used)
-        if leaked:
-            raise ValueError(
-                f"`train_list` names {len(leaked)} images of a test list of {data_set.root}, such as {leaked[0]}"
-            )
-    return data
+
+    headline = "mse"
+
+    def inputs(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """The tensors that the model sees of a batch, the image first."""
+        raise NotImplementedError
+
+    def loss(self, model, batch, step, generator):
+        inputs = self.inputs(batch, generator)
+        image = inputs[0]
+        num_timesteps = self.model.scheduler.config.num_train_timesteps
+        timesteps = torch.randint(num_timesteps, (len(image),), generator=generator).to(image.device)
+        shape = latent_shape(self.model.vae, image)
+        noise, sample_noise = (torch.randn(shape, generator=generator).to(image) for _ in range(2))
+        loss = (model(*inputs, timesteps, noise, sample_noise) - noise).square().mean()
+        return loss, {"mse": loss.detach()}
 
 
 def squeezed_batch(image: torch.Tensor, generator: torch.Generator, generation: bool = False) -> torch.Tensor:
@@ -103,10 +128,10 @@ def noise_error(
     """Mean squared error of the predicted noise at fixed timesteps, of the means of the images' posteriors.
 
     Args:
-        predict: From timesteps (B,), noise and the posterior's noise (B, C, h, w) to the predicted noise.
-        vae: Of the latents.
+        predict: Maps timesteps (B,), noise and the posterior's noise (B, C, h, w) to the predicted noise.
+        vae: The VAE of the latents.
         image: (B, 1, H, W).
-        generator: Of the noise, on the CPU.
+        generator: Source of the noise, on the CPU.
     """
     errors = []
     for timestep in VALIDATION_TIMESTEPS:
@@ -123,5 +148,61 @@ def psnr(image: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def pictures(*columns: torch.Tensor, rows: int = 6) -> list[list[np.ndarray]]:
-    """Rows for `side_by_side`, of columns (B, 1, H, W) in [0, 1]."""
+    """Rows of a validation's picture, given its columns (B, 1, H, W) in [0, 1]."""
     return [[column[row, 0].float().cpu().numpy() for column in columns] for row in range(min(rows, len(columns[0])))]
+
+
+@dataclass(frozen=True)
+class GeneratorBase:
+    """A latent diffusion model of images and what it cross-attends to."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    prompt_embedding: PromptEmbedding
+    scheduler: DDPMScheduler
+
+
+def load_base(name_or_path: str) -> GeneratorBase:
+    """Load `vae`, `unet`, `scheduler` and, where the model index names a text encoder, the empty prompt's embedding.
+
+    Raises:
+        OSError: A component is missing or has no safetensors weights.
+        ValueError: The denoiser does not fit the VAE's latents, or does not predict noise.
+    """
+    parts: dict[str, Any] = {"pretrained_model_name_or_path": name_or_path}
+    vae = AutoencoderKL.from_pretrained(**parts, subfolder="vae", use_safetensors=True)
+    unet = UNet2DConditionModel.from_pretrained(**parts, subfolder="unet", use_safetensors=True)
+    scheduler = DDPMScheduler.from_pretrained(**parts, subfolder="scheduler")
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise ValueError(
+            f"the denoiser of `{name_or_path}` takes {unet.config.in_channels} channels, "
+            f"its VAE's latents have {vae.config.latent_channels}"
+        )
+    predicted = scheduler.config.prediction_type
+    if predicted != "epsilon":
+        raise ValueError(f"the denoiser of `{name_or_path}` must predict noise (epsilon), got {predicted}")
+    if has_text_encoder(name_or_path):
+        embedding = empty_prompt(name_or_path)
+    else:
+        embedding = torch.zeros(1, 1, unet.config.cross_attention_dim)
+    prompt_embedding = PromptEmbedding(*embedding.shape[1:])
+    prompt_embedding.embedding.data.copy_(embedding)
+    return GeneratorBase(vae, unet, prompt_embedding, scheduler)
+
+
+def has_text_encoder(name_or_path: str) -> bool:
+    """Whether the folder or repository has a model index that names a text encoder."""
+    if Path(name_or_path).is_dir() and not (Path(name_or_path) / DiffusionPipeline.config_name).is_file():
+        return False
+    return DiffusionPipeline.load_config(name_or_path).get("text_encoder", [None])[0] is not None
+
+
+@torch.no_grad()
+def empty_prompt(name_or_path: str) -> torch.Tensor:
+    """The text encoder's last hidden states for the empty prompt, (1, L, D), computed once."""
+    tokenizer = CLIPTokenizer.from_pretrained(name_or_path, subfolder="tokenizer")
+    encoder = CLIPTextModel.from_pretrained(name_or_path, subfolder="text_encoder", use_safetensors=True)
+    tokens = tokenizer(
+        "", padding="max_length", max_length=encoder.config.max_position_embeddings, return_tensors="pt"
+    )
+    return encoder(tokens.input_ids).last_hidden_state

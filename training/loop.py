@@ -1,4 +1,4 @@
-"""The one training loop that every trainer shares."""
+"""The one training loop that every trainer shares, and the moving average of the weights."""
 
 import hashlib
 import logging
@@ -7,11 +7,12 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,72 +24,123 @@ from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from ..hub.format import CARD, safe_files
 from ..hub.model_card import make_card
 from ..hub.upload import HUB_ERRORS, explain, upload, upload_contents
-from .checkpoints import checkpoint_step, find_checkpoint, save_checkpoint
-from .moving_average import MovingAverage, TrainedPart, averaged_weights
-from .run_record import (
+from .runs import (
     SETTINGS,
     append_line,
+    checkpoint_step,
+    find_checkpoint,
     keep_until,
     make_record,
     origin,
     refuse_other_origin,
+    save_checkpoint,
+    start,
     state_sha256,
     write_record,
 )
 from .settings import TrainSettings, save_settings
+from .training_data import TrainingData, write_split
 
 logger = logging.getLogger(__name__)
 
 LOGGING_STEPS = 20  # steps between two looks at the losses: each waits for the device
 LOSS_LOG, VALIDATION_LOG = "losses.jsonl", "validation.jsonl"
+SHOWN = 6  # rows of a validation's picture
+TILE_PX = 192  # side of an image in it
 
 
 @dataclass
 class Validation:
-    """What a validation found.
+    """Result of a validation.
 
     Attributes:
         scores: Scalars by name.
-        picture: (H, W, 3) uint8, image / truth / prediction side by side, one row per example.
+        rows: Examples, each a row of images (H, W) in [0, 1], such as image, truth and prediction.
     """
 
     scores: dict[str, float]
-    picture: np.ndarray = field(repr=False)
-
-
-class Task(Protocol):
-    """What a trainer brings to the loop.
-
-    Attributes:
-        headline: Name of the scalar, of a batch and of a validation, that the progress bar shows beside the loss.
-    """
-
-    headline: str
+    rows: list[list[np.ndarray]] = field(repr=False)
 
     @property
-    def model(self) -> nn.Module:
-        """The module whose trainable parameters are optimised; its forward pass is one training step's."""
+    def picture(self) -> np.ndarray:
+        """The first rows, images cut to their top left corner: (rows * 192, columns * 192, 3) uint8."""
+        rows = self.rows[:SHOWN]
+        canvas = np.zeros((len(rows) * TILE_PX, max(map(len, rows)) * TILE_PX), np.uint8)
+        for i, row in enumerate(rows):
+            for j, image in enumerate(row):
+                tile = np.rint(np.clip(image[:TILE_PX, :TILE_PX], 0, 1) * 255).astype(np.uint8)
+                canvas[i * TILE_PX :, j * TILE_PX :][: tile.shape[0], : tile.shape[1]] = tile
+        return np.repeat(canvas[:, :, None], 3, axis=2)
+
+
+class Task:
+    """A trainer's part of the loop: model, loss, validation, and how both are saved.
+
+    Attributes:
+        settings_class: The trainer's settings.
+        headline: Name of the scalar, of a batch and of a validation, that the progress bar shows beside the loss.
+        model: The `nn.Module` whose trainable parameters are optimised; its forward pass is one training step's.
+    """
+
+    settings_class: ClassVar[type[TrainSettings]]
+    headline: ClassVar[str]
+    model: Any
+
+    def __init__(self, settings: Any, data: TrainingData):
+        self.settings, self.data = settings, data
+
+    @classmethod
+    def read_data(cls, settings: Any) -> TrainingData:
+        """Read what is trained on and held out."""
+        raise NotImplementedError
 
     def loss(
         self, model: nn.Module, batch: dict[str, torch.Tensor], step: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a batch and scalars to log. All randomness is drawn from `generator`, on the CPU."""
+        raise NotImplementedError
 
     def validate(self) -> Validation:
-        """Score `model` on the validation images."""
+        """Score the model, in evaluation mode, on the validation images."""
+        raise NotImplementedError
+
+    def save_components(self, folder: Path) -> None:
+        """Write the trained components; the model is in evaluation mode."""
+        raise NotImplementedError
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the trained components."""
+        """Write the trained components and the lists of images."""
+        self.model.eval()
+        write_split(self.data, folder)
+        self.save_components(folder)
+
+    def checkpoint_gradients(self, *components: Any) -> None:
+        """Let diffusers models save memory, where the settings say so."""
+        if self.settings.gradient_checkpointing:
+            for component in components:
+                component.enable_gradient_checkpointing()
+
+    @classmethod
+    def run(cls, settings: Any) -> None:
+        """Train once."""
+        data = cls.read_data(settings)
+        train(settings, cls(settings, data), data.crops, data.lists)
+
+    @classmethod
+    def main(cls, argv: Sequence[str] | None = None) -> None:
+        """Train as the command line says."""
+        start(cls.settings_class, cls.run, argv)
 
 
 class StepSampler(Sampler[int]):
-    """Item numbers of one process: those of step s are [s*world + rank]*batch_size and following.
+    """Indices of one process's items: those of step s are [s*world + rank]*batch_size and following.
 
     What a step sees is a function of its number alone, which makes a resumed run equal to an uninterrupted one.
     """
@@ -124,6 +176,7 @@ def _open_repository(repo_id: str) -> None:
         raise OSError(f"`hub_model_id` {explain(error, repo_id)}") from error
 
 
+@torch.no_grad()
 def _save(task: Task, settings: TrainSettings, folder: Path) -> None:
     """Write the trained components, in half precision where the settings say so."""
     task.save_pretrained(folder)
@@ -169,7 +222,9 @@ def _weights_sha256(parameters: list[nn.Parameter]) -> list[str]:
     return digests
 
 
+@torch.no_grad()
 def _validate(task: Task, accelerator: Accelerator, output_dir: Path, step: int) -> Validation:
+    task.model.eval()
     validation = task.validate()
     append_line(output_dir / VALIDATION_LOG, step, validation.scores)
     accelerator.log({f"validation/{name}": score for name, score in validation.scores.items()}, step=step)
@@ -216,6 +271,66 @@ class _Finiteness:
                 raise FloatingPointError(f"the {name} is not finite at step {first.item()}")
 
 
+class TrainedPart(nn.Module):
+    """The trainable parameters of a model and all its buffers, those of frozen parts too; the tensors are its own."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                self.register_parameter(name.replace(".", "/"), parameter)
+        for name, buffer in model.named_buffers():
+            self.register_buffer(name.replace(".", "/"), buffer)
+
+
+class MovingAverage(AveragedModel):
+    """Exponential moving average of the trained part of a model: running statistics are averaged too, counts copied.
+
+    The first step copies; the decay of step n after it is min(`decay`, (1 + n) / (10 + n)): a long memory would keep
+    the random start for long.
+
+    Args:
+        part: What is averaged, on its device, in its memory format.
+        decay: Decay in the long run.
+    """
+
+    def __init__(self, part: TrainedPart, decay: float):
+        super().__init__(part, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move towards `model`; unlike the base class's this waits for no device, the count of steps is the CPU's."""
+        num_steps = int(self.n_averaged)
+        decay = min(self.decay, (1 + num_steps) / (10 + num_steps)) if num_steps else 0.0
+        averaged, current = ([*part.parameters(), *part.buffers()] for part in (self.module, model))
+        is_float = [tensor.is_floating_point() for tensor in averaged]
+        torch._foreach_lerp_([*compress(averaged, is_float)], [*compress(current, is_float)], 1 - decay)
+        for ours, theirs in zip(averaged, current, strict=True):
+            if not ours.is_floating_point():
+                ours.copy_(theirs)
+        self.n_averaged += 1
+
+    def by_name(self) -> dict[str, torch.Tensor]:
+        """The averaged tensors by their names in the model."""
+        return {name.replace("/", "."): tensor for name, tensor in self.module.state_dict().items()}
+
+
+@contextmanager
+def averaged_weights(model: nn.Module, average: MovingAverage | None) -> Iterator[None]:
+    """A context in which `model` holds the moving average, if there is one, contiguous as files need it."""
+    averaged = {} if average is None else average.by_name()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    own = {name: tensor.data for name, tensor in tensors.items()}
+    try:
+        for name, tensor in tensors.items():
+            tensor.data = averaged.get(name, tensor.data).contiguous()
+        yield
+    finally:
+        for name, tensor in tensors.items():
+            tensor.data = own[name]
+
+
 def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[str, Sequence[str]]) -> None:
     """Train `task.model` on `dataset`, whose item k is a function of k alone.
 
@@ -231,9 +346,9 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     on the way is logged, and the next one makes up for it; at the end it raises, the model being saved by then.
 
     Args:
-        settings: Of the run.
-        task: What is trained.
-        dataset: Its crops.
+        settings: The run's.
+        task: Model, loss and validation.
+        dataset: Crops.
         lists: Stems of what is trained on and held out, by list.
 
     Raises:
@@ -277,7 +392,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         accelerator.init_trackers("logs")
 
     if settings.channels_last:
-        task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        task.model.to(memory_format=torch.channels_last)
     if settings.compile:
         task.model.compile()
     parameters = [p for p in task.model.parameters() if p.requires_grad]

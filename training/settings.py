@@ -2,110 +2,90 @@
 
 import argparse
 import hashlib
-import inspect
 import json
 import os
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 import yaml
 
+from ..data.crops import CropSettings, setting
+from ..files import write_text
 from ..models.configurations import CONFIGURATIONS
 
-POSITIVE = (
-    "resolution",
-    "train_batch_size",
-    "gradient_accumulation_steps",
-    "max_train_steps",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-)
-# What a run is made from may move; a finished run of data or weights of other names is another run.
-PLACES = (
-    "train_data_dir",
-    "train_list",
-    "background_dir",
-    "pretrained_model_name_or_path",
-    "mask_vae",
-    "image_vae",
-    "restoration",
-)
-# A run may go on with others of these: they say where things lie, how often one looks, or on what it is computed.
-CHANGEABLE = (
-    *PLACES,
-    "output_dir",
-    "resume_from_checkpoint",
-    "dataloader_num_workers",
-    "num_cpu_threads",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "validation_steps",
-    "report_to",
-    "push_to_hub",
-    "hub_model_id",
-)
+# The crop settings that every digest holds. Others are part of it where they are not at their defaults, so that a new
+# augmentation leaves the digests of earlier runs as they are.
+DIGESTED_CROP_SETTINGS = {
+    *(f"{kind}_probability" for kind in ("target", "image", "background", "implant", "squeeze", "hard_negative")),
+    *(f"{kind}_probability" for kind in ("blend", "negative_image", "synthetic", "stuck_pixel")),
+    *("background_rescale_min", "background_rescale_max"),
+}
 BACKGROUNDS = "backgrounds"  # in the names of the lists of frames without targets, where a data set's name else is
 Settings = TypeVar("Settings", bound="TrainSettings")
 
 
 @dataclass(kw_only=True)
 class TrainSettings:
-    """What every trainer needs.
+    """Settings of every training.
 
     `start_settings` are those that name the weights to start from; a trainer without any cannot train in stages.
+
+    A run may go on with other values of fields marked `may_change`: they say where it writes, how often one looks, or
+    on what it is computed. Of those marked `is_path`, what a run is made from, the last part must stay, once it is
+    finished; until then its digests tell.
     """
 
     configurations: ClassVar[dict[str, Any]] = CONFIGURATIONS
     start_settings: ClassVar[tuple[str, ...]] = ()
 
-    train_data_dir: str | list[str]  # data sets in the field's layout: images/, masks/, split lists
-    train_data_shares: list[float] | None = None  # each data set's part of the crops of images; null = equal parts
-    output_dir: str  # checkpoints, logs, resolved settings and the trained model
-    background_dir: str | None = None  # frames without targets, images/; null = none
-    background_exclude: list[str] | None = None  # patterns of background stems that are kept out of training
-    train_list: str | list[str] | None = None  # file of training stems per data set; null = their own training lists
-    val_fraction: float = 0.19  # share of each training list that is held out for validation; 0 = none
-    model: str = "tiny"  # configuration in irstd_ldm.models.configurations
-    pretrained_model_name_or_path: str | None = None  # pipeline to start from; null = random weights
-    resolution: int = 128  # side of the training crops in pixels, a multiple of 32
-    train_batch_size: int = 16  # crops per forward pass and process
-    gradient_accumulation_steps: int = 1  # forward passes per optimiser step
-    max_train_steps: int = 1000  # optimiser steps
-    learning_rate: float = 1e-3  # peak learning rate
-    lr_scheduler: str = "cosine"  # a name of diffusers.optimization.get_scheduler
-    lr_warmup_steps: int = 100  # linear warm-up of the learning rate
-    adam_weight_decay: float = 1e-2  # of AdamW
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
-    use_ema: bool = True  # moving average of the weights and batch statistics, which is what is validated and saved
-    ema_decay: float = 0.999  # of the moving average; (1 + step) / (10 + step) while that is less
-    mixed_precision: str = "no"  # "no" (quoted in a recipe), fp16 or bf16
-    half_precision: bool = False  # save the trained model in float16; every stage of a recipe is saved so
-    channels_last: bool = False  # weights and crops lie in memory channel by channel within a pixel: often faster
-    compile: bool = False  # the step's model by torch.compile: minutes of preparation, then faster steps
-    gradient_checkpointing: bool = False  # less memory, more time; batch statistics move twice a step
-    dataloader_num_workers: int = 0  # processes that cut crops; 0 = the training process
-    num_cpu_threads: int = 0  # threads of each training process on a CPU; 0 = the machine's cores / processes
-    checkpointing_steps: int = 500  # steps between checkpoints
-    checkpoints_total_limit: int = 2  # checkpoints that are kept
-    resume_from_checkpoint: str | None = "latest"  # latest, a checkpoint's path, or null = start anew
-    validation_steps: int = 500  # steps between validations; 0 = none
-    seed: int = 0  # of weights, crops and noise; the validation split is the same for all
-    report_to: str | None = "tensorboard"  # an accelerate tracker, or null
-    push_to_hub: bool = False  # upload the model and a card after every validation and at the end
-    hub_model_id: str | None = None  # repository on the Hub, OWNER/NAME; null = the name of output_dir
+    train_data_dir: str | list[str] = setting(MISSING, "Data sets: images/, masks/, split lists.", is_path=True)
+    train_data_shares: list[float] | None = setting(None, "Each data set's part of the crops of images; null = equal.")
+    output_dir: str = setting(MISSING, "Folder of checkpoints, logs, settings and the trained model.", may_change=True)
+    background_dir: str | None = setting(None, "Frames without targets, images/; null = none.", is_path=True)
+    background_exclude: list[str] | None = setting(None, "Patterns of background stems that are kept out of training.")
+    train_list: str | list[str] | None = setting(None, "Training stems, a file per data set.", is_path=True)
+    val_fraction: float = setting(0.19, "Share of each training list that is held out for validation; 0 = none.")
+    model: str = setting("tiny", "Configuration in irstd_ldm.models.configurations.")
+    pretrained_model_name_or_path: str | None = setting(None, "Pipeline to start from; null = none.", is_path=True)
+    resolution: int = setting(128, "Side of the training crops in pixels, a multiple of 32.", at_least=32)
+    train_batch_size: int = setting(16, "Crops per forward pass and process.", at_least=1)
+    gradient_accumulation_steps: int = setting(1, "Forward passes per optimiser step.", at_least=1)
+    max_train_steps: int = setting(1000, "Optimiser steps.", at_least=1)
+    learning_rate: float = setting(1e-3, "Peak learning rate.")
+    lr_scheduler: str = setting("cosine", "A name that diffusers.optimization.get_scheduler knows.")
+    lr_warmup_steps: int = setting(100, "Steps of the linear warm-up of the learning rate.")
+    adam_weight_decay: float = setting(1e-2, "Weight decay of AdamW.")
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
+    use_ema: bool = setting(True, "Validate and save the moving average of the weights and batch statistics.")
+    ema_decay: float = setting(0.999, "Decay of the moving average; (1 + step) / (10 + step) while that is less.")
+    mixed_precision: str = setting("no", '"no" (quoted in a recipe), fp16 or bf16.')
+    half_precision: bool = setting(False, "Save the trained model in float16; every stage of a recipe is saved so.")
+    channels_last: bool = setting(False, "Keep the channels of a pixel together in memory: often faster.")
+    compile: bool = setting(False, "Compile the step by torch.compile: minutes of preparation, then faster steps.")
+    gradient_checkpointing: bool = setting(False, "Less memory, more time; batch statistics move twice a step.")
+    dataloader_num_workers: int = setting(0, "Processes that cut crops; 0 = the training process.", may_change=True)
+    num_cpu_threads: int = setting(0, "Threads per process on a CPU; 0 = all cores / processes.", may_change=True)
+    checkpointing_steps: int = setting(500, "Steps between checkpoints.", at_least=1, may_change=True)
+    checkpoints_total_limit: int = setting(2, "Number of checkpoints that are kept.", at_least=1, may_change=True)
+    resume_from_checkpoint: str | None = setting("latest", "Or a checkpoint's path; null = anew.", may_change=True)
+    validation_steps: int = setting(500, "Steps between validations; 0 = none.", may_change=True)
+    seed: int = setting(0, "Seed of weights, crops and noise; the validation split is the same for all.")
+    report_to: str | None = setting("tensorboard", "An accelerate tracker, or null.", may_change=True)
+    push_to_hub: bool = setting(False, "Upload model and card after every validation and at the end.", may_change=True)
+    hub_model_id: str | None = setting(None, "Hub repository, OWNER/NAME; null = output_dir's name.", may_change=True)
 
     def __post_init__(self):
         if self.resolution % 32:
             raise ValueError(f"`resolution` must be a multiple of 32, got {self.resolution}")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"`val_fraction` must lie in [0, 1), got {self.val_fraction}")
-        for name in POSITIVE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for field in fields(self):
+            least = field.metadata.get("at_least")
+            if least is not None and getattr(self, field.name) < least:
+                raise ValueError(f"`{field.name}` must be at least {least}, got {getattr(self, field.name)}")
         if self.model not in self.configurations:
             raise ValueError(f"`model` must be one of {', '.join(self.configurations)}, got {self.model!r}")
         if self.compile and self.channels_last:
@@ -149,14 +129,13 @@ class TrainSettings:
         return [part / sum(parts) for part in parts]
 
     @property
-    def trained_with(self) -> dict[str, Any]:
-        """What must not change between two parts of a run."""
-        return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
-
-    @property
     def sha256(self) -> str:
-        """Digest of what must not change between two parts of a run."""
-        return hashlib.sha256(json.dumps(self.trained_with, sort_keys=True).encode()).hexdigest()
+        """Digest of the settings that must not change between two parts of a run."""
+        later = {field.name: field.default for field in fields(CropSettings)}
+        later = {name: default for name, default in later.items() if name not in DIGESTED_CROP_SETTINGS}
+        values = {name: getattr(self, name) for name in _fixed(self)}
+        values = {name: value for name, value in values.items() if name not in later or value != later[name]}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property
     def hub_repo_id(self) -> str:
@@ -165,31 +144,19 @@ class TrainSettings:
 
 
 @dataclass(kw_only=True)
-class DetectorSettings(TrainSettings):
-    """What the trainers of detectors need beside: the shares of the four kinds of crops, which sum to 1, and more."""
+class DetectorSettings(CropSettings, TrainSettings):
+    """Settings of every detector's training."""
 
     start_settings: ClassVar[tuple[str, ...]] = ("pretrained_model_name_or_path",)
 
-    target_probability: float = 0.5  # share of crops around a target
-    image_probability: float = 0.15  # share of crops anywhere in a training image
-    background_probability: float = 0.15  # share of crops of frames without targets
-    implant_probability: float = 0.2  # share of crops with implanted targets
-    squeeze_probability: float = 0.0  # share of crops that the Gaussian Group Squeezer quantises
-    hard_negative_probability: float = 0.0  # share of background crops around false alarms of the pretrained detector
-    blend_probability: float = 0.0  # share of background crops that are mixtures of two
-    negative_image_probability: float = 0.0  # share of background crops that are training images' negatives
-    synthetic_probability: float = 0.0  # share of frames without targets that are new synthetic scenes
-    stuck_pixel_probability: float = 0.0  # of 1 to 10 single pixels of a crop to be a defect of the array
-    background_rescale_min: float = 0.6  # smallest factor by which background crops are rescaled
-    background_rescale_max: float = 1.6  # largest factor by which background crops are rescaled
+    def __post_init__(self):
+        TrainSettings.__post_init__(self)
+        CropSettings.__post_init__(self)
 
 
-def field_comments(cls: type) -> dict[str, str]:
-    """The comment behind each field of a settings dataclass, by field name."""
-    comments: dict[str, str] = {}
-    for parent in reversed(cls.__mro__[:-1]):
-        comments |= dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(parent), flags=re.MULTILINE))
-    return comments
+def _fixed(settings: TrainSettings) -> list[str]:
+    """Names of the settings that must not change between two parts of a run."""
+    return [field.name for field in fields(settings) if not {"may_change", "is_path"} & set(field.metadata)]
 
 
 def _types(annotation: Any) -> list[Any]:
@@ -202,7 +169,7 @@ def _is_optional(annotation: Any) -> bool:
 
 
 def _or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`kind`, but None of null, as in a recipe."""
+    """A converter that makes None of null, as a recipe does, and else calls `kind`."""
 
     def convert(text: str) -> Any:
         return None if text == "null" else kind(text)
@@ -211,10 +178,10 @@ def _or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
-def _add_argument(parser: argparse.ArgumentParser, field: Any, comment: str) -> None:
-    kind = _types(field.type)[-1]  # of a text or a list of texts, the list
-    default = "required" if field.default is MISSING else f"default: {yaml.safe_dump(field.default).splitlines()[0]}"
-    keywords: dict[str, Any] = {"help": f"{comment} ({default})".replace("%", "%%"), "default": argparse.SUPPRESS}
+def _add_argument(group: argparse._ArgumentGroup, field: Any) -> None:
+    """Adds --field_name, and --field-name, which the help does not show."""
+    kind = _types(field.type)[-1]  # where a text or a list of texts is allowed, the list
+    keywords: dict[str, Any] = {"default": argparse.SUPPRESS}
     if kind is bool:
         keywords["action"] = argparse.BooleanOptionalAction
     else:
@@ -222,14 +189,33 @@ def _add_argument(parser: argparse.ArgumentParser, field: Any, comment: str) -> 
             keywords["nargs"] = "*"
             (kind,) = get_args(kind)
         keywords["type"] = _or_null(kind) if _is_optional(field.type) else kind
-    parser.add_argument(f"--{field.name}", **keywords)
+    default = "required" if field.default is MISSING else f"default: {yaml.safe_dump(field.default).splitlines()[0]}"
+    help_text = f"{field.metadata['help']} ({default})".replace("%", "%%")
+    group.add_argument(f"--{field.name}", help=help_text, **keywords)
+    if "_" in field.name:
+        group.add_argument(f"--{field.name.replace('_', '-')}", help=argparse.SUPPRESS, **keywords)
+
+
+def _make_parser(cls: type) -> argparse.ArgumentParser:
+    """A parser with a group of flags for each of the dataclasses that `cls` is made of."""
+    parser = argparse.ArgumentParser(
+        description=cls.__doc__, allow_abbrev=False, epilog="Names with hyphens, such as --output-dir, are the same."
+    )
+    parser.add_argument("--config", help="recipe, a flat YAML file; flags override it")
+    parser.add_argument("--stage", type=int, help="run this stage of the recipe alone, from 1")
+    remaining = {field.name: field for field in fields(cls)}
+    for parent in filter(is_dataclass, reversed(cls.__mro__)):
+        group = parser.add_argument_group((parent.__doc__ or "").partition("\n")[0].rstrip("."))
+        for name in [field.name for field in fields(parent) if field.name in remaining]:
+            _add_argument(group, remaining.pop(name))
+    return parser
 
 
 def _as_type(value: Any, kind: Any) -> Any:
     """A recipe's value as a type. YAML reads 1e-3, without a point, as text.
 
     Raises:
-        TypeError, ValueError: It is of another type.
+        TypeError, ValueError: The value has another type.
     """
     if get_origin(kind) is list and isinstance(value, list):
         return [_as_type(item, get_args(kind)[0]) for item in value]
@@ -240,12 +226,20 @@ def _as_type(value: Any, kind: Any) -> Any:
     return value
 
 
-def _recipe_value(name: str, value: Any, annotation: Any) -> Any:
-    """A recipe's value as the field's type.
+def _recipe_values(source: str, cls: type[TrainSettings], values: dict[str, Any]) -> dict[str, Any]:
+    """The values as the fields' types.
 
     Raises:
-        ValueError: A value of another type.
+        ValueError: A name is no field, or a value has another type.
     """
+    annotations = {field.name: field.type for field in fields(cls)}
+    unknown = sorted(set(values) - set(annotations))
+    if unknown:
+        raise ValueError(f"`{source}` has settings that {cls.__name__} does not know: {', '.join(unknown)}")
+    return {name: _recipe_value(name, value, annotations[name]) for name, value in values.items()}
+
+
+def _recipe_value(name: str, value: Any, annotation: Any) -> Any:
     if value is None and _is_optional(annotation):
         return None
     for kind in _types(annotation):
@@ -257,19 +251,11 @@ def _recipe_value(name: str, value: Any, annotation: Any) -> Any:
     raise ValueError(f"`{name}` must be of type {allowed}, got {value!r}")
 
 
-def _recipe_values(source: str, cls: type[TrainSettings], values: dict[str, Any]) -> dict[str, Any]:
-    types = {field.name: field.type for field in fields(cls)}
-    unknown = sorted(set(values) - set(types))
-    if unknown:
-        raise ValueError(f"`{source}` has settings that {cls.__name__} does not know: {', '.join(unknown)}")
-    return {name: _recipe_value(name, value, types[name]) for name, value in values.items()}
-
-
 def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
     """Read a flat YAML recipe; its `stages`, where it has them, are a list of such recipes.
 
     Raises:
-        ValueError: A key is no field of `cls`, or a value is of another type than its field. Or `stages` is no list of
+        ValueError: A key is no field of `cls`, or a value has another type than its field. Or `stages` is no list of
             mappings, the trainer cannot go on from weights and so has no stages, or a stage sets what follows from
             the stage before.
     """
@@ -292,11 +278,11 @@ def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Plan(Generic[Settings]):
-    """What one command trains.
+    """The trainings that one command runs.
 
     Attributes:
         output_dir: Where the model is in the end.
-        stages: The settings of each stage, in order; of the run, where the recipe has no stages.
+        stages: The settings of each stage, in order; those of the one run, where the recipe has no stages.
         is_staged: Whether the recipe has stages.
         only: The number, from 1, of the one stage that is to run; None = all.
     """
@@ -317,12 +303,7 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
         ValueError: An unknown key in the recipe, a value of the wrong type or out of range, or no such stage; a
             checkpoint to resume from for all stages.
     """
-    comments = field_comments(cls)
-    parser = argparse.ArgumentParser(description=cls.__doc__, allow_abbrev=False)
-    parser.add_argument("--config", help="recipe, a flat YAML file; flags override it")
-    parser.add_argument("--stage", type=int, help="run this stage of the recipe alone, from 1")
-    for field in fields(cls):
-        _add_argument(parser, field, comments[field.name])
+    parser = _make_parser(cls)
     flags = {name: None if value == [None] else value for name, value in vars(parser.parse_args(argv)).items()}
     config, only = flags.pop("config"), flags.pop("stage")
     values = read_recipe(config, cls) if config else {}
@@ -351,18 +332,6 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
     return Plan(output_dir, resolved, True, only)
 
 
-def parse_settings(cls: type[Settings], argv: Sequence[str] | None = None) -> Settings:
-    """As `parse_plan`, of a recipe without stages.
-
-    Raises:
-        ValueError: As there, or the recipe has stages.
-    """
-    plan = parse_plan(cls, argv)
-    if plan.is_staged:
-        raise ValueError("the recipe has `stages`, so that its settings are several; `parse_plan` reads them")
-    return plan.stages[0]
-
-
 def stage_folder(output_dir: Path, number: int) -> Path:
     """Where a stage, counted from 1, writes."""
     return output_dir / f"stage-{number}"
@@ -370,26 +339,26 @@ def stage_folder(output_dir: Path, number: int) -> Path:
 
 def save_settings(settings: TrainSettings, path: Path) -> None:
     """Write the resolved settings as a recipe that repeats the run."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(asdict(settings), sort_keys=False), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _last_parts(place: str | list[str] | None) -> list[str]:
-    """The last component of a path or of each of several."""
-    paths = [place] if isinstance(place, str) else place or []
-    return [Path(os.path.abspath(path)).name for path in paths]
+    write_text(path, yaml.safe_dump(asdict(settings), sort_keys=False))
 
 
 def changed_settings(settings: TrainSettings, path: Path, finished: bool) -> list[str]:
-    """What differs from the settings in a file of `save_settings` and must not, as ``name: saved -> now``.
+    """Differences to the settings in a file of `save_settings` that must not be, as ``name: saved -> now``.
 
-    Of a finished run the names of data and weights must not either, wherever they lie; an unfinished one is told by
-    its digests.
+    A setting that the file does not know had its default. Of a finished run the names of data and weights must not
+    differ either, wherever they lie; an unfinished one is told by its digests.
     """
-    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    saved: dict[str, Any] = {field.name: field.default for field in fields(settings)}
+    saved |= yaml.safe_load(path.read_text(encoding="utf-8"))
     now = asdict(settings)
-    changed = [name for name in settings.trained_with if saved.get(name) != now[name]]
+    changed = [name for name in _fixed(settings) if saved[name] != now[name]]
     if finished:
-        changed += [name for name in PLACES if _last_parts(saved.get(name)) != _last_parts(now.get(name))]
-    return [f"{name}: {saved.get(name)} -> {now[name]}" for name in changed]
+        paths = [field.name for field in fields(settings) if "is_path" in field.metadata]
+        changed += [name for name in paths if _last_parts(saved[name]) != _last_parts(now[name])]
+    return [f"{name}: {saved[name]} -> {now[name]}" for name in changed]
+
+
+def _last_parts(value: str | list[str] | None) -> list[str]:
+    """The last component of a path or of each of several."""
+    paths = [value] if isinstance(value, str) else value or []
+    return [Path(os.path.abspath(path)).name for path in paths]

@@ -7,40 +7,39 @@
 `--pretrained_model_name_or_path` is what train_image_unet.py wrote or any Stable-Diffusion-like folder or Hub id.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel
+from diffusers import AutoencoderKL, ControlNetModel
 from torch import nn
 
+from irstd_ldm.data.crops import setting
 from irstd_ldm.models.restoration import IRSTDRestorationModel
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline
 from irstd_ldm.training.generator import (
     SAMPLES,
     SAMPLING_STEPS,
     GeneratorSettings,
-    latent_shape,
+    NoisePredictionTask,
+    load_base,
     noise_error,
     pictures,
-    read_generator_data,
     sample_latents,
     squeezed_batch,
     validation_batch,
 )
-from irstd_ldm.training.generator_base import load_base
-from irstd_ldm.training.loop import Validation, train
-from irstd_ldm.training.stages import start
-from irstd_ldm.training.training_data import TrainingData, side_by_side, write_split
+from irstd_ldm.training.loop import Validation
+from irstd_ldm.training.training_data import TrainingData
 
 
 @dataclass(kw_only=True)
 class ControlNetSettings(GeneratorSettings):
     """Settings of the control branch's trainer."""
 
-    restoration: str  # folder that train_restoration wrote
-    num_inference_steps: int = 50  # denoising steps, the checkpoint's default
+    restoration: str = setting(MISSING, "Folder that train_restoration wrote.", is_path=True)
+    num_inference_steps: int = setting(50, "Denoising steps, the checkpoint's default.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -57,6 +56,12 @@ class ControlledDiffusion(nn.Module):
         self.frozen = nn.ModuleList([pipeline.restoration, pipeline.vae, pipeline.unet, pipeline.prompt_embedding])
         self.frozen.requires_grad_(False)
         self.controlnet = pipeline.controlnet
+        self.scheduler = pipeline.scheduler
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The frozen VAE of the latents."""
+        return self.pipeline.vae
 
     def forward(
         self,
@@ -99,33 +104,25 @@ def make_pipeline(settings: ControlNetSettings) -> GaussianAgnosticPipeline:
     )
 
 
-class ControlNetTask:
-    """Squared error of the predicted noise under control, uniform timesteps."""
+class ControlNetTask(NoisePredictionTask):
+    """Diffusion of images under control of their squeezed copies."""
 
-    headline = "mse"
+    settings_class = ControlNetSettings
 
     def __init__(self, settings: ControlNetSettings, data: TrainingData):
-        self.settings, self.data = settings, data
+        super().__init__(settings, data)
         self.pipeline = make_pipeline(settings)
         self.pipeline.set_progress_bar_config(disable=True)
-        if settings.gradient_checkpointing:
-            self.pipeline.controlnet.enable_gradient_checkpointing()
+        self.checkpoint_gradients(self.pipeline.controlnet)
         self.model = ControlledDiffusion(self.pipeline)
 
-    def loss(self, model, batch, step, generator):
+    def inputs(self, batch, generator):
+        """The image and its squeezed copy, in [0, 1]."""
         image = ((batch["image"] + 1) / 2).clamp(0, 1)
-        squeezed = squeezed_batch(image, generator)
-        shape = latent_shape(self.pipeline.vae, image)
-        last = self.pipeline.scheduler.config.num_train_timesteps
-        timesteps = torch.randint(last, (len(image),), generator=generator).to(image.device)
-        noise, sample_noise = (torch.randn(shape, generator=generator).to(image) for _ in range(2))
-        loss = (model(image, squeezed, timesteps, noise, sample_noise) - noise).square().mean()
-        return loss, {"mse": loss.detach()}
+        return image, squeezed_batch(image, generator)
 
-    @torch.no_grad()
     def validate(self) -> Validation:
         """The squared error at fixed timesteps and noise, and image, squeezed, restored and generated examples."""
-        self.model.eval()
         image = validation_batch(self.data.val_samples).to(self.pipeline.device)
         generator = torch.Generator().manual_seed(0)
         squeezed = squeezed_batch(image, generator, generation=True)
@@ -133,24 +130,14 @@ class ControlNetTask:
         restored = self.pipeline.restore(squeezed[:SAMPLES], 0, 0)
         generators = [torch.Generator().manual_seed(k) for k in range(len(restored))]
         generated = self.pipeline.refine(restored, generators, SAMPLING_STEPS, 1.0, 0, 0)
-        rows = pictures(image[:SAMPLES], squeezed[:SAMPLES], restored, generated)
-        return Validation({"mse": error}, side_by_side(rows))
+        return Validation({"mse": error}, pictures(image[:SAMPLES], squeezed[:SAMPLES], restored, generated))
 
-    def save_pretrained(self, folder: Path) -> None:
-        self.model.eval()
-        write_split(self.data, folder)
+    def save_components(self, folder: Path) -> None:
+        """Write the pipeline, the frozen parts too."""
         self.pipeline.save_pretrained(folder)
 
 
-def run(settings: ControlNetSettings) -> None:
-    """Train once."""
-    data = read_generator_data(settings)
-    train(settings, ControlNetTask(settings, data), data.crops, data.lists)
-
-
-def main(argv: list[str] | None = None) -> None:
-    start(ControlNetSettings, run, argv)
-
+main = ControlNetTask.main
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@
 Not needed where a Stable-Diffusion-like folder serves as the base of train_controlnet.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,29 +14,29 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
+from irstd_ldm.data.crops import setting
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import decode_gray
 from irstd_ldm.training.generator import (
     SAMPLES,
     SAMPLING_STEPS,
     GeneratorSettings,
+    NoisePredictionTask,
     latent_shape,
     noise_error,
     pictures,
-    read_generator_data,
     sample_latents,
     validation_batch,
 )
-from irstd_ldm.training.loop import Validation, train
-from irstd_ldm.training.stages import start
-from irstd_ldm.training.training_data import TrainingData, side_by_side, write_split
+from irstd_ldm.training.loop import Validation
+from irstd_ldm.training.training_data import TrainingData
 
 
 @dataclass(kw_only=True)
 class ImageUNetSettings(GeneratorSettings):
     """Settings of the base denoiser's trainer."""
 
-    image_vae: str  # folder that train_image_vae wrote
+    image_vae: str = setting(MISSING, "Folder that train_image_vae wrote.", is_path=True)
 
 
 class ImageDiffusion(nn.Module):
@@ -69,34 +69,25 @@ def make_scheduler() -> DDPMScheduler:
     )
 
 
-class ImageUNetTask:
-    """Squared error of the predicted noise, uniform timesteps."""
+class ImageUNetTask(NoisePredictionTask):
+    """Diffusion of images without a condition."""
 
-    headline = "mse"
+    settings_class = ImageUNetSettings
 
     def __init__(self, settings: ImageUNetSettings, data: TrainingData):
-        self.settings, self.data = settings, data
+        super().__init__(settings, data)
         vae = AutoencoderKL.from_pretrained(settings.image_vae, subfolder="vae", use_safetensors=True)
         torch.manual_seed(settings.seed)
         unet = UNet2DConditionModel(**GENERATOR_CONFIGURATIONS[settings.model]["unet"])
-        if settings.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
+        self.checkpoint_gradients(unet)
         self.model = ImageDiffusion(vae, unet, make_scheduler())
 
-    def loss(self, model, batch, step, generator):
-        image = batch["image"].clamp(-1, 1)
-        shape = latent_shape(self.model.vae, image)
-        timesteps = torch.randint(
-            self.model.scheduler.config.num_train_timesteps, (len(image),), generator=generator
-        ).to(image.device)
-        noise, sample_noise = (torch.randn(shape, generator=generator).to(image) for _ in range(2))
-        loss = (model(image, timesteps, noise, sample_noise) - noise).square().mean()
-        return loss, {"mse": loss.detach()}
+    def inputs(self, batch, generator):
+        """The image in [-1, 1]."""
+        return (batch["image"].clamp(-1, 1),)
 
-    @torch.no_grad()
     def validate(self) -> Validation:
         """The squared error at fixed timesteps and noise, and a few samples."""
-        self.model.eval()
         vae, unet = self.model.vae, self.model.unet
         image = validation_batch(self.data.val_samples).to(vae.device) * 2 - 1
         generator = torch.Generator().manual_seed(0)
@@ -108,26 +99,15 @@ class ImageUNetTask:
         for t in scheduler.timesteps:
             latents = scheduler.step(unet(latents, t, prompt).sample, t, latents, generator=generator).prev_sample
         samples = (decode_gray(vae, latents / vae.config.scaling_factor) + 1) / 2
-        picture = side_by_side(pictures((image[:SAMPLES] + 1) / 2, samples))
-        return Validation({"mse": error}, picture)
+        return Validation({"mse": error}, pictures((image[:SAMPLES] + 1) / 2, samples))
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write the base, with the VAE: what `--pretrained_model_name_or_path` of train_controlnet.py takes."""
-        self.model.vae.save_pretrained(folder / "vae")
-        self.model.unet.save_pretrained(folder / "unet")
-        self.model.scheduler.save_pretrained(folder / "scheduler")
-        write_split(self.data, folder)
+    def save_components(self, folder: Path) -> None:
+        """Write the base, with the VAE, for `--pretrained_model_name_or_path` of train_controlnet.py."""
+        for name in ("vae", "unet", "scheduler"):
+            getattr(self.model, name).save_pretrained(folder / name)
 
 
-def run(settings: ImageUNetSettings) -> None:
-    """Train once."""
-    data = read_generator_data(settings)
-    train(settings, ImageUNetTask(settings, data), data.crops, data.lists)
-
-
-def main(argv: list[str] | None = None) -> None:
-    start(ImageUNetSettings, run, argv)
-
+main = ImageUNetTask.main
 
 if __name__ == "__main__":
     main()

@@ -12,13 +12,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
+from irstd_ldm.data.crops import setting
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.image_encoder import IRSTDImageEncoder
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
-from irstd_ldm.training.hard_negatives import mine_hard_negatives
-from irstd_ldm.training.loop import Validation, train
+from irstd_ldm.training.detectors import DetectorTask
 from irstd_ldm.training.losses import (
     background_weights,
     batch_iou,
@@ -28,21 +28,11 @@ from irstd_ldm.training.losses import (
     posterior_loss,
 )
 from irstd_ldm.training.settings import DetectorSettings
-from irstd_ldm.training.stages import start
-from irstd_ldm.training.tile_size import cover_crops
-from irstd_ldm.training.training_data import (
-    TrainingData,
-    detector_crops,
-    read_training_data,
-    start_normalization,
-    write_split,
-)
-from irstd_ldm.training.validation import validate_detection
+from irstd_ldm.training.training_data import TrainingData
 
-# Of a detector from random weights; one that is trained on keeps its own.
-NORMALIZATION = "robust"
-# Pixels. Statistics and attention of a whole map want tiles of the size of the crops; without them the frames of most
-# thermal cameras are one tile.
+NORMALIZATION = "robust"  # for a detector from random weights; one that is trained on keeps its own
+# Default tiles in pixels. Statistics and attention of a whole map want tiles of the size of the crops; without them
+# the frames of most thermal cameras are one tile.
 TILE_SIZES = {"group": 256, "batch": 640}
 
 
@@ -52,21 +42,21 @@ class LatentSettings(DetectorSettings):
 
     start_settings: ClassVar[tuple[str, ...]] = ("pretrained_model_name_or_path", "mask_vae")
 
-    mask_vae: str | None = None  # output folder of train_mask_vae; not needed with pretrained_model_name_or_path
-    use_fae: bool = True  # FAE where the configuration has it, in the image encoder and on the denoiser's skips
-    use_liw: bool = True  # LIW on the denoiser's conditioning feature
-    posterior_weight: float = 1.0  # of smooth L1 on the posterior variables
-    klda_weight: float = 0.01  # of KLDA, reached by linear warm-up
-    klda_warmup_steps: int = 1000  # steps over which KLDA's weight grows from 0
-    bce_weight: float = 5.0  # of the binary cross-entropy
-    background_weight: float = 1.0  # factor in it on pixels away from targets; above 1 = fewer false alarms
-    dice_weight: float = 1.0  # of the Dice loss
-    uniform_timesteps: int = 4  # crops per batch that are denoised once more at a uniform timestep, for several steps
-    feature_dropout: float = 0.1  # probability that the decoder does not see a level of a crop's image features
+    mask_vae: str | None = setting(None, "Folder that train_mask_vae wrote, for random weights.", is_path=True)
+    use_fae: bool = setting(True, "FAE where the configuration has it, in the encoder and on the denoiser's skips.")
+    use_liw: bool = setting(True, "LIW on the denoiser's conditioning feature.")
+    posterior_weight: float = setting(1.0, "Weight of smooth L1 on the posterior variables.")
+    klda_weight: float = setting(0.01, "Weight of KLDA, reached by linear warm-up.")
+    klda_warmup_steps: int = setting(1000, "Steps over which KLDA's weight grows from 0.")
+    bce_weight: float = setting(5.0, "Weight of the binary cross-entropy.")
+    background_weight: float = setting(1.0, "Factor in it on pixels away from targets; above 1 = fewer false alarms.")
+    dice_weight: float = setting(1.0, "Weight of the Dice loss.")
+    uniform_timesteps: int = setting(4, "Crops per batch that are denoised once more, at a uniform timestep.")
+    feature_dropout: float = setting(0.1, "Share of the crops' feature levels that the decoder does not see.")
 
 
 class DetectorOutput(NamedTuple):
-    """What the losses are made of; K = B + crops that are denoised once more.
+    """The losses' ingredients; K = B + crops that are denoised once more.
 
     Attributes:
         predicted: Predicted posterior variables (K, 8, h, w).
@@ -203,21 +193,18 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
     )
 
 
-class LatentTask:
+class LatentTask(DetectorTask):
     """Posterior prediction, KLDA and the decoded mask."""
 
-    headline = "iou"
+    settings_class = LatentSettings
+    pipeline_class = IRSTDLatentPipeline
+    normalization = NORMALIZATION
 
     def __init__(self, settings: LatentSettings, data: TrainingData):
-        self.settings, self.data = settings, data
-        self.pipeline = make_pipeline(settings)
-        cover_crops(self.pipeline, settings.resolution)
-        if settings.gradient_checkpointing:
-            for component in (self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder):
-                component.enable_gradient_checkpointing()
-        self.model = LatentDetector(
-            self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder, self.pipeline.scheduler
-        )
+        super().__init__(settings, data, make_pipeline(settings))
+        networks = (self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder)
+        self.checkpoint_gradients(*networks)
+        self.model = LatentDetector(*networks, self.pipeline.scheduler)
 
     def loss(self, model, batch, step, generator):
         settings, vae = self.settings, self.pipeline.vae
@@ -250,27 +237,8 @@ class LatentTask:
         loss = sum(factors[name] * term for name, term in terms.items())
         return loss, {**terms, "iou": batch_iou(output.logits, mask)}
 
-    def validate(self) -> Validation:
-        self.model.eval()
-        return validate_detection(self.pipeline, self.data)
 
-    def save_pretrained(self, folder: Path) -> None:
-        self.model.eval()
-        write_split(self.data, folder)
-        self.pipeline.save_pretrained(folder)
-
-
-def run(settings: LatentSettings) -> None:
-    """Train once."""
-    data = read_training_data(settings, detector_crops(settings, start_normalization(settings, NORMALIZATION)))
-    task = LatentTask(settings, data)
-    mine_hard_negatives(task.pipeline, data, settings)
-    train(settings, task, data.crops, data.lists)
-
-
-def main(argv: list[str] | None = None) -> None:
-    start(LatentSettings, run, argv)
-
+main = LatentTask.main
 
 if __name__ == "__main__":
     main()

@@ -13,17 +13,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from irstd_ldm.data.crops import CropSettings
+from irstd_ldm.data.crops import CropSettings, setting
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import iou
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
-from irstd_ldm.training.loop import Validation, train
+from irstd_ldm.training.detectors import scores_of_data_sets
+from irstd_ldm.training.loop import Task, Validation
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, kl_loss
 from irstd_ldm.training.settings import TrainSettings
-from irstd_ldm.training.stages import start
-from irstd_ldm.training.training_data import TrainingData, read_training_data, side_by_side, write_split
-from irstd_ldm.training.validation import SHOWN, scores_of_data_sets
+from irstd_ldm.training.training_data import TrainingData, read_training_data
 
 
 @dataclass(kw_only=True)
@@ -32,11 +31,11 @@ class MaskVAESettings(TrainSettings):
 
     start_settings: ClassVar[tuple[str, ...]] = ("pretrained_model_name_or_path",)
 
-    bce_weight: float = 0.5  # of the binary cross-entropy
-    dice_weight: float = 0.5  # of the Dice loss
-    kl_weight: float = 1e-3  # of KL(posterior || N(0, 1)), mean per latent element
-    klda_min_logvar: float = -6.0  # log-variance below which KLDA will not distinguish posteriors; saved in the config
-    statistics_crops: int = 256  # crops over which the posterior's statistics are measured after training
+    bce_weight: float = setting(0.5, "Weight of the binary cross-entropy.")
+    dice_weight: float = setting(0.5, "Weight of the Dice loss.")
+    kl_weight: float = setting(1e-3, "Weight of KL(posterior || N(0, 1)), mean per latent element.")
+    klda_min_logvar: float = setting(-6.0, "Log-variance below which KLDA distinguishes no posteriors; saved.")
+    statistics_crops: int = setting(256, "Crops over which the posterior's statistics are measured after training.")
 
 
 class MaskVAEStep(nn.Module):
@@ -61,17 +60,22 @@ def make_vae(settings: MaskVAESettings) -> MaskAutoencoderKL:
     return MaskAutoencoderKL(**CONFIGURATIONS[settings.model]["vae"], klda_min_logvar=settings.klda_min_logvar)
 
 
-class MaskVAETask:
+class MaskVAETask(Task):
     """Mask reconstruction: BCE, Dice and KL."""
 
+    settings_class = MaskVAESettings
     headline = "iou"
 
     def __init__(self, settings: MaskVAESettings, data: TrainingData):
-        self.settings, self.data = settings, data
+        super().__init__(settings, data)
         self.vae = make_vae(settings)
-        if settings.gradient_checkpointing:
-            self.vae.enable_gradient_checkpointing()
+        self.checkpoint_gradients(self.vae)
         self.model = MaskVAEStep(self.vae)
+
+    @classmethod
+    def read_data(cls, settings: MaskVAESettings) -> TrainingData:
+        """Crops of masks are drawn as those of images, whose intensities do not matter here."""
+        return read_training_data(settings, CropSettings(target_probability=0.45, background_probability=0.2))
 
     def loss(self, model, batch, step, generator):
         mask = batch["mask"]
@@ -81,9 +85,8 @@ class MaskVAETask:
         loss = sum(getattr(self.settings, f"{name}_weight") * term for name, term in terms.items())
         return loss, {**terms, "iou": batch_iou(logits, mask)}
 
-    @torch.no_grad()
     def validate(self) -> Validation:
-        self.vae.eval()
+        """IoU of the held-out masks and their reconstructions from the posterior's mode."""
         counts, rows = [], []
         for sample in self.data.val_samples:
             height, width = sample.mask.shape
@@ -93,12 +96,10 @@ class MaskVAETask:
             counts.append(count_image(probability > 0.5, sample.mask))
             rows.append([sample.mask.astype(np.float32), probability])
         scores = scores_of_data_sets(self.data, counts, lambda of: {"iou": iou(sum(of, ImageCounts.zero()))})
-        return Validation(scores, side_by_side(rows[:SHOWN]))
+        return Validation(scores, rows)
 
-    @torch.no_grad()
     def measure_statistics(self) -> None:
         """Put the posterior's mean and log-variance over training masks into the config as normalisation."""
-        self.vae.eval()
         means, logvars = [], []
         for k in range(self.settings.statistics_crops):
             posterior = self.vae.encode(self.data.crops[k]["mask"][None].to(self.vae.device) * 2 - 1).latent_dist
@@ -109,21 +110,13 @@ class MaskVAETask:
             scaling_factor=1 / mean.std().item(), logvar_mean=logvar.mean().item(), logvar_std=logvar.std().item()
         )
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_components(self, folder: Path) -> None:
+        """Write the Mask-VAE with its statistics."""
         self.measure_statistics()
         self.vae.save_pretrained(folder / "vae")
-        write_split(self.data, folder)
 
 
-def run(settings: MaskVAESettings) -> None:
-    """Train once."""
-    data = read_training_data(settings, CropSettings(size=settings.resolution))
-    train(settings, MaskVAETask(settings, data), data.crops, data.lists)
-
-
-def main(argv: list[str] | None = None) -> None:
-    start(MaskVAESettings, run, argv)
-
+main = MaskVAETask.main
 
 if __name__ == "__main__":
     main()

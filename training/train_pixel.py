@@ -6,33 +6,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
+from irstd_ldm.data.crops import setting
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import iou
 from irstd_ldm.models.conditional_encoder import ConditionalEncoder
 from irstd_ldm.models.configurations import PIXEL_CONFIGURATIONS
 from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
 from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
-from irstd_ldm.training.hard_negatives import mine_hard_negatives
-from irstd_ldm.training.loop import Validation, train
+from irstd_ldm.training.detectors import DetectorTask, scores_of_data_sets
+from irstd_ldm.training.loop import Validation
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, probability_dice_loss
 from irstd_ldm.training.settings import DetectorSettings
-from irstd_ldm.training.stages import start
-from irstd_ldm.training.tile_size import cover_crops
-from irstd_ldm.training.training_data import (
-    TrainingData,
-    detector_crops,
-    read_training_data,
-    start_normalization,
-    write_split,
-)
-from irstd_ldm.training.validation import scores_of_data_sets, validate_detection
+from irstd_ldm.training.training_data import TrainingData
 
 PREDICTION_TYPES = ("sample", "v_prediction", "epsilon")
 BETA_SCHEDULES = ("squaredcos_cap_v2", "linear")
@@ -44,18 +35,18 @@ class PixelSettings(DetectorSettings):
 
     configurations: ClassVar[dict[str, Any]] = PIXEL_CONFIGURATIONS
 
-    model: str = "irstd_diff_small"  # pixel configuration in irstd_ldm.models.configurations
-    use_liw: bool = True  # LIW on the second skip of the conditional encoder
-    use_residuals: bool = True  # the encoder's features enter the denoiser; false = concatenation only, as released
-    num_train_timesteps: int = 1000  # T of the diffusion
-    beta_schedule: str = "squaredcos_cap_v2"  # or linear, as published: 0.1/T to 20/T
-    prediction_type: str = "sample"  # what the denoiser predicts: sample, v_prediction or epsilon
-    num_inference_steps: int = 1  # denoising steps of the validation, and the checkpoint's default
-    last_timestep_share: float = 0.5  # of the crops, denoised from pure noise; the others from a uniform timestep
-    diffusion_weight: float = 50.0  # of the squared error of the denoiser's prediction
-    sample_dice_weight: float = 1.0  # of the Dice loss of the clean mask that the prediction stands for
-    bce_weight: float = 50.0  # of the encoder's binary cross-entropy, of the fused map and of the levels' maps
-    dice_weight: float = 1.0  # of the encoder's Dice loss, of the same maps
+    model: str = setting("irstd_diff_small", "Pixel configuration in irstd_ldm.models.configurations.")
+    use_liw: bool = setting(True, "LIW on the second skip of the conditional encoder.")
+    use_residuals: bool = setting(True, "The encoder's features enter the denoiser; as released: false.")
+    num_train_timesteps: int = setting(1000, "T of the diffusion.")
+    beta_schedule: str = setting("squaredcos_cap_v2", "squaredcos_cap_v2, or linear as published: 0.1/T to 20/T.")
+    prediction_type: str = setting("sample", "What the denoiser predicts: sample, v_prediction or epsilon.")
+    num_inference_steps: int = setting(1, "Denoising steps of the validation, and the checkpoint's default.")
+    last_timestep_share: float = setting(0.5, "Share of crops denoised from pure noise; others uniformly.")
+    diffusion_weight: float = setting(50.0, "Weight of the squared error of the denoiser's prediction.")
+    sample_dice_weight: float = setting(1.0, "Weight of the Dice loss of the clean mask that a prediction means.")
+    bce_weight: float = setting(50.0, "Weight of the encoder's cross-entropy, of fused and levels' maps.")
+    dice_weight: float = setting(1.0, "Weight of the encoder's Dice loss, of the same maps.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -72,7 +63,7 @@ class PixelSettings(DetectorSettings):
 
 
 class PixelOutput(NamedTuple):
-    """What the losses are made of.
+    """The losses' ingredients.
 
     Attributes:
         predicted: The denoiser's prediction (B, 1, S, S).
@@ -138,7 +129,7 @@ def deeply_supervised(
 def training_target(
     scheduler: DDIMScheduler, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """What the denoiser has to predict (B, 1, S, S), by the scheduler's prediction type."""
+    """The denoiser's training target (B, 1, S, S), by the scheduler's prediction type."""
     if scheduler.config.prediction_type == "sample":
         return clean
     if scheduler.config.prediction_type == "epsilon":
@@ -192,20 +183,18 @@ def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
     )
 
 
-class PixelTask:
+class PixelTask(DetectorTask):
     """Denoising and the encoder's own masks."""
 
-    headline = "iou"
+    settings_class = PixelSettings
+    pipeline_class = IRSTDDiffPipeline
+    normalization = "range"
 
     def __init__(self, settings: PixelSettings, data: TrainingData):
-        self.settings, self.data = settings, data
-        self.pipeline = make_pipeline(settings)
-        cover_crops(self.pipeline, settings.resolution)
-        self.pipeline.set_progress_bar_config(disable=True)
-        if settings.gradient_checkpointing:
-            for component in (self.pipeline.unet, self.pipeline.conditional_encoder):
-                component.enable_gradient_checkpointing()
-        self.model = PixelDetector(self.pipeline.unet, self.pipeline.conditional_encoder, self.pipeline.scheduler)
+        super().__init__(settings, data, make_pipeline(settings))
+        networks = (self.pipeline.unet, self.pipeline.conditional_encoder)
+        self.checkpoint_gradients(*networks)
+        self.model = PixelDetector(*networks, self.pipeline.scheduler)
 
     def loss(self, model, batch, step, generator):
         settings, scheduler = self.settings, self.pipeline.scheduler
@@ -231,8 +220,8 @@ class PixelTask:
         return loss, terms | scores
 
     def validate(self) -> Validation:
-        self.model.eval()
-        validation = validate_detection(self.pipeline, self.data)
+        """Beside the pipeline's scores, the IoU of the conditional encoder alone."""
+        validation = super().validate()
         counts = [
             count_image(self.pipeline(sample.image, num_inference_steps=0).mask[0, 0], sample.mask)
             for sample in self.data.val_samples
@@ -242,23 +231,8 @@ class PixelTask:
         )
         return validation
 
-    def save_pretrained(self, folder: Path) -> None:
-        self.model.eval()
-        write_split(self.data, folder)
-        self.pipeline.save_pretrained(folder)
 
-
-def run(settings: PixelSettings) -> None:
-    """Train once."""
-    data = read_training_data(settings, detector_crops(settings, start_normalization(settings, "range")))
-    task = PixelTask(settings, data)
-    mine_hard_negatives(task.pipeline, data, settings)
-    train(settings, task, data.crops, data.lists)
-
-
-def main(argv: list[str] | None = None) -> None:
-    start(PixelSettings, run, argv)
-
+main = PixelTask.main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""What every trainer reads: training crops and held-out validation images."""
+"""Data of a run: training crops and held-out validation images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ import numpy as np
 from ..data.crops import CropSettings, TrainingCrops
 from ..data.folder import IRSTDFolder, Sample, read_backgrounds, write_stem_list
 from ..data.splits import split_by_scene
-from ..pipelines.base import IRSTDPipelineBase
-from .settings import BACKGROUNDS, DetectorSettings, TrainSettings
+from .settings import BACKGROUNDS, TrainSettings
 
 SPLIT_SEED = 0  # fixed: runs of other seeds, and continuations of a run, hold out the same images
 
@@ -55,7 +54,7 @@ class TrainingData:
 
     @property
     def lists(self) -> dict[str, list[str]]:
-        """What was trained on and held out, so that no later step mistakes one for the other: stems by list.
+        """Stems that were trained on and held out, by list, so that no later step mistakes one for the other.
 
         The lists are ``train`` and ``val`` of one data set, ``train_NAME`` and ``val_NAME`` of several, and
         ``train_backgrounds`` and ``val_backgrounds`` of frames without targets, where there are any.
@@ -71,35 +70,15 @@ class TrainingData:
         return lists
 
 
-def detector_crops(settings: DetectorSettings, normalization: str) -> CropSettings:
-    """The crops that a detector of a normalisation is trained on."""
-    return CropSettings(
-        size=settings.resolution,
-        target_probability=settings.target_probability,
-        image_probability=settings.image_probability,
-        background_probability=settings.background_probability,
-        implant_probability=settings.implant_probability,
-        squeeze_probability=settings.squeeze_probability,
-        hard_negative_probability=settings.hard_negative_probability,
-        blend_probability=settings.blend_probability,
-        negative_image_probability=settings.negative_image_probability,
-        synthetic_probability=settings.synthetic_probability,
-        stuck_pixel_probability=settings.stuck_pixel_probability,
-        background_rescale_range=(settings.background_rescale_min, settings.background_rescale_max),
-        normalization=normalization,
-    )
-
-
-def start_normalization(settings: DetectorSettings, default: str) -> str:
-    """The normalisation of the pipeline that a run starts from; `default` where it starts from random weights."""
-    if settings.pretrained_model_name_or_path is None:
-        return default
-    config = IRSTDPipelineBase.load_config(settings.pretrained_model_name_or_path)
-    return config.get("normalization", "range")
-
-
-def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> TrainingData:
+def read_training_data(
+    settings: TrainSettings, crop_settings: CropSettings, normalization: str = "range"
+) -> TrainingData:
     """Read each data set's training list, split off its validation images and keep everything in memory.
+
+    Args:
+        settings: The run's.
+        crop_settings: Kinds of crops and augmentations.
+        normalization: The rule by which crops are normalised.
 
     Raises:
         OSError: A list cannot be read.
@@ -121,7 +100,15 @@ def read_training_data(settings: TrainSettings, crop_settings: CropSettings) -> 
     order = np.random.default_rng(SPLIT_SEED).permutation(list(backgrounds))
     held_out = sorted(order[: round(settings.val_fraction * len(backgrounds))].tolist())
     train_backgrounds = {stem: frame for stem, frame in backgrounds.items() if stem not in held_out}
-    crops = TrainingCrops(train_samples, [*train_backgrounds.values()], crop_settings, settings.seed, settings.shares)
+    crops = TrainingCrops(
+        train_samples,
+        [*train_backgrounds.values()],
+        crop_settings,
+        settings.seed,
+        settings.shares,
+        size=settings.resolution,
+        normalization=normalization,
+    )
     return TrainingData(crops, data_sets, train_backgrounds, {stem: backgrounds[stem] for stem in held_out})
 
 
@@ -141,13 +128,3 @@ def write_split(data: TrainingData, folder: Path) -> None:
     """Write the lists of the run, LIST.txt each."""
     for name, stems in data.lists.items():
         write_stem_list(folder / f"{name}.txt", stems)
-
-
-def side_by_side(rows: list[list[np.ndarray]], size: int = 192) -> np.ndarray:
-    """Stack images (H, W) in [0, 1], cut to their top left `size` px: (rows*size, columns*size, 3) uint8."""
-    canvas = np.zeros((len(rows) * size, max(map(len, rows)) * size), np.uint8)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            tile = np.rint(np.clip(image[:size, :size], 0, 1) * 255).astype(np.uint8)
-            canvas[i * size : i * size + tile.shape[0], j * size : j * size + tile.shape[1]] = tile
-    return np.repeat(canvas[:, :, None], 3, axis=2)

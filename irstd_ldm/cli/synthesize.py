@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds
 from ..data.ggs import squeeze_with_targets
-from ..data.planting import TargetModel, plant_targets
+from ..data.planted_targets import TargetModel, plant_targets
 from ..pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline, unit_range
 from ..targets import label_components
 from ..tiling import image_seed

@@ -1,8 +1,14 @@
-"""Augmented training crops, each a pure function of the seed and its number."""
+"""Augmented training crops, each a pure function of the seed and its number; every augmentation is at home here.
 
+A new augmentation is a probability among `CropSettings`, 0 at first, and a line in `TrainingCrops` that asks `_chance`
+for it: the trainers' flags, recipes and help follow, and crops of settings without it stay as they are.
+"""
+
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import EllipsisType
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,72 +17,79 @@ from scipy import ndimage
 from torch.utils.data import Dataset
 
 from ..targets import EIGHT_CONNECTIVITY
-from .defects import add_defects, compress_jpeg, hide_borders, interlace
 from .folder import Sample
 from .ggs import squeeze_with_targets
 from .images import normalize_image, percentile_range, robust_range, scale_gray, soft_compress
-from .implant import TargetBank, implant
+from .planted_targets import TargetBank, implant
 from .synthetic import synthetic_scene
 
+KINDS = ("target", "image", "background", "implant")
 SYNTHETIC_MARGIN = 1.25  # sides of a synthetic scene per side of a crop
-MIN_OWN_RANGE = 2 / 255  # of a crop: below, it has its frame's range
+MIN_OWN_RANGE = 2 / 255  # a crop with a narrower range than this has its frame's
 MIN_RANGE = 8 / 255  # narrower ranges are not stretched to the full one: that would amplify quantisation
 
 
-@dataclass(frozen=True)
-class CropSettings:
-    """The training crops' recipe. Probabilities of the four kinds sum to 1; ranges are (low, high)."""
+def setting(default: Any, help_text: str, **marks: Any) -> Any:
+    """A field of a settings dataclass: default (MISSING = required), text that a command line shows, further marks."""
+    return field(default=default, metadata={"help": help_text, **marks})
 
-    size: int = 128  # pixels, both sides
-    target_probability: float = 0.45  # around a random target of a training image
-    image_probability: float = 0.15  # anywhere in a training image
-    background_probability: float = 0.2  # anywhere in a background frame
-    implant_probability: float = 0.2  # anywhere in either, with 1 to 3 implanted targets
-    hard_negative_probability: float = 0.0  # of a background crop to lie around one of the hard negatives
-    inversion_probability: float = 0.2  # of a frame without targets: the other polarity is clutter of another kind
-    blend_probability: float = 0.0  # of a background crop to be a mixture of two: clutter that no sensor has seen
-    negative_image_probability: float = 0.0  # of a background crop to be a training image's negative: no bright target
-    synthetic_probability: float = 0.0  # of a background frame, implanted in or not, to be a new synthetic scene
-    rescale_probability: float = 0.4
-    rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor
-    background_rescale_range: tuple[float, float] = (0.6, 1.6)  # log-uniform factor of frames without targets
-    gamma_probability: float = 0.4
-    gamma_range: tuple[float, float] = (0.6, 1.6)  # log-uniform exponent
-    gain_probability: float = 0.5  # of both, with "range"; with "robust" every crop has a gain and an offset
-    gain_range: tuple[float, float] = (0.6, 1.5)  # log-uniform factor of the deviation from the crop's mean
-    offset_range: tuple[float, float] = (-0.15, 0.15)  # of the full scale, or of the range's width with "robust"
-    range_probability: float = 0.15  # percentiles as of 16-bit frames instead of gamma and gain; with "range" alone
-    squeeze_probability: float = 0.0  # of the Gaussian Group Squeezer, before everything that varies the intensity
-    blur_probability: float = 0.1
-    blur_sigma_range_px: tuple[float, float] = (0.3, 1.0)
-    noise_probability: float = 0.15
-    noise_sigma_max: float = 0.03  # of the full scale, or of twice the range's width with "robust"
-    column_noise_probability: float = 0.1
-    column_noise_sigma_max: float = 0.02  # in the same units
-    stuck_pixel_probability: float = 0.0  # of 1 to 10 pixels, none of a target's, to be hot, cold or at any level
-    normalization: str = "range"  # the rule of `gray_range` that the detector is going to be used with
-    # What follows is for "robust", whose range such pixels do not move.
-    own_range_probability: float = 0.5  # the range is the crop's, as that of an image of this size, not its frame's
-    quantise_probability: float = 0.2  # fewer gray levels: those of 8 bits after the contrast was lowered
-    defect_probability: float = 0.15  # dead and hot pixels, rows and columns, a strip of telemetry
-    border_probability: float = 0.05  # a letterbox, a round field of view, a corner without data
-    interlace_probability: float = 0.03
-    compress_probability: float = 0.08  # by JPEG, mildly
+
+@dataclass(kw_only=True)
+class CropSettings:
+    """Settings of the training crops.
+
+    The shares of the four kinds of crops sum to 1. Factors and exponents are drawn log-uniformly between their bounds.
+    """
+
+    target_probability: float = setting(0.5, "Share of crops around a target.")
+    image_probability: float = setting(0.15, "Share of crops anywhere in a training image.")
+    background_probability: float = setting(0.15, "Share of crops of frames without targets.")
+    implant_probability: float = setting(0.2, "Share of crops of either with 1 to 3 implanted targets.")
+    squeeze_probability: float = setting(0.0, "Share of crops that the Gaussian Group Squeezer quantises.")
+    hard_negative_probability: float = setting(0.0, "Share of background crops around a detector's false alarms.")
+    blend_probability: float = setting(0.0, "Share of background crops that are mixtures of two.")
+    negative_image_probability: float = setting(0.0, "Share of background crops that are training images' negatives.")
+    synthetic_probability: float = setting(0.0, "Share of frames without targets that are new synthetic scenes.")
+    stuck_pixel_probability: float = setting(0.0, "Share of crops with 1 to 10 stuck pixels, none on a target.")
+    background_rescale_min: float = setting(0.6, "Smallest factor by which background crops are rescaled.")
+    background_rescale_max: float = setting(1.6, "Largest factor by which background crops are rescaled.")
+    inversion_probability: float = setting(0.2, "Share of frames without targets that are inverted: other clutter.")
+    rescale_probability: float = setting(0.4, "Share of crops that are rescaled.")
+    rescale_min: float = setting(0.6, "Smallest factor by which crops of training images are rescaled.")
+    rescale_max: float = setting(1.6, "Largest factor by which crops of training images are rescaled.")
+    gamma_probability: float = setting(0.4, "Share of crops whose gray levels are raised to a power.")
+    gamma_min: float = setting(0.6, "Smallest exponent.")
+    gamma_max: float = setting(1.6, "Largest exponent.")
+    gain_probability: float = setting(0.5, "Share of crops with a gain and an offset; all have them on robust ranges.")
+    gain_min: float = setting(0.6, "Smallest gain.")
+    gain_max: float = setting(1.5, "Largest gain.")
+    offset_min: float = setting(-0.15, "Smallest offset, a part of the full scale or of a robust range's width.")
+    offset_max: float = setting(0.15, "Largest offset, in the same units.")
+    range_probability: float = setting(0.15, "Share of crops stretched between percentiles, not on robust ranges.")
+    blur_probability: float = setting(0.1, "Share of crops that are blurred.")
+    blur_sigma_min_px: float = setting(0.3, "Smallest standard deviation of the blur in pixels.")
+    blur_sigma_max_px: float = setting(1.0, "Largest standard deviation of the blur in pixels.")
+    noise_probability: float = setting(0.15, "Share of crops with additional noise.")
+    noise_sigma_max: float = setting(0.03, "Its largest deviation, of the full scale or twice a robust range's width.")
+    column_noise_probability: float = setting(0.1, "Share of crops with additional noise of whole columns.")
+    column_noise_sigma_max: float = setting(0.02, "Its largest deviation, in the same units.")
+    own_range_probability: float = setting(0.5, "Share of crops with their own robust range, not their frame's.")
+    quantise_probability: float = setting(0.2, "Share of crops with fewer gray levels; robust ranges alone.")
+    defect_probability: float = setting(0.15, "Share of crops with dead or hot pixels or lines; robust ranges alone.")
+    border_probability: float = setting(0.05, "Share of crops with a border without data; robust ranges alone.")
+    interlace_probability: float = setting(0.03, "Share of crops with interlaced rows; robust ranges alone.")
+    compress_probability: float = setting(0.08, "Share of crops compressed mildly by JPEG; robust ranges alone.")
 
     def __post_init__(self):
-        kinds = (
-            self.target_probability,
-            self.image_probability,
-            self.background_probability,
-            self.implant_probability,
-        )
-        if min(kinds) < 0 or abs(sum(kinds) - 1) > 1e-6:
-            raise ValueError(f"the probabilities of the crops' four kinds must be >= 0 and sum to 1, got {kinds}")
-        low, high = self.background_rescale_range
-        if not 0 < low <= high:
-            raise ValueError(f"`background_rescale_range` must be (low, high) with 0 < low <= high, got {(low, high)}")
-        if self.size < 64:
-            raise ValueError(f"`size` must be at least 64 pixels, got {self.size}")
+        shares = [getattr(self, f"{kind}_probability") for kind in KINDS]
+        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(
+                f"`{'_probability`, `'.join(KINDS)}_probability` must be >= 0 and sum to 1, got {tuple(shares)}"
+            )
+        for name in ("background_rescale", "rescale", "gamma", "gain"):
+            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
+            if not 0 < low <= high:
+                raise ValueError(f"`{name}_min` and `{name}_max` must be 0 < min <= max, got {low} and {high}")
 
 
 class TrainingCrops(Dataset):
@@ -87,19 +100,21 @@ class TrainingCrops(Dataset):
     than a crop are continued by reflection, mask and all.
 
     Args:
-        samples: labelled images, of one data set or of several.
-        backgrounds: frames without targets, (H, W) as `to_gray` returns them; where there are none, their crops come
+        samples: Labelled images, of one data set or of several.
+        backgrounds: Frames without targets, (H, W) as `to_gray` returns them; where there are none, their crops come
             from the samples.
-        settings: the recipe.
-        seed: of the whole sequence.
-        shares: share of each data set among the crops of labelled images, of any sum; None = equal.
+        settings: Kinds of crops and augmentations.
+        seed: Seed of the whole sequence.
+        shares: Share of each data set among the crops of labelled images, of any sum; None = equal.
+        size: Side S in pixels.
+        normalization: The rule of `gray_range` that the detector is going to be used with.
 
     Attributes:
-        hard_negatives: (number of a background, its pixel (row, column)) of places that look like targets; none at
+        hard_negatives: (index of a background, its pixel (row, column)) of what looks like a target there; none at
             first. Where there are any, they are part of what item k is a function of.
 
     Raises:
-        ValueError: a data set without a target, or not as many shares as data sets.
+        ValueError: A data set has no target, there are not as many shares as data sets, or `size` is less than 64.
     """
 
     def __init__(
@@ -109,27 +124,29 @@ class TrainingCrops(Dataset):
         settings: CropSettings,
         seed: int,
         shares: Sequence[float] | None = None,
+        *,
+        size: int = 128,
+        normalization: str = "range",
     ):
-        self.settings, self.seed = settings, seed
+        if size < 64:
+            raise ValueError(f"`size` must be at least 64 pixels, got {size}")
+        self.settings, self.seed, self.size, self.normalization = settings, seed, size, normalization
         self.hard_negatives: list[tuple[int, np.ndarray]] = []
         weights = np.ones(len(samples)) if shares is None else np.array(shares, float)
         if len(weights) != len(samples) or weights.min() < 0 or not weights.sum():
             raise ValueError(f"`shares` must be one number >= 0 per data set ({len(samples)}), got {shares}")
         self._shares = np.cumsum(weights / weights.sum())
-        self._sets: list[list[_Frame]] = []
-        self._with_targets: list[list[_Frame]] = []
-        for number, one_set in enumerate(samples):
-            frames = [_Frame(sample.image, sample.mask, settings.normalization) for sample in one_set]
-            self._sets.append(frames)
-            self._with_targets.append([frame for frame in frames if len(frame.target_centers)])
-            if not self._with_targets[-1]:
+        self._sets = [[_Frame(sample.image, sample.mask, normalization) for sample in one_set] for one_set in samples]
+        self._with_targets = [[frame for frame in frames if len(frame.target_centers)] for frames in self._sets]
+        for index, frames in enumerate(self._with_targets):
+            if not frames:
                 raise ValueError(
-                    f"`samples` must hold at least one target per data set, got none in the {len(frames)} images of "
-                    f"number {number}"
+                    f"`samples` must hold at least one target per data set, got none in the {len(samples[index])} "
+                    f"images of number {index}"
                 )
-        self._backgrounds = [
-            _Frame(image, np.zeros(image.shape, bool), settings.normalization) for image in backgrounds
-        ] or [frame for frames in self._sets for frame in frames]
+        self._backgrounds = [_Frame(image, np.zeros(image.shape, bool), normalization) for image in backgrounds] or [
+            frame for frames in self._sets for frame in frames
+        ]
         self._bank = TargetBank(
             (frame.region() * 255, frame.mask) for frames in self._with_targets for frame in frames
         )
@@ -138,25 +155,25 @@ class TrainingCrops(Dataset):
         rng = np.random.default_rng((self.seed, k))
         settings = self.settings
         kinds = np.cumsum([settings.target_probability, settings.image_probability, settings.background_probability])
-        kind = int(np.searchsorted(kinds, rng.random(), side="right"))  # 3 = implanted targets
+        kind = KINDS[int(np.searchsorted(kinds, rng.random(), side="right"))]
         inverted = False
-        if kind == 0:
+        if kind == "target":
             frame = self._any_of(self._with_targets, rng)
             image, mask = self._crop(frame, frame.target_centers[rng.integers(len(frame.target_centers))], rng)
-        elif kind == 1 or (kind == 3 and rng.random() < 0.5):
+        elif kind == "image" or (kind == "implant" and rng.random() < 0.5):
             frame = self._any_of(self._sets, rng)
             image, mask = self._crop(frame, None, rng)
         else:
-            frame, image, mask, inverted = self._background_crop(kind == 2, rng)
+            frame, image, mask, inverted = self._background_crop(kind == "background", rng)
         if not frame.target_centers.size and rng.random() < settings.inversion_probability:
             image, inverted = 1 - image, not inverted
-        if kind == 3:
+        if kind == "implant":
             image, mask = implant(image * 255, mask, self._bank, rng)
             image /= 255
         image, mask = _flip(image, mask, rng)
-        if settings.squeeze_probability and rng.random() < settings.squeeze_probability:
+        if _chance(rng, settings.squeeze_probability):
             image, mask = _squeeze(image, mask, rng)
-        if settings.normalization == "robust":
+        if self.normalization == "robust":
             image, mask = self._vary_sensor(image, mask, frame, inverted, rng)
         else:
             image = self._vary_intensity(image, mask, frame, inverted, rng)
@@ -170,27 +187,27 @@ class TrainingCrops(Dataset):
         return frames[rng.integers(len(frames))]
 
     def _background_crop(self, plain: bool, rng: np.random.Generator) -> tuple["_Frame", np.ndarray, np.ndarray, bool]:
-        """A frame, a crop of it, and whether that is its negative.
+        """A frame, a crop of it with its mask, and whether that is the frame's negative.
 
-        A plain crop may be a negative, lie around a hard negative or be blended with another; plain or not, it may be
-        of a synthetic scene.
+        A plain crop, one without implanted targets, may be a negative, lie around a hard negative or be blended with
+        another; plain or not, it may be of a synthetic scene.
         """
         settings = self.settings
-        if plain and settings.negative_image_probability and rng.random() < settings.negative_image_probability:
+        if plain and _chance(rng, settings.negative_image_probability):
             frame = self._any_of(self._sets, rng)
             image, mask = self._crop(frame, None, rng)
             return frame, 1 - image, np.zeros_like(mask), True
-        if settings.synthetic_probability and rng.random() < settings.synthetic_probability:
-            side = round(settings.size * SYNTHETIC_MARGIN)
+        if _chance(rng, settings.synthetic_probability):
+            side = round(self.size * SYNTHETIC_MARGIN)
             scene = synthetic_scene(side, side, num_targets=0, seed=int(rng.integers(2**63)))
-            frame, anchor = _Frame(scene.image, scene.mask, settings.normalization), None
+            frame, anchor = _Frame(scene.image, scene.mask, self.normalization), None
         elif plain and self.hard_negatives and rng.random() < settings.hard_negative_probability:
-            number, anchor = self.hard_negatives[rng.integers(len(self.hard_negatives))]
-            frame = self._backgrounds[number]
+            index, anchor = self.hard_negatives[rng.integers(len(self.hard_negatives))]
+            frame = self._backgrounds[index]
         else:
             frame, anchor = self._backgrounds[rng.integers(len(self._backgrounds))], None
         image, mask = self._crop(frame, anchor, rng)
-        if plain and settings.blend_probability and rng.random() < settings.blend_probability:
+        if plain and _chance(rng, settings.blend_probability):
             other, other_mask = self._crop(self._backgrounds[rng.integers(len(self._backgrounds))], None, rng)
             if not mask.any() and not other_mask.any():
                 image = image + np.float32(rng.uniform(0.2, 0.8)) * (other - image)
@@ -208,11 +225,13 @@ class TrainingCrops(Dataset):
         Returns:
             image (S, S) float32 on [0, 1] and mask (S, S) bool.
         """
-        size = side = self.settings.size
-        if rng.random() < self.settings.rescale_probability:
-            settings = self.settings
-            bounds = settings.rescale_range if frame.target_centers.size else settings.background_rescale_range
-            side = max(round(size / _log_uniform(rng, bounds)), 16)
+        settings, size = self.settings, self.size
+        side = size
+        if rng.random() < settings.rescale_probability:
+            low, high = settings.rescale_min, settings.rescale_max
+            if not frame.target_centers.size:
+                low, high = settings.background_rescale_min, settings.background_rescale_max
+            side = max(round(size / _log_uniform(rng, low, high)), 16)
         if anchor is not None:
             margin = min(8, side // 4)  # pixels from the crop's border to the target's centroid
             corner = anchor - rng.integers(margin, side - margin, 2)
@@ -244,24 +263,24 @@ class TrainingCrops(Dataset):
                 image = (soft_compress((image - lo) * (2 / (hi - lo)) - 1) + 1) / 2
         if not stretched:
             if rng.random() < settings.gamma_probability:
-                exponent = _log_uniform(rng, settings.gamma_range)
+                exponent = _log_uniform(rng, settings.gamma_min, settings.gamma_max)
                 image = np.where((image > 0) & (image < 1), np.abs(image) ** exponent, image)
             if rng.random() < settings.gain_probability:
                 mean = image.mean()
-                image = mean + _log_uniform(rng, settings.gain_range) * (image - mean)
-                image = image + rng.uniform(*settings.offset_range)
+                image = mean + _log_uniform(rng, settings.gain_min, settings.gain_max) * (image - mean)
+                image = image + rng.uniform(settings.offset_min, settings.offset_max)
                 if mask.any():
                     image = image + max(0.05 - image[mask].min(), 0)  # clipping must not hide a labelled target
                     image = image - max(image[mask].max() - 1, 0)
         if rng.random() < settings.blur_probability:
-            image = ndimage.gaussian_filter(image, rng.uniform(*settings.blur_sigma_range_px))
+            image = ndimage.gaussian_filter(image, rng.uniform(settings.blur_sigma_min_px, settings.blur_sigma_max_px))
         if rng.random() < settings.noise_probability:
             sigma = rng.uniform(0, settings.noise_sigma_max)
             image = image + sigma * rng.standard_normal(image.shape, np.float32)
         if rng.random() < settings.column_noise_probability:
             sigma = rng.uniform(0, settings.column_noise_sigma_max)
             image = image + sigma * rng.standard_normal(image.shape[1], np.float32)
-        if settings.stuck_pixel_probability and rng.random() < settings.stuck_pixel_probability:
+        if _chance(rng, settings.stuck_pixel_probability):
             image = _stick_pixels(image, mask, rng)
         if not stretched and frame.is_8_bit:
             image = np.clip(image, 0, 1)  # a sensor's saturation
@@ -270,7 +289,7 @@ class TrainingCrops(Dataset):
     def _vary_sensor(
         self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", inverted: bool, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What another camera, its defects and its files would have made of the crop, on the scale of "robust".
+        """The crop as another camera, its defects and its files would show it, on the scale of "robust".
 
         Args:
             image: (S, S) on [0, 1].
@@ -284,10 +303,10 @@ class TrainingCrops(Dataset):
         settings = self.settings
         value_range = 1 - np.flip(frame.robust_range) if inverted else frame.robust_range  # (2,)
         if rng.random() < settings.gamma_probability:
-            exponent = _log_uniform(rng, settings.gamma_range)
+            exponent = _log_uniform(rng, settings.gamma_min, settings.gamma_max)
             image, value_range = np.clip(image, 0, 1) ** exponent, np.clip(value_range, 0, 1) ** exponent
         if rng.random() < settings.blur_probability:
-            image = ndimage.gaussian_filter(image, rng.uniform(*settings.blur_sigma_range_px))
+            image = ndimage.gaussian_filter(image, rng.uniform(settings.blur_sigma_min_px, settings.blur_sigma_max_px))
         scale = max(value_range[1] - value_range[0], MIN_RANGE)
         if rng.random() < settings.noise_probability:
             sigma = rng.uniform(0, settings.noise_sigma_max) * 2 * scale
@@ -296,7 +315,7 @@ class TrainingCrops(Dataset):
             sigma = rng.uniform(0, settings.column_noise_sigma_max) * 2 * scale
             image = image + np.float32(sigma) * rng.standard_normal(image.shape[1], np.float32)
         if rng.random() < settings.quantise_probability:
-            gain = _log_uniform(rng, (0.2, 1.0))
+            gain = _log_uniform(rng, 0.2, 1.0)
             image = np.rint(np.clip(image, 0, 1) * (255 * gain)) / np.float32(255 * gain)
         if rng.random() < settings.interlace_probability:
             image, mask = interlace(image, mask, rng)
@@ -304,7 +323,7 @@ class TrainingCrops(Dataset):
             image = compress_jpeg(image, rng)
         if rng.random() < settings.border_probability:
             image, mask = hide_borders(image, mask, rng)
-        if settings.stuck_pixel_probability and rng.random() < settings.stuck_pixel_probability:
+        if _chance(rng, settings.stuck_pixel_probability):
             image = _stick_pixels(image, mask, rng)
         if rng.random() < settings.defect_probability:
             image, mask = add_defects(image, mask, scale, rng)
@@ -313,8 +332,8 @@ class TrainingCrops(Dataset):
             if own[1] - own[0] >= MIN_OWN_RANGE:
                 value_range = np.array(own)
         width = max(value_range[1] - value_range[0], 1 / 255)
-        center = value_range.mean() + rng.uniform(*settings.offset_range) * width
-        half = width / 2 / _log_uniform(rng, settings.gain_range)
+        center = value_range.mean() + rng.uniform(settings.offset_min, settings.offset_max) * width
+        half = width / 2 / _log_uniform(rng, settings.gain_min, settings.gain_max)
         return scale_gray(image.astype(np.float32), (center - half, center + half)), mask
 
 
@@ -387,12 +406,96 @@ def _squeeze(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> t
 
 def _stick_pixels(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The image with single pixels outside targets hot, cold or at any level, as a detector array's defects are."""
-    places = rng.integers(image.size, size=rng.integers(1, 11))
-    places = places[~mask.ravel()[places]]
+    pixels = rng.integers(image.size, size=rng.integers(1, 11))
+    pixels = pixels[~mask.ravel()[pixels]]
     stuck = image.copy()
-    stuck.ravel()[places] = rng.choice([0, 1, rng.random()], len(places), p=[0.25, 0.5, 0.25])
+    stuck.ravel()[pixels] = rng.choice([0, 1, rng.random()], len(pixels), p=[0.25, 0.5, 0.25])
     return stuck
 
 
-def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    return float(np.exp(rng.uniform(np.log(bounds[0]), np.log(bounds[1]))))
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _chance(rng: np.random.Generator, probability: float) -> bool:
+    """True with this probability; at 0 nothing is drawn, so that the rest of a crop stays as it was."""
+    return probability > 0 and rng.random() < probability
+
+
+def add_defects(
+    image: np.ndarray, mask: np.ndarray, scale: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image with one or two kinds of dead or hot pixels, rows or columns, or a strip of telemetry.
+
+    A defect lies up to hundreds of times the scene's contrast away from it, as a dead pixel of a 14-bit frame does.
+    What it covers is no target any more.
+
+    Args:
+        image: (H, W) float32.
+        mask: (H, W) bool.
+        scale: Width of the scene's range, in the image's units.
+        rng: Source of the choice.
+    """
+    shown = image.copy()
+    for kind in rng.choice(4, rng.integers(1, 3), replace=False):
+        level = image.mean() + rng.choice((-1, 1)) * scale * np.exp(rng.uniform(0, np.log(200)))
+        if kind == 0:
+            count = int(image.size * np.exp(rng.uniform(np.log(2e-5), np.log(1.5e-2)))) + 1
+            pixels = rng.integers(image.size, size=count)
+            shown.flat[pixels] = level if rng.random() < 0.7 else rng.uniform(image.min(), image.max(), count)
+        elif kind == 1:
+            shown[rng.integers(image.shape[0], size=rng.integers(1, 4))] = level
+        elif kind == 2:
+            shown[:, rng.integers(image.shape[1], size=rng.integers(1, 4))] = level
+        else:
+            rows, length = rng.integers(1, 5), rng.integers(image.shape[1] // 8, image.shape[1] + 1)
+            strip = rng.choice((image.min(), level), (rows, length))
+            shown[slice(rows) if rng.random() < 0.5 else slice(-rows, None), :length] = strip
+    return shown, mask & (shown == image)
+
+
+def hide_borders(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The image with a letterbox, a round field of view or a corner without data, of one value and without targets.
+
+    Args:
+        image: (H, W) float32.
+        mask: (H, W) bool.
+        rng: Source of the choice.
+    """
+    height, width = image.shape
+    rows, columns = np.ogrid[:height, :width]
+    kind = rng.integers(3)
+    if kind == 0:
+        rows, extent = (rows, height) if rng.random() < 0.5 else (columns, width)
+        first, last = rng.uniform(0, 0.25, 2) * extent
+        hidden = np.broadcast_to((rows < first) | (rows >= extent - last), image.shape)
+    elif kind == 1:
+        radius = rng.uniform(0.4, 0.7) * min(height, width)
+        y, x = rng.uniform(0.4, 0.6, 2) * image.shape
+        hidden = (rows - y) ** 2 + (columns - x) ** 2 > radius**2
+    else:
+        y, x = rng.uniform(0.05, 0.4, 2) * image.shape
+        rows = rows if rng.random() < 0.5 else height - 1 - rows
+        columns = columns if rng.random() < 0.5 else width - 1 - columns
+        hidden = rows / y + columns / x < 1
+    low, high = image.min(), image.max()
+    level = rng.choice((low, low - rng.uniform(0, 20) * (high - low), rng.uniform(low, high)), p=(0.5, 0.25, 0.25))
+    return np.where(hidden, np.float32(level), image), mask & ~hidden
+
+
+def interlace(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask (H, W) with every other row moved by a pixel or two, as fields of a moving camera are."""
+    width = image.shape[1]
+    columns = np.arange(width) + rng.choice((-2, -1, 1, 2))
+    columns = np.minimum(np.abs(columns), 2 * (width - 1) - np.abs(columns))  # reflected at the borders
+    image, mask = image.copy(), mask.copy()
+    image[1::2], mask[1::2] = image[1::2, columns], mask[1::2, columns]
+    return image, mask
+
+
+def compress_jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The image (H, W) on [0, 1] after 8-bit JPEG of a quality of 70 to 95."""
+    file = io.BytesIO()
+    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG", quality=int(rng.integers(70, 96)))
+    return np.asarray(Image.open(file), np.float32) / 255

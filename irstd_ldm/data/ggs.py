@@ -14,7 +14,7 @@ from ..targets import label_components, ring_window
 MEAN_GROUPS, STD_GROUPS = 17.0, 4.0
 MIN_GROUPS, MAX_GROUPS = 7, 27
 MIN_KEPT_CONTRAST = 0.25  # share of a target's contrast below which it counts as merged into its background
-MAX_DRAWS = 8  # of the quantiser, until no target merges
+MAX_DRAWS = 8  # draws of the quantiser, until no target merges
 
 
 class Squeezed(NamedTuple):
@@ -43,18 +43,18 @@ def squeeze(
 ) -> torch.Tensor:
     """Replace every gray level by its group's: random boundaries, a random level inside each group.
 
-    The image's range is cut at `num_groups` - 1 uniform random places; each group's level is uniform inside it. Levels
+    The image's range is cut at `num_groups` - 1 uniform random levels; each group's level is uniform inside it. Levels
     keep their order (some become equal) and at most `num_groups` of them remain.
 
     Args:
         image: (C, H, W), floating point, any scale.
-        num_groups: 1 or more.
-        generator: of the boundaries and levels, on the CPU.
-        per_channel: whether each channel has a quantiser of its own, as released: a gray image of three equal channels
+        num_groups: Number of groups, 1 or more.
+        generator: Source of the boundaries and levels, on the CPU.
+        per_channel: Whether each channel has a quantiser of its own, as released: a gray image of three equal channels
             becomes pseudo-coloured. Otherwise the channels share one.
 
     Returns:
-        (C, H, W), of the input's type.
+        (C, H, W) in the input's type.
 
     Raises:
         ValueError: `image` has another shape or element type, or `num_groups` is less than 1.
@@ -66,8 +66,8 @@ def squeeze(
     if per_channel:
         return torch.cat([squeeze(channel[None], num_groups, generator) for channel in image])
     low, high = image.min(), image.max()
-    places = torch.rand(num_groups - 1, generator=generator).sort().values.to(image)
-    boundaries = low + (high - low) * places  # (num_groups - 1,)
+    cuts = torch.rand(num_groups - 1, generator=generator).sort().values.to(image)
+    boundaries = low + (high - low) * cuts  # (num_groups - 1,)
     edges = torch.cat([low[None], boundaries, high[None]])
     position = torch.rand(num_groups, generator=generator).to(image)
     levels = edges[:-1] + (edges[1:] - edges[:-1]) * position  # (num_groups,)
@@ -75,7 +75,7 @@ def squeeze(
 
 
 def kept_contrasts(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> list[float]:
-    """What share of its contrast each target keeps, in the order of `label_components`.
+    """The share of its contrast that each target keeps, in the order of `label_components`.
 
     A target's contrast is its mean less that of the ring of 10 px around its box without target pixels; where it has
     none before, or no ring, it keeps all of it.
@@ -113,12 +113,12 @@ def squeeze_with_targets(
     Args:
         image: (C, H, W), floating point.
         mask: (H, W) bool.
-        generator: of everything random, on the CPU.
-        generation: the parity of the number of groups, see `draw_num_groups`.
-        per_channel: see `squeeze`.
+        generator: Source of everything random, on the CPU.
+        generation: Parity of the number of groups, see `draw_num_groups`.
+        per_channel: As in `squeeze`.
 
     Raises:
-        ValueError: as `squeeze`.
+        ValueError: As `squeeze`.
     """
     num_groups = draw_num_groups(generator, generation)
     draws = []

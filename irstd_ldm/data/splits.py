@@ -9,11 +9,10 @@ from scipy import ndimage
 from .images import normalize_image
 
 THUMBNAIL_PX = 16
-MIN_CORRELATION = 0.85  # Two thumbnails, each without its fitted plane, look alike from here on.
+MIN_CORRELATION = 0.85  # between two thumbnails, each without its fitted plane
 NEIGHBOUR_NUMBERS = 2  # stems this many numbers apart are compared more closely: sequences are numbered in order
 DETAIL_PX = 256  # side of the half-size detail image, zero-padded or cut
-# Two detail images at their best shift look alike from here on; 98.5 % of NUAA's pairs stay below.
-MIN_NEIGHBOUR_CORRELATION = 0.35
+MIN_NEIGHBOUR_CORRELATION = 0.35  # between two detail images at their best shift; 98.5 % of NUAA's pairs stay below
 
 
 def split_by_scene(
@@ -26,14 +25,14 @@ def split_by_scene(
     Args:
         stems: N names.
         images: N arrays (H, W), as `to_gray` returns them.
-        fraction: share of the images for validation, in (0, 1).
-        seed: decides the order.
+        fraction: Share of the images for validation, in (0, 1).
+        seed: Seed of the order.
 
     Returns:
         The stems for training and for validation, each in the given order.
 
     Raises:
-        ValueError: `fraction` outside (0, 1), or one that leaves a side empty.
+        ValueError: `fraction` is outside (0, 1) or leaves a side empty.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"`fraction` must be between 0 and 1, got {fraction}")

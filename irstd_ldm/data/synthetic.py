@@ -5,14 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..targets import signal_to_clutter_ratio
-from .implant import gaussian_profile
-from .point_target import MASK_FRACTION, SyntheticTarget, draw_place, solve_amplitude
+from .planted_targets import PLANTING_ATTEMPTS, SyntheticTarget, draw_point_spread
 
 SCENE_KINDS = ("sky", "sea", "ground", "horizon")
 SIGMA_RANGE_PX = (0.6, 2.0)  # point spread, from sharp optics to a small extended body
 MIN_SIDE_PX = 64
-PLACING_ATTEMPTS = 200
 COUNTS_PER_LEVEL, BASE_COUNTS, SATURATION_COUNTS = 40, 3000, 16383  # a 14-bit sensor's raw counts in uint16
 
 
@@ -42,15 +39,15 @@ def synthetic_scene(
     within 5 %. Targets lie inside the image, apart by at least their rings of 10 px, and away from dead pixels.
 
     Args:
-        height, width: pixels, at least 64.
+        height, width: Size in pixels, each at least 64.
         kind: "sky", "sea", "ground" or "horizon" (sky over one of the others); None draws one.
-        num_targets: 0 or more.
-        scr: signal-to-clutter ratio of every target.
-        seed: of everything random; equal arguments give equal scenes.
-        bit_depth: 8 for uint8, 16 for the counts of a 14-bit sensor in uint16.
+        num_targets: Number of targets, 0 or more.
+        scr: Signal-to-clutter ratio of every target.
+        seed: Source of everything random; equal arguments give equal scenes.
+        bit_depth: Either 8 for uint8, 16 for the counts of a 14-bit sensor in uint16.
 
     Raises:
-        ValueError: an argument outside these ranges, or no place left where a target reaches `scr` unsaturated.
+        ValueError: An argument is outside these ranges, or no position left where a target reaches `scr` unsaturated.
     """
     _check_arguments(height, width, kind, num_targets, scr, bit_depth)
     rng = np.random.default_rng(seed)
@@ -69,7 +66,7 @@ def synthetic_scene(
         target = _add_target(levels, gain, mask, occupied, scr, bit_depth, rng)
         if target is None:
             raise ValueError(
-                f"no place found for target {len(targets) + 1} of `num_targets` {num_targets} at `scr` {scr} in a "
+                f"no position found for target {len(targets) + 1} of `num_targets` {num_targets} at `scr` {scr} in a "
                 f"{kind} scene of {width}x{height}; lower either or enlarge the scene"
             )
         targets.append(target)
@@ -81,7 +78,7 @@ def power_law_noise(height: int, width: int, exponent: float, rng: np.random.Gen
 
     An exponent near 3 looks like cloud, near 2 like vegetation and soil.
     """
-    rows, columns = height + height // 2, width + width // 2  # of the periodic field; opposite borders must not match
+    rows, columns = height + height // 2, width + width // 2  # opposite borders of a periodic field match
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns))
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.standard_normal((rows, columns))) * frequency ** (-exponent / 2)
@@ -189,26 +186,20 @@ def _add_target(
     bit_depth: int,
     rng: np.random.Generator,
 ) -> SyntheticTarget | None:
-    """Adds one target to `levels`, `mask` and `occupied`, in place; None where no place was found."""
-    for _ in range(PLACING_ATTEMPTS):
-        sigma = rng.uniform(*SIGMA_RANGE_PX)
-        x, y, window = draw_place(levels.shape, sigma, rng)
-        if occupied[window].any():
+    """Adds one target to `levels`, `mask` and `occupied`, in place; None where no position suits it."""
+    for _ in range(PLANTING_ATTEMPTS):
+        spread = draw_point_spread(occupied, rng.uniform(*SIGMA_RANGE_PX), rng)
+        if spread is None:
             continue
-        clean = levels[window]
-        profile = gaussian_profile(clean.shape, x - window[1].start, y - window[0].start, sigma, sigma)
-        target = profile > MASK_FRACTION
-        added = gain[window] * profile
+        clean, added = levels[spread.window], gain[spread.window] * spread.profile
 
         def finished(amplitude: float, clean: np.ndarray = clean, added: np.ndarray = added) -> np.ndarray:
             return _quantise(clean + amplitude * added, bit_depth)
 
-        amplitude = solve_amplitude(finished, target, scr, 255.0 - clean[target].max())
-        if amplitude is None:
-            continue
-        levels[window] += amplitude * added
-        mask[window] |= target
-        occupied[window] = True
-        achieved = signal_to_clutter_ratio(_quantise(levels[window], bit_depth), target, target)
-        return SyntheticTarget(x, y, float(sigma), achieved, int(target.sum()))
+        amplitude = spread.solve_amplitude(finished, scr, 255.0 - clean[spread.pixels].max())
+        if amplitude is not None:
+            levels[spread.window] += amplitude * added
+            mask[spread.window] |= spread.pixels
+            occupied[spread.window] = True
+            return spread.measured(_quantise(levels[spread.window], bit_depth))
     return None

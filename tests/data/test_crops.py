@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ from scipy import ndimage
 from irstd_ldm.data.crops import CropSettings, TrainingCrops
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.images import normalize_image
-from irstd_ldm.data.implant import TargetBank, gaussian_profile, implant
+from irstd_ldm.data.planted_targets import TargetBank, gaussian_profile, implant
 
 EIGHT = np.ones((3, 3))
+crops_of = partial(TrainingCrops, size=64)
+robust_crops_of = partial(crops_of, normalization="robust")
 PLAIN = CropSettings(  # target crops without any change but flips
-    size=64,
     target_probability=1,
     image_probability=0,
     background_probability=0,
@@ -44,7 +46,7 @@ def sample(seed=0, centers=((40, 50),), shape=(150, 130), dtype=np.uint8):
 @pytest.fixture(scope="module")
 def crops():
     samples = [sample(0), sample(1, [(100, 20), (60, 90)]), sample(2, shape=(40, 70), centers=[(20, 20)])]
-    return TrainingCrops([samples], [frame(7, (200, 180))], replace(CropSettings(), size=64), seed=5)
+    return crops_of([samples], [frame(7, (200, 180))], CropSettings(), seed=5)
 
 
 def test_items_have_the_stated_shape_type_and_range(crops):
@@ -63,15 +65,15 @@ def test_item_k_depends_on_seed_and_k_alone(crops):
         assert torch.equal(item["image"], again[k]["image"]) and torch.equal(item["mask"], again[k]["mask"])
     assert not torch.equal(crops[3]["image"], crops[4]["image"])
     assert torch.equal(crops[10**12]["image"], crops[10**12]["image"])
-    samples, settings = [sample(0), sample(1)], replace(CropSettings(), size=64)
-    first, second, other = (TrainingCrops([samples], [], settings, seed) for seed in (1, 1, 2))
+    samples, settings = [sample(0), sample(1)], CropSettings()
+    first, second, other = (crops_of([samples], [], settings, seed) for seed in (1, 1, 2))
     assert torch.equal(first[0]["image"], second[0]["image"])
     assert not torch.equal(first[0]["image"], other[0]["image"])
 
 
 def test_a_target_crop_holds_its_target_whole_and_unchanged():
     source = sample(0)
-    crops = TrainingCrops([[source]], [], PLAIN, seed=0)
+    crops = crops_of([[source]], [], PLAIN, seed=0)
     places = set()
     for k in range(40):
         item = crops[k]
@@ -88,7 +90,7 @@ def test_small_images_are_continued_by_reflection():
     mask = np.zeros((3, 4), bool)
     mask[1, 2] = True
     plain = replace(PLAIN, target_probability=0, image_probability=1)
-    crops = TrainingCrops([[Sample("a", image, mask)]], [], plain, seed=0)
+    crops = crops_of([[Sample("a", image, mask)]], [], plain, seed=0)
     for k in range(10):
         pixels = np.rint((crops[k]["image"][0].numpy() + 1) * 127.5).astype(int)
         period_rows = np.array_equal(pixels[:-4], pixels[4:]) or np.array_equal(pixels[:-6], pixels[6:])
@@ -97,18 +99,18 @@ def test_small_images_are_continued_by_reflection():
 
 
 def test_a_one_pixel_image_is_continued():
-    crops = TrainingCrops([[Sample("a", np.full((1, 1), 51, np.uint8), np.ones((1, 1), bool))]], [], PLAIN, seed=0)
+    crops = crops_of([[Sample("a", np.full((1, 1), 51, np.uint8), np.ones((1, 1), bool))]], [], PLAIN, seed=0)
     np.testing.assert_allclose(crops[0]["image"], -0.6, atol=1e-6)
     assert crops[0]["mask"].all()
 
 
 def test_background_crops_are_empty_and_from_the_backgrounds():
     settings = replace(PLAIN, target_probability=0, background_probability=1)
-    crops = TrainingCrops([[sample(0)]], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
+    crops = crops_of([[sample(0)]], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
     for k in range(5):
         assert not crops[k]["mask"].any()
         np.testing.assert_allclose(crops[k]["image"], -0.6, atol=1e-6)
-    without = TrainingCrops([[sample(0)]], [], settings, seed=0)
+    without = crops_of([[sample(0)]], [], settings, seed=0)
     assert without[0]["image"].std() > 0.01
 
 
@@ -116,7 +118,7 @@ def test_background_crops_lie_around_hard_negatives():
     settings = replace(PLAIN, target_probability=0, background_probability=1, hard_negative_probability=1)
     frames = [np.full((300, 280), level, np.uint8) for level in (40, 80)]
     frames[1][200, 50] = 250
-    crops = TrainingCrops([[sample(0)]], frames, settings, seed=0)
+    crops = crops_of([[sample(0)]], frames, settings, seed=0)
     assert not any((crops[k]["image"] > 0.9).any() for k in range(3))  # none are known yet
     crops.hard_negatives.append((1, np.array([200, 50])))
     places = set()
@@ -125,20 +127,20 @@ def test_background_crops_lie_around_hard_negatives():
         assert len(bright) == 1 and not crops[k]["mask"].any()
         places.add(tuple(bright[0]))
     assert len(places) > 15
-    half = TrainingCrops([[sample(0)]], frames, replace(settings, hard_negative_probability=0.5), seed=0)
+    half = crops_of([[sample(0)]], frames, replace(settings, hard_negative_probability=0.5), seed=0)
     half.hard_negatives.append((1, np.array([200, 50])))
     assert 10 < sum(bool((half[k]["image"] > 0.9).any()) for k in range(60)) < 50
 
 
 def test_background_crops_are_blended_with_other_empty_ones_alone():
     settings = replace(PLAIN, target_probability=0, background_probability=1, blend_probability=1)
-    crops = TrainingCrops([[sample(0)]], [np.full((90, 90), level, np.uint8) for level in (51, 204)], settings, seed=0)
+    crops = crops_of([[sample(0)]], [np.full((90, 90), level, np.uint8) for level in (51, 204)], settings, seed=0)
     values = np.array([crops[k]["image"].unique().item() for k in range(60)])
     between = values[(values > -0.6 + 1e-5) & (values < 0.6 - 1e-5)]
     assert len(between) > 15 and np.ptp(between) > 0.5  # the others are two crops of one frame
     assert np.abs(values).max() < 0.6 + 1e-5
     labelled = np.full((64, 64), 100, np.uint8), np.ones((64, 64), bool)
-    crops = TrainingCrops([[Sample("a", *labelled), sample(0, shape=(64, 64))]], [], settings, seed=0)
+    crops = crops_of([[Sample("a", *labelled), sample(0, shape=(64, 64))]], [], settings, seed=0)
     for k in range(20):
         if crops[k]["mask"].all():
             np.testing.assert_allclose(crops[k]["image"], 100 / 127.5 - 1, atol=1e-6)
@@ -146,7 +148,7 @@ def test_background_crops_are_blended_with_other_empty_ones_alone():
 
 def test_background_crops_are_negatives_of_training_images():
     settings = replace(PLAIN, target_probability=0, background_probability=1, negative_image_probability=1)
-    crops = TrainingCrops([[sample(0, shape=(64, 64))]], [np.full((90, 90), 51, np.uint8)], settings, seed=0)
+    crops = crops_of([[sample(0, shape=(64, 64))]], [np.full((90, 90), 51, np.uint8)], settings, seed=0)
     flips = [np.sort(crops[k]["image"].ravel()) for k in range(4)]
     for k, pixels in enumerate(flips):
         assert not crops[k]["mask"].any()
@@ -156,21 +158,21 @@ def test_background_crops_are_negatives_of_training_images():
 def test_frames_without_targets_are_synthetic_scenes_at_a_share():
     flat = np.full((90, 90), 51, np.uint8)
     settings = replace(PLAIN, target_probability=0, background_probability=1, synthetic_probability=0.5)
-    crops = TrainingCrops([[sample(0)]], [flat], settings, seed=0)
+    crops = crops_of([[sample(0)]], [flat], settings, seed=0)
     scenes = [crops[k]["image"] for k in range(60) if crops[k]["image"].std() > 1e-3]
     assert 20 < len(scenes) < 40
     assert len({float(scene.mean()) for scene in scenes}) == len(scenes)
     assert not any(crops[k]["mask"].any() for k in range(60))
     implanted = replace(settings, background_probability=0, implant_probability=1, synthetic_probability=1)
-    crops = TrainingCrops([[sample(0)]], [flat], implanted, seed=0)
+    crops = crops_of([[sample(0)]], [flat], implanted, seed=0)
     assert sum(bool(crops[k]["mask"].any()) for k in range(20)) > 15
-    assert torch.equal(crops[7]["image"], TrainingCrops([[sample(0)]], [flat], implanted, seed=0)[7]["image"])
+    assert torch.equal(crops[7]["image"], crops_of([[sample(0)]], [flat], implanted, seed=0)[7]["image"])
 
 
 def test_stuck_pixels_are_single_and_spare_targets():
     settings = replace(PLAIN, stuck_pixel_probability=1)
     plain, stuck = (
-        TrainingCrops([[sample(0, shape=(64, 64), centers=[(30, 30)])]], [], one, seed=3) for one in (PLAIN, settings)
+        crops_of([[sample(0, shape=(64, 64), centers=[(30, 30)])]], [], one, seed=3) for one in (PLAIN, settings)
     )
     levels = []
     for k in range(40):
@@ -183,27 +185,32 @@ def test_stuck_pixels_are_single_and_spare_targets():
 
 def test_frames_without_targets_have_a_range_of_scales_of_their_own():
     settings = replace(
-        PLAIN, target_probability=0, background_probability=1, rescale_probability=1, background_rescale_range=(2, 2)
+        PLAIN,
+        target_probability=0,
+        background_probability=1,
+        rescale_probability=1,
+        background_rescale_min=2,
+        background_rescale_max=2,
     )
     ramp = np.repeat(np.arange(128, dtype=np.uint8)[None], 128, axis=0)  # one gray level per pixel
-    crops = TrainingCrops([[sample(0)]], [ramp], settings, seed=0)
+    crops = crops_of([[sample(0)]], [ramp], settings, seed=0)
     for k in range(8):
         steps = np.abs(np.gradient((crops[k]["image"][0].numpy() + 1) * 127.5))
         assert np.median(np.maximum(*steps)) == pytest.approx(0.5, abs=0.02)
-    settings = replace(PLAIN, rescale_probability=1, rescale_range=(1, 1), background_rescale_range=(2, 2))
-    image = TrainingCrops([[sample(0)]], [], settings, seed=0)[0]
+    settings = replace(settings, target_probability=1, background_probability=0, rescale_min=1, rescale_max=1)
+    image = crops_of([[sample(0)]], [], settings, seed=0)[0]
     assert image["mask"].sum() == 9
 
 
 @pytest.mark.parametrize("bounds", [(0, 1), (2, 1)])
 def test_a_range_of_scales_is_positive_and_in_order(bounds):
-    with pytest.raises(ValueError, match=r"`background_rescale_range` must be \(low, high\)"):
-        replace(CropSettings(), background_rescale_range=bounds)
+    with pytest.raises(ValueError, match="`background_rescale_min` and `background_rescale_max` must be"):
+        CropSettings(background_rescale_min=bounds[0], background_rescale_max=bounds[1])
 
 
 def test_only_frames_without_targets_are_inverted():
     settings = replace(PLAIN, target_probability=0.5, background_probability=0.5, inversion_probability=1)
-    crops = TrainingCrops([[sample(0)]], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
+    crops = crops_of([[sample(0)]], [np.full((100, 90), 51, np.uint8)], settings, seed=0)
     items = [crops[k] for k in range(20)]
     backgrounds = [item["image"] for item in items if not item["mask"].any()]
     around_targets = [item for item in items if item["mask"].any()]
@@ -217,7 +224,7 @@ def test_only_frames_without_targets_are_inverted():
 def test_implanted_crops_show_every_target_they_label():
     settings = replace(PLAIN, target_probability=0, implant_probability=1)
     flat = np.full((100, 90), 80, np.uint8)
-    crops = TrainingCrops([[sample(0)]], [flat], settings, seed=0)
+    crops = crops_of([[sample(0)]], [flat], settings, seed=0)
     counts = []
     for k in range(80):
         mask, image = crops[k]["mask"][0].numpy() > 0, crops[k]["image"][0].numpy()
@@ -235,14 +242,14 @@ def test_rescaling_keeps_every_target():
     source = sample(0)
     source.mask[:] = False
     source.mask[40, 50] = True  # one pixel: halved, it would vanish
-    crops = TrainingCrops([[source]], [], settings, seed=0)
+    crops = crops_of([[source]], [], settings, seed=0)
     areas = [int(crops[k]["mask"].sum()) for k in range(60)]
     assert min(areas) >= 1 and max(areas) > 1
 
 
 def test_rescaling_enlarges_and_shrinks():
     areas = [
-        int(TrainingCrops([[sample(0)]], [], replace(PLAIN, rescale_probability=1), seed=0)[k]["mask"].sum())
+        int(crops_of([[sample(0)]], [], replace(PLAIN, rescale_probability=1), seed=0)[k]["mask"].sum())
         for k in range(40)
     ]
     assert min(areas) < 9 < max(areas)
@@ -251,11 +258,11 @@ def test_rescaling_enlarges_and_shrinks():
 def test_brightness_changes_do_not_clip_targets_away():
     bright = sample(0)
     bright.image[:] = np.where(bright.mask, 255, 245)
-    settings = replace(PLAIN, gain_probability=1, offset_range=(0.2, 0.3))
+    settings = replace(PLAIN, gain_probability=1, offset_min=0.2, offset_max=0.3)
     dark = sample(0)
     dark.image[:] = np.where(dark.mask, 12, 4)
-    for source, chosen in ((bright, settings), (dark, replace(settings, offset_range=(-0.3, -0.2)))):
-        crops = TrainingCrops([[source]], [], chosen, seed=0)
+    for source, chosen in ((bright, settings), (dark, replace(settings, offset_min=-0.3, offset_max=-0.2))):
+        crops = crops_of([[source]], [], chosen, seed=0)
         for k in range(10):
             image, mask = crops[k]["image"], crops[k]["mask"] > 0
             assert image.min() >= -1 and image.max() <= 1
@@ -263,7 +270,7 @@ def test_brightness_changes_do_not_clip_targets_away():
 
 
 def test_16_bit_frames_are_normalised_by_their_percentiles():
-    crops = TrainingCrops([[sample(0, dtype=np.uint16)]], [], PLAIN, seed=0)
+    crops = crops_of([[sample(0, dtype=np.uint16)]], [], PLAIN, seed=0)
     image, mask = crops[0]["image"], crops[0]["mask"] > 0
     assert image.max() > 1 and image[mask].min() == image.max()
     assert -1.2 < image.min() < 0
@@ -272,20 +279,18 @@ def test_16_bit_frames_are_normalised_by_their_percentiles():
 def test_range_normalisation_stretches_a_weak_crop():
     weak = sample(0)
     weak.image[:] = 100 + weak.image // 8
-    crops = TrainingCrops([[weak]], [], replace(PLAIN, range_probability=1), seed=0)
+    crops = crops_of([[weak]], [], replace(PLAIN, range_probability=1), seed=0)
     assert all(crops[k]["image"].max() - crops[k]["image"].min() > 1.5 for k in range(10))
-    assert all(
-        item["image"].std() < 0.1 for item in (TrainingCrops([[weak]], [], PLAIN, seed=0)[k] for k in range(10))
-    )
+    assert all(item["image"].std() < 0.1 for item in (crops_of([[weak]], [], PLAIN, seed=0)[k] for k in range(10)))
 
 
 def test_settings_and_samples_are_checked():
     with pytest.raises(ValueError, match="sum to 1"):
         replace(PLAIN, image_probability=0.5)
     with pytest.raises(ValueError, match="`size`"):
-        replace(PLAIN, size=32)
+        crops_of([[sample(0)]], [], PLAIN, seed=0, size=32)
     with pytest.raises(ValueError, match="`samples`"):
-        TrainingCrops([[Sample("a", frame(), np.zeros((150, 130), bool))]], [], PLAIN, seed=0)
+        crops_of([[Sample("a", frame(), np.zeros((150, 130), bool))]], [], PLAIN, seed=0)
 
 
 def test_a_banked_target_is_its_excess_over_the_background_plane():
@@ -352,8 +357,8 @@ def test_the_gaussian_profile_is_centred_integrated_and_of_unit_peak():
 
 
 def test_squeezed_crops_have_few_levels_and_keep_visible_targets():
-    plain = TrainingCrops([[sample(0)]], [], PLAIN, seed=3)
-    squeezed = TrainingCrops([[sample(0)]], [], replace(PLAIN, squeeze_probability=1.0), seed=3)
+    plain = crops_of([[sample(0)]], [], PLAIN, seed=3)
+    squeezed = crops_of([[sample(0)]], [], replace(PLAIN, squeeze_probability=1.0), seed=3)
     for k in range(10):
         before, after = plain[k], squeezed[k]
         assert len(before["image"].unique()) > 27 >= len(after["image"].unique())
@@ -366,33 +371,34 @@ def test_a_negative_is_stretched_by_its_own_range():
     negatives = replace(settings, negative_image_probability=1)
     inverted = replace(settings, inversion_probability=1)
     frames = {
-        "as it is": TrainingCrops([[sample(0)]], [ramp], settings, seed=0),
-        "negative": TrainingCrops([[Sample("ramp", ramp, np.eye(64) > 2), sample(0)]], [ramp], negatives, seed=0),
-        "inverted": TrainingCrops([[sample(0)]], [ramp], inverted, seed=0),
+        "as it is": crops_of([[sample(0)]], [ramp], settings, seed=0),
+        "negative": crops_of([[Sample("ramp", ramp, np.eye(64) > 2), sample(0)]], [ramp], negatives, seed=0),
+        "inverted": crops_of([[sample(0)]], [ramp], inverted, seed=0),
     }
     for name, crops in frames.items():
         images = torch.stack([crops[k]["image"] for k in range(40)])
         assert all(abs(float(image.median())) < 1 and float(image.max() - image.min()) > 0.5 for image in images), name
 
 
-STILL = replace(  # target crops on the robust scale, nothing varied
+STILL = replace(  # target crops, nothing varied on the robust scale either
     PLAIN,
-    normalization="robust",
     own_range_probability=0,
     quantise_probability=0,
     defect_probability=0,
     border_probability=0,
     interlace_probability=0,
     compress_probability=0,
-    gain_range=(1, 1),
-    offset_range=(0, 0),
+    gain_min=1,
+    gain_max=1,
+    offset_min=0,
+    offset_max=0,
 )
 
 
 @pytest.mark.parametrize("dtype", (np.uint8, np.uint16, np.float32))
 def test_a_robust_crop_has_its_frames_range(dtype):
     one = sample(0, dtype=dtype)
-    item = TrainingCrops([[one]], [], STILL, seed=0)[0]
+    item = robust_crops_of([[one]], [], STILL, seed=0)[0]
     whole = normalize_image(one.image, normalization="robust")
     crop = item["image"][0].numpy()
     found = {np.round(value, 3) for value in crop[item["mask"][0].numpy() > 0].ravel()}
@@ -405,8 +411,8 @@ def test_a_crop_with_its_own_range_is_centred_as_a_detector_would_centre_it():
     one = sample(0, centers=((40, 50),), shape=(300, 130))
     rows = np.arange(300)[:, None]
     image = np.where(rows < 150, one.image // 8, one.image).astype(np.uint8)
-    settings = replace(STILL, own_range_probability=1, offset_range=(-0.15, 0.15))
-    crops = TrainingCrops([[Sample("a", image, one.mask)]], [], settings, seed=0)
+    settings = replace(STILL, own_range_probability=1, offset_min=-0.15, offset_max=0.15)
+    crops = robust_crops_of([[Sample("a", image, one.mask)]], [], settings, seed=0)
     assert max(abs(np.median(crops[k]["image"])) for k in range(20)) < 0.8
 
 
@@ -417,7 +423,7 @@ def test_a_16_bit_frame_with_hot_pixels_keeps_its_contrast():
     hot.flat[rng.integers(hot.size, size=hot.size // 300)] = 65535
     settings = replace(STILL, gamma_probability=1, quantise_probability=1, compress_probability=1)
     for image in (one.image, hot):
-        crops = TrainingCrops([[Sample("a", image, one.mask)]], [], settings, seed=0)
+        crops = robust_crops_of([[Sample("a", image, one.mask)]], [], settings, seed=0)
         for k in range(10):
             crop, mask = crops[k]["image"][0].numpy(), crops[k]["mask"][0].numpy() > 0
             assert np.median(crop[mask]) - np.median(crop[~mask]) > 0.5
@@ -426,8 +432,8 @@ def test_a_16_bit_frame_with_hot_pixels_keeps_its_contrast():
 def test_a_negatives_range_is_mirrored():
     settings = replace(STILL, target_probability=0, background_probability=1, inversion_probability=1)
     frames = [frame(3)]
-    positive = TrainingCrops([[sample(0)]], frames, replace(settings, inversion_probability=0), seed=1)
-    negative = TrainingCrops([[sample(0)]], frames, settings, seed=1)
+    positive = robust_crops_of([[sample(0)]], frames, replace(settings, inversion_probability=0), seed=1)
+    negative = robust_crops_of([[sample(0)]], frames, settings, seed=1)
     values = [
         np.sort(np.concatenate([crops[k]["image"].numpy().ravel() for k in range(20)]))
         for crops in (positive, negative)
@@ -438,8 +444,6 @@ def test_a_negatives_range_is_mirrored():
 def test_every_sensor_variation_keeps_crops_finite_and_on_scale():
     always = replace(
         CropSettings(),
-        size=64,
-        normalization="robust",
         **{
             f"{name}_probability": 1.0
             for name in (
@@ -455,7 +459,7 @@ def test_every_sensor_variation_keeps_crops_finite_and_on_scale():
             )
         },
     )
-    crops = TrainingCrops([[sample(0), sample(1)]], [frame(7, (200, 180))], always, seed=2)
+    crops = robust_crops_of([[sample(0), sample(1)]], [frame(7, (200, 180))], always, seed=2)
     for k in range(60):
         item = crops[k]
         assert torch.isfinite(item["image"]).all() and item["image"].abs().max() < 6
@@ -465,8 +469,8 @@ def test_every_sensor_variation_keeps_crops_finite_and_on_scale():
 
 def test_what_a_border_hides_is_no_target():
     settings = replace(STILL, border_probability=1)
-    crops = TrainingCrops([[sample(0, [(40, 50), (60, 60), (20, 20)])]], [], settings, seed=0)
-    plain = TrainingCrops([[sample(0, [(40, 50), (60, 60), (20, 20)])]], [], STILL, seed=0)
+    crops = robust_crops_of([[sample(0, [(40, 50), (60, 60), (20, 20)])]], [], settings, seed=0)
+    plain = robust_crops_of([[sample(0, [(40, 50), (60, 60), (20, 20)])]], [], STILL, seed=0)
     counts = [(int(plain[k]["mask"].sum()), int(crops[k]["mask"].sum())) for k in range(40)]
     assert all(after <= before for before, after in counts) and any(after < before for before, after in counts)
 
@@ -476,9 +480,9 @@ def test_data_sets_have_their_shares_of_the_crops():
         Sample(name, np.full((64, 64), level, np.uint8), np.eye(64, dtype=bool))
         for name, level in (("a", 10), ("b", 200))
     )
-    crops = TrainingCrops([[dark] * 5, [bright]], [], replace(PLAIN, size=64), 0, shares=(1, 3))
+    crops = crops_of([[dark] * 5, [bright]], [], PLAIN, 0, shares=(1, 3))
     share = np.mean([crops[k]["image"].mean() > 0 for k in range(200)])
     assert 0.65 < share < 0.85
     for shares in ((1,), (1, -1), (0, 0)):
         with pytest.raises(ValueError, match="`shares` must be one number >= 0 per data set"):
-            TrainingCrops([[dark], [bright]], [], PLAIN, 0, shares=shares)
+            crops_of([[dark], [bright]], [], PLAIN, 0, shares=shares)

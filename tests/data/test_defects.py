@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from irstd_ldm.data.defects import add_defects, compress_jpeg, hide_borders, interlace
+from irstd_ldm.data.crops import add_defects, compress_jpeg, hide_borders, interlace
 
 
 def smooth(seed: int = 0, size: int = 96) -> np.ndarray:

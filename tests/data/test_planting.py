@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from irstd_ldm.data.planting import TargetModel, noise_sigma, plant_targets
+from irstd_ldm.data.planted_targets import TargetModel, noise_sigma, plant_targets
 from irstd_ldm.targets import label_components, signal_to_clutter_ratio
 
 

@@ -14,7 +14,7 @@ from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import train_latent, train_mask_vae
-from irstd_ldm.training.settings import parse_settings
+from irstd_ldm.training.settings import parse_plan
 from irstd_ldm.training.train_latent import LatentSettings, LatentTask
 from irstd_ldm.training.training_data import read_training_data
 
@@ -30,7 +30,7 @@ def as_flags(settings):
 
 def loss_on_crops(settings, crops):
     """Loss of `settings`' pipeline on the first 8 training crops, KLDA at its full weight, same noise every time."""
-    data = read_training_data(settings, CropSettings(size=settings.resolution))
+    data = read_training_data(settings, CropSettings())
     task = LatentTask(settings, data)
     task.model.eval()
     batch = {name: torch.stack([crops[k][name] for k in range(8)]) for name in ("image", "mask")}
@@ -55,9 +55,9 @@ def test_finetuning_on_20_images_lowers_the_loss(few_steps, tiny_checkpoint, tmp
     )
     train_latent.main(flags)
 
-    before = parse_settings(LatentSettings, flags)
-    after = parse_settings(LatentSettings, [*flags, "--pretrained_model_name_or_path", str(run)])
-    crops = read_training_data(before, CropSettings(size=64)).crops
+    before = parse_plan(LatentSettings, flags).stages[0]
+    after = parse_plan(LatentSettings, [*flags, "--pretrained_model_name_or_path", str(run)]).stages[0]
+    crops = read_training_data(before, CropSettings()).crops
     assert loss_on_crops(after, crops) < 0.8 * loss_on_crops(before, crops)
 
     train, val = read_stem_list(run / "train.txt"), read_stem_list(run / "val.txt")
@@ -85,9 +85,9 @@ def test_the_bundled_checkpoint_adapts_to_20_images(few_steps, tmp_path):
     train_latent.main(flags)
     assert IRSTDLatentPipeline.load_config(bundled_checkpoint())["calibration"] is not None
     assert IRSTDLatentPipeline.load_config(tmp_path / "run")["calibration"] is None
-    before = parse_settings(LatentSettings, flags)
-    after = parse_settings(LatentSettings, [*flags, "--pretrained_model_name_or_path", str(tmp_path / "run")])
-    crops = read_training_data(before, CropSettings(size=96)).crops
+    before = parse_plan(LatentSettings, flags).stages[0]
+    after = parse_plan(LatentSettings, [*flags, "--pretrained_model_name_or_path", str(tmp_path / "run")]).stages[0]
+    crops = read_training_data(before, CropSettings()).crops
     assert loss_on_crops(after, crops) < 0.95 * loss_on_crops(before, crops)
 
 
@@ -106,8 +106,8 @@ def test_both_stages_from_random_weights(few_steps, tmp_path):
     flags = as_flags(few_steps)
     train_mask_vae.main([*flags, "--output_dir", str(first), "--statistics_crops", "16"])
     vae = MaskAutoencoderKL.from_pretrained(first, subfolder="vae")
-    settings = parse_settings(LatentSettings, [*flags, "--output_dir", str(second)])
-    crops = read_training_data(settings, CropSettings(size=64)).crops
+    settings = parse_plan(LatentSettings, [*flags, "--output_dir", str(second)]).stages[0]
+    crops = read_training_data(settings, CropSettings()).crops
     with torch.no_grad():
         masks = torch.stack([crops[k]["mask"] for k in range(16)])
         variables = vae.posterior_to_variables(vae.encode(masks * 2 - 1).latent_dist)  # (16, 8, h, w)
@@ -144,7 +144,7 @@ def test_one_training_step_of_lgldnet_at_256(few_steps, tmp_path):
         **few_steps
         | {"model": "lgldnet", "resolution": 256, "output_dir": "run", "mask_vae": str(tmp_path / "stage1")}
     )
-    data = read_training_data(settings, CropSettings(size=256))
+    data = read_training_data(settings, CropSettings())
     task = LatentTask(settings, data)
     batch = {name: tensor[None] for name, tensor in data.crops[0].items()}
     parameters = [parameter for parameter in task.model.parameters() if parameter.requires_grad]

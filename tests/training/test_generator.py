@@ -13,8 +13,14 @@ from irstd_ldm.data.folder import IRSTDFolder, read_stem_list, write_stem_list
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import latent_scale
 from irstd_ldm.training import train_controlnet, train_image_unet, train_image_vae, train_restoration
-from irstd_ldm.training.generator import GeneratorSettings, psnr, read_generator_data, squeezed_batch, validation_batch
-from irstd_ldm.training.generator_base import load_base
+from irstd_ldm.training.generator import (
+    GeneratorSettings,
+    GeneratorTask,
+    load_base,
+    psnr,
+    squeezed_batch,
+    validation_batch,
+)
 
 NARROW = {
     "restoration": {"downscale": 4, "embed_dim": 8, "depths": (1,), "num_heads": (2,), "window_size": 4},
@@ -141,19 +147,19 @@ def test_test_images_never_enter_generator_training(settings, synthetic_root, tm
     stems = read_stem_list(synthetic_root / "train.txt")
     write_stem_list(tmp_path / "train.list", stems[:12])
     made = GeneratorSettings(**settings, output_dir="", train_list=str(tmp_path / "train.list"))
-    data = read_generator_data(made)
+    data = GeneratorTask.read_data(made)
     assert sorted(data.lists["train"] + data.lists["val"]) == sorted(stems[:12])
     write_stem_list(synthetic_root / "test.txt", stems[11:])
     try:
         with pytest.raises(ValueError, match=f"1 images of a test list.*{stems[11]}"):
-            read_generator_data(made)
+            GeneratorTask.read_data(made)
     finally:
         (synthetic_root / "test.txt").unlink()
 
 
 def test_the_recipes_lists_share_no_image_with_nuaas_test_list(nuaa_root, settings):
     made = GeneratorSettings(**settings | {"train_data_dir": str(nuaa_root), "val_fraction": 0.0}, output_dir="")
-    data = read_generator_data(made)
+    data = GeneratorTask.read_data(made)
     assert set(data.lists["train"]).isdisjoint(IRSTDFolder(nuaa_root, split="test").stems)
     assert len(data.lists["train"]) == 213
 

@@ -6,10 +6,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from irstd_ldm.training.checkpoints import list_checkpoints
 from irstd_ldm.training.loop import StepSampler, step_generator, train
-from irstd_ldm.training.run_record import is_finished, keep_until
-from irstd_ldm.training.settings import TrainSettings, parse_settings
+from irstd_ldm.training.runs import is_finished, keep_until, list_checkpoints
+from irstd_ldm.training.settings import TrainSettings, parse_plan
 
 
 class Points(Dataset):
@@ -112,7 +111,7 @@ def test_it_learns_and_logs(settings, tmp_path):
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["num_processes"], run["device"], run["num_cpu_threads"], run["first_step"]) == (1, "cpu", 1, 0)
     assert len(run["weights_sha256"]) == 1
-    saved = parse_settings(TrainSettings, ["--config", str(tmp_path / "run" / "settings.yaml")])
+    saved = parse_plan(TrainSettings, ["--config", str(tmp_path / "run" / "settings.yaml")]).stages[0]
     assert saved == settings(max_train_steps=200, checkpointing_steps=200, use_ema=False)
 
 

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from irstd_ldm.training.moving_average import MovingAverage, TrainedPart, averaged_weights
+from irstd_ldm.training.loop import MovingAverage, TrainedPart, averaged_weights
 
 
 def make_model():

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from irstd_ldm.training.settings import parse_plan, parse_settings
+from irstd_ldm.training.settings import parse_plan
 from irstd_ldm.training.train_controlnet import ControlNetSettings
 from irstd_ldm.training.train_image_unet import ImageUNetSettings
 from irstd_ldm.training.train_image_vae import ImageVAESettings
@@ -69,14 +69,14 @@ def test_a_latent_recipe_and_its_mask_vae_agree():
 
 def test_lgldnet_has_the_published_schedule():
     folder = RECIPES[0].parent
-    settings = parse_settings(LatentSettings, ["--config", str(folder / "lgldnet_latent.yaml")])
+    settings = parse_plan(LatentSettings, ["--config", str(folder / "lgldnet_latent.yaml")]).stages[0]
     assert (settings.train_batch_size, settings.max_train_steps, settings.learning_rate) == (8, 60_000, 1e-4)
     assert (settings.lr_scheduler, settings.resolution) == ("cosine", 256)
 
 
 def test_irstd_diff_has_the_published_setting():
     folder = RECIPES[0].parent
-    settings = parse_settings(PixelSettings, ["--config", str(folder / "irstd_diff.yaml")])
+    settings = parse_plan(PixelSettings, ["--config", str(folder / "irstd_diff.yaml")]).stages[0]
     assert (settings.train_batch_size, settings.learning_rate, settings.resolution) == (4, 1e-4, 256)
     assert (settings.prediction_type, settings.beta_schedule) == ("epsilon", "linear")
     assert settings.num_train_timesteps == 1000

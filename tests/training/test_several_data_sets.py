@@ -9,13 +9,12 @@ from irstd_ldm.data.folder import read_stem_list, write_stem_list
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import iou
 from irstd_ldm.training import train_latent
-from irstd_ldm.training.settings import TrainSettings, parse_settings
+from irstd_ldm.training.detectors import scores_of_data_sets
+from irstd_ldm.training.settings import TrainSettings, parse_plan
 from irstd_ldm.training.train_latent import LatentSettings
 from irstd_ldm.training.training_data import read_training_data, write_split
-from irstd_ldm.training.validation import scores_of_data_sets
 
 ONLY_TARGETS = CropSettings(
-    size=64,
     target_probability=1.0,
     image_probability=0.0,
     background_probability=0.0,
@@ -41,7 +40,9 @@ def write_squares(root, side, num_images):
 @pytest.mark.parametrize(("shares", "expected"), [(None, 100), ([3.0, 1.0], 150)])
 def test_shares_are_of_the_crops_not_of_the_images(tmp_path, shares, expected):
     roots = [write_squares(tmp_path / "few", 2, 1), write_squares(tmp_path / "many", 5, 8)]
-    settings = TrainSettings(train_data_dir=roots, output_dir="run", val_fraction=0, train_data_shares=shares)
+    settings = TrainSettings(
+        train_data_dir=roots, output_dir="run", val_fraction=0, train_data_shares=shares, resolution=64
+    )
     crops = read_training_data(settings, ONLY_TARGETS).crops
     areas = [int(crops[k]["mask"].sum()) for k in range(200)]
     assert set(areas) == {2 * 2, 5 * 5}
@@ -58,7 +59,7 @@ def test_each_data_set_has_its_own_lists(tmp_path, synthetic_root, second_root):
         val_fraction=0.3,
         train_list=[str(own_list), f"{second_root}/train.txt"],
     )
-    data = read_training_data(settings, CropSettings(size=64))
+    data = read_training_data(settings, CropSettings())
     write_split(data, tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*_*.txt")) == [
         "train_own.txt",
@@ -71,7 +72,7 @@ def test_each_data_set_has_its_own_lists(tmp_path, synthetic_root, second_root):
         assert (len(train) + len(val), len(val)) == (num_images, round(0.3 * num_images))
         assert not set(train) & set(val)
     alone = read_training_data(
-        TrainSettings(train_data_dir=roots[1], output_dir="run", val_fraction=0.3), CropSettings(size=64)
+        TrainSettings(train_data_dir=roots[1], output_dir="run", val_fraction=0.3), CropSettings()
     )
     assert alone.lists == {"train": data.lists["train_second"], "val": data.lists["val_second"]}
 
@@ -80,7 +81,7 @@ def test_scores_are_those_of_each_data_set_and_of_all(synthetic_root, second_roo
     settings = TrainSettings(
         train_data_dir=[str(synthetic_root), str(second_root)], output_dir="run", val_fraction=0.2
     )
-    data = read_training_data(settings, CropSettings(size=64))
+    data = read_training_data(settings, CropSettings())
     nothing = np.zeros((128, 128), bool)
     found = [sample.mask for sample in data.data_sets[0].val_samples]
     found += [nothing for _ in data.data_sets[1].val_samples]
@@ -121,16 +122,16 @@ def test_what_is_missing_or_wrong_is_named_before_weights_are_looked_for(
     values = few_steps | {"train_data_dir": [str(synthetic_root), str(second_root)], "output_dir": "run"} | changes
     roots = [str(second_root) if root == "SECOND" else root for root in values.pop("train_data_dir")]
     with pytest.raises((ValueError, OSError), match=named):
-        train_latent.run(LatentSettings(train_data_dir=roots, mask_vae="not there", **values))
+        train_latent.LatentTask.run(LatentSettings(train_data_dir=roots, mask_vae="not there", **values))
 
 
 def test_one_or_several_on_the_command_line_and_in_a_recipe(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("train_data_dir: [A, B]\ntrain_data_shares: [2, 1.5]\noutput_dir: run\n")
-    settings = parse_settings(TrainSettings, ["--config", str(recipe)])
+    settings = parse_plan(TrainSettings, ["--config", str(recipe)]).stages[0]
     assert (settings.roots, settings.train_data_shares) == (["A", "B"], [2.0, 1.5])
     assert settings.shares == [2 / 3.5, 1.5 / 3.5]
     flags = ["--config", str(recipe), "--train_data_dir", "A", "B", "C", "--train_data_shares", "1", "2", "1"]
-    assert parse_settings(TrainSettings, flags).shares == [0.25, 0.5, 0.25]
-    one = parse_settings(TrainSettings, ["--train_data_dir", "A", "--output_dir", "run"])
+    assert parse_plan(TrainSettings, flags).stages[0].shares == [0.25, 0.5, 0.25]
+    one = parse_plan(TrainSettings, ["--train_data_dir", "A", "--output_dir", "run"]).stages[0]
     assert (one.train_data_dir, one.roots, one.shares, one.lists) == ("A", ["A"], [1.0], [None])

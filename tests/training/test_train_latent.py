@@ -6,7 +6,7 @@ import torch
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
-from irstd_ldm.training import train_latent
+from irstd_ldm.training import loop
 from irstd_ldm.training.train_latent import LatentSettings, LatentTask, make_pipeline
 
 
@@ -62,10 +62,10 @@ def test_crops_have_the_normalisation_of_the_pipeline(
         )
         changes = {"output_dir": str(tmp_path / "run"), "pretrained_model_name_or_path": str(tmp_path / "p")}
     seen = []
-    monkeypatch.setattr(train_latent, "train", lambda settings, task, crops, lists: seen.append((task, crops)))
-    train_latent.run(LatentSettings(**few_steps | changes))
+    monkeypatch.setattr(loop, "train", lambda settings, task, crops, lists: seen.append((task, crops)))
+    LatentTask.run(LatentSettings(**few_steps | changes))
     task, crops = seen[0]
-    assert crops.settings.normalization == task.pipeline.config.normalization == (normalization or "robust")
+    assert crops.normalization == task.pipeline.config.normalization == (normalization or "robust")
 
 
 def test_a_mask_vae_of_another_configuration_is_refused(few_steps, mask_vae):

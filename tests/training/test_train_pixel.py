@@ -117,7 +117,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(few_steps, tiny_diff_checkpoi
         pretrained_model_name_or_path=str(tiny_diff_checkpoint),
         last_timestep_share=1.0,
     )
-    task = PixelTask(settings, read_training_data(settings, CropSettings(size=64)))
+    task = PixelTask(settings, read_training_data(settings, CropSettings()))
     task.model.eval()
     image, mask = random_map(2, 1, 64, 64), torch.zeros(2, 1, 64, 64)
     mask[:, :, 20:24, 30:34] = 1

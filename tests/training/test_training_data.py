@@ -18,7 +18,7 @@ LISTS = ("train", "val", "train_backgrounds", "val_backgrounds")
 def test_the_lists_of_a_run_say_what_was_held_out(tmp_path, synthetic_root):
     root = str(synthetic_root)
     settings = TrainSettings(train_data_dir=root, output_dir=str(tmp_path), background_dir=root, val_fraction=0.4)
-    data = read_training_data(settings, CropSettings(size=64))
+    data = read_training_data(settings, CropSettings())
     write_split(data, tmp_path)
     lists = {name: read_stem_list(tmp_path / f"{name}.txt") for name in LISTS}
     assert lists["val"] == [sample.stem for sample in data.val_samples] and not set(lists["val"]) & set(lists["train"])
@@ -34,7 +34,7 @@ def test_frames_that_are_all_trained_on_are_on_a_list(tmp_path, synthetic_root, 
             TrainSettings(
                 train_data_dir=str(synthetic_root), output_dir="run", background_dir=str(root), val_fraction=0
             ),
-            CropSettings(size=64),
+            CropSettings(),
         )
         for root in (synthetic_root, second_root)
     )
@@ -51,7 +51,7 @@ def test_no_data_set_may_have_the_name_of_the_frames_lists():
 
 def test_without_backgrounds_there_is_no_list_of_them(tmp_path, synthetic_root):
     settings = TrainSettings(train_data_dir=str(synthetic_root), output_dir=str(tmp_path), val_fraction=0.4)
-    write_split(read_training_data(settings, CropSettings(size=64)), tmp_path)
+    write_split(read_training_data(settings, CropSettings()), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.txt", "val.txt"]
 
 
@@ -60,7 +60,7 @@ def test_runs_of_other_seeds_hold_out_the_same_images(tmp_path, synthetic_root):
     first, second = (
         read_training_data(
             TrainSettings(train_data_dir=root, output_dir="", background_dir=root, val_fraction=0.4, seed=seed),
-            CropSettings(size=64),
+            CropSettings(),
         )
         for seed in (0, 1)
     )
@@ -72,7 +72,7 @@ def test_runs_of_other_seeds_hold_out_the_same_images(tmp_path, synthetic_root):
 def run_mask_vae(few_steps, folder, **changes):
     """The saved weights and the log of the losses."""
     values = few_steps | {"output_dir": str(folder), "statistics_crops": 4} | changes
-    train_mask_vae.run(MaskVAESettings(**values))
+    train_mask_vae.MaskVAETask.run(MaskVAESettings(**values))
     weights = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
     return weights, json.loads((folder / "losses.jsonl").read_text())
 

@@ -6,9 +6,10 @@ from PIL import Image
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.training import train_latent
-from irstd_ldm.training.hard_negatives import mine_hard_negatives
-from irstd_ldm.training.train_latent import LatentSettings
-from irstd_ldm.training.training_data import detector_crops, read_training_data
+from irstd_ldm.training.detectors import cover_crops, mine_hard_negatives
+from irstd_ldm.training.train_latent import LatentSettings, LatentTask
+from irstd_ldm.training.train_pixel import PixelSettings, PixelTask
+from irstd_ldm.training.training_data import read_training_data
 
 
 @pytest.fixture
@@ -29,18 +30,18 @@ def settings(few_steps, frames, **changes):
 
 def test_false_alarms_become_crops(few_steps, frames):
     root, target = frames
-    chosen = settings(few_steps, root, target_probability=0, image_probability=0, background_probability=1)
-    chosen.implant_probability = 0
-    data = read_training_data(chosen, detector_crops(chosen, "range"))
+    only_backgrounds = dict(target_probability=0, image_probability=0, background_probability=1, implant_probability=0)
+    chosen = settings(few_steps, root, **only_backgrounds)
+    data = read_training_data(chosen, chosen)
     mine_hard_negatives(IRSTDLatentPipeline.from_pretrained(bundled_checkpoint()), data, chosen)
-    near = [n for n, place in data.crops.hard_negatives if np.hypot(*(place - (target.y, target.x))) < 3]
+    near = [n for n, pixel in data.crops.hard_negatives if np.hypot(*(pixel - (target.y, target.x))) < 3]
     assert near == [1] and all(number == 1 for number, _ in data.crops.hard_negatives)
     assert not any(data.crops[k]["mask"].any() for k in range(5))
 
 
 def test_nothing_is_searched_for_where_nothing_is_asked_for(few_steps, frames):
     chosen = settings(few_steps, frames[0], hard_negative_probability=0.0)
-    data = read_training_data(chosen, detector_crops(chosen, "range"))
+    data = read_training_data(chosen, chosen)
     mine_hard_negatives(None, data, chosen)
     assert data.crops.hard_negatives == []
 
@@ -48,7 +49,7 @@ def test_nothing_is_searched_for_where_nothing_is_asked_for(few_steps, frames):
 @pytest.mark.parametrize("missing", ["pretrained_model_name_or_path", "background_dir"])
 def test_what_hard_negatives_need(few_steps, frames, missing):
     chosen = settings(few_steps, frames[0], **{missing: None})
-    data = read_training_data(chosen, detector_crops(chosen, "range"))
+    data = read_training_data(chosen, chosen)
     with pytest.raises(ValueError, match=f"`hard_negative_probability` needs `{missing}`, got null"):
         mine_hard_negatives(None, data, chosen)
 
@@ -66,3 +67,23 @@ def test_a_trainer_mines_before_its_first_step(few_steps, frames, tmp_path, tiny
         train_latent.main([part for name, value in values.items() for part in (f"--{name}", str(value))])
     assert "hard negatives on 2 frames" in caplog.text
     assert torch.isfinite(next(iter(IRSTDLatentPipeline.from_pretrained(tmp_path / "run").unet.parameters()))).all()
+
+
+@pytest.mark.parametrize(
+    ("tile_size", "resolution", "trained"),
+    [(256, 384, 384), (384, 384, 384), (384, 192, 384), (0, 384, 0)],
+)
+def test_tiles_are_no_smaller_than_the_crops(tiny_pipeline, tile_size, resolution, trained):
+    tiny_pipeline.register_to_config(default_tile_size=tile_size)
+    cover_crops(tiny_pipeline, resolution)
+    assert tiny_pipeline.config.default_tile_size == trained
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "checkpoint"),
+    [(LatentTask, LatentSettings, "tiny_checkpoint"), (PixelTask, PixelSettings, "tiny_diff_checkpoint")],
+)
+def test_trainers_cover_their_crops(few_steps, request, task, settings, checkpoint):
+    folder = str(request.getfixturevalue(checkpoint))
+    changes = {"output_dir": "run", "resolution": 320, "pretrained_model_name_or_path": folder}
+    assert task(settings(**few_steps | changes), None).pipeline.config.default_tile_size == 320

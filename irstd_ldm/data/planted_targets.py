@@ -1,0 +1,368 @@
+"""Targets on images that had none there: real ones cut out elsewhere, and modelled ones of a chosen brightness."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pywt
+from scipy import ndimage
+
+from ..targets import EIGHT_CONNECTIVITY, RING_PX, signal_to_clutter_ratio
+
+MASK_FRACTION = 0.2  # a pixel is a target's where its integrated profile exceeds this fraction of the peak pixel
+SCR_TOLERANCE = 0.05  # relative; quantisation keeps a ratio from being exact
+BISECTIONS = 30
+PLANTING_ATTEMPTS = 200
+MAD_TO_SIGMA = 0.6745  # median absolute deviation of a unit normal: Donoho and Johnstone, Biometrika 81 (1994)
+NOISE_DRAWS = 4  # draws of the extra noise, until the SCR is reached
+
+FEATHER_PX = 3  # a residual fades to zero at this distance from its mask
+AROUND_PX = 8  # width of the neighbourhood that gives the local background of an implanted target
+MIN_CONTRAST = 5.0  # gray levels: fainter targets drown in quantisation and noise
+IMPLANT_SCR = (5.0, 15.0)  # fainter Gaussian targets teach a detector to fire on the speckle of sea and grass
+IMPLANT_SIGMA_PX = (0.7, 2.2)
+IMPLANT_MASK_FRACTION = 0.35  # a Gaussian of sigma s gives a disc of radius 1.45 s
+MAX_PATCH_PX = 48  # longest side of a banked patch
+IMPLANTING_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class SyntheticTarget:
+    """One target; x, y in pixels (pixel centres at integers), of sub-pixel position."""
+
+    x: float
+    y: float
+    sigma_px: float
+    scr: float  # measured on the finished image
+    area_px: int
+
+
+@dataclass(frozen=True)
+class PointSpread:
+    """A round Gaussian target at its position in an image, before it has a brightness.
+
+    Attributes:
+        x, y: Centre in pixels of the image.
+        sigma_px: Standard deviation of the profile.
+        window: Rows and columns of the target with its ring.
+        profile: (h, w) in (0, 1], the brightest pixel 1.
+        pixels: (h, w) bool, where the profile exceeds 0.2.
+    """
+
+    x: float
+    y: float
+    sigma_px: float
+    window: tuple[slice, slice]
+    profile: np.ndarray
+    pixels: np.ndarray
+
+    def solve_amplitude(self, finished: Callable[[float], np.ndarray], scr: float, highest: float) -> float | None:
+        """The amplitude at which the target has an SCR within 5 %, by bisection; None where there is none.
+
+        Args:
+            finished: Maps an amplitude to the finished, quantised window (h, w).
+            scr: The ratio that is wanted.
+            highest: The amplitude that must not be exceeded.
+        """
+        lowest = 0.0
+        for _ in range(BISECTIONS):
+            amplitude = (lowest + highest) / 2
+            achieved = signal_to_clutter_ratio(finished(amplitude), self.pixels, self.pixels)
+            if abs(achieved / scr - 1) < SCR_TOLERANCE:
+                return amplitude
+            lowest, highest = (amplitude, highest) if achieved < scr else (lowest, amplitude)
+        return None
+
+    def measured(self, finished: np.ndarray) -> SyntheticTarget:
+        """The target as it is in the finished window (h, w)."""
+        scr = signal_to_clutter_ratio(finished, self.pixels, self.pixels)
+        return SyntheticTarget(self.x, self.y, self.sigma_px, scr, int(self.pixels.sum()))
+
+
+def draw_point_spread(occupied: np.ndarray, sigma_px: float, rng: np.random.Generator) -> PointSpread | None:
+    """A target at a uniform random position; None where an occupied pixel lies in it or its ring of 10 px.
+
+    Args:
+        occupied: (H, W) bool.
+        sigma_px: Standard deviation of the round profile.
+        rng: Source of the position.
+    """
+    height, width = occupied.shape
+    radius = int(np.ceil(4 * sigma_px)) + 1
+    x, y = rng.uniform(radius, width - 1 - radius), rng.uniform(radius, height - 1 - radius)
+    reach = radius + RING_PX
+    rows, columns = (slice(max(round(center) - reach, 0), round(center) + reach + 1) for center in (y, x))
+    taken = occupied[rows, columns]
+    if taken.any():
+        return None
+    profile = gaussian_profile(taken.shape, x - columns.start, y - rows.start, sigma_px, sigma_px)
+    return PointSpread(float(x), float(y), float(sigma_px), (rows, columns), profile, profile > MASK_FRACTION)
+
+
+def gaussian_profile(
+    shape: tuple[int, ...], x: float, y: float, sigma_x: float, sigma_y: float, angle: float = 0.0
+) -> np.ndarray:
+    """A Gaussian point-spread profile, integrated over each pixel by 5x5 samples, its largest pixel scaled to 1.
+
+    Args:
+        shape: (h, w).
+        x, y: Centre in pixels (pixel centres at integers).
+        sigma_x, sigma_y: Standard deviations in pixels along the profile's axes.
+        angle: Angle of the first axis against the x axis, in radians.
+
+    Returns:
+        (h, w) float64.
+    """
+    offsets = (np.arange(5) - 2) / 5
+    columns = (np.arange(shape[1])[:, None] + offsets).ravel() - x  # (5w,)
+    rows = ((np.arange(shape[0])[:, None] + offsets).ravel() - y)[:, None]  # (5h, 1)
+    along = (np.cos(angle) * columns + np.sin(angle) * rows) / sigma_x
+    across = (np.cos(angle) * rows - np.sin(angle) * columns) / sigma_y
+    samples = np.exp(-0.5 * (along**2 + across**2))  # (5h, 5w)
+    profile = samples.reshape(shape[0], 5, shape[1], 5).mean(axis=(1, 3))
+    return profile / profile.max()
+
+
+@dataclass(frozen=True)
+class TargetModel:
+    """The look of planted targets; ranges are (low, high).
+
+    Raises:
+        ValueError: A range is not positive or not in order.
+    """
+
+    num_targets: tuple[int, int] = (1, 3)  # per frame, uniform
+    scr_range: tuple[float, float] = (3.0, 12.0)  # signal-to-clutter ratio, log-uniform
+    sigma_range_px: tuple[float, float] = (0.6, 2.0)  # standard deviation of the round Gaussian, uniform
+
+    def __post_init__(self):
+        for name in ("num_targets", "scr_range", "sigma_range_px"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"`{name}` must be (low, high) with 0 < low <= high, got {(low, high)}")
+
+
+@dataclass(frozen=True)
+class PlantedFrame:
+    """A frame with its planted targets."""
+
+    image: np.ndarray  # (H, W), in the frame's type
+    mask: np.ndarray  # (H, W) bool
+    targets: list[SyntheticTarget]
+
+
+def noise_sigma(frame: np.ndarray) -> float:
+    """Standard deviation of a frame's pixel noise, from its finest diagonal Haar details; (H, W) in raw values."""
+    _, (_, _, diagonal) = pywt.dwt2(frame.astype(np.float64), "haar")
+    return float(np.median(np.abs(diagonal)) / MAD_TO_SIGMA)
+
+
+def plant_targets(frame: np.ndarray, model: TargetModel, rng: np.random.Generator) -> PlantedFrame:
+    """Plant targets on a frame without any.
+
+    A target is a round Gaussian at a sub-pixel position, integrated over each pixel, added to the frame: the frame's
+    own noise stays on it. The photons that it adds bring noise of their own, of variance sigma**2 * signal / level,
+    sigma being the frame's noise and level its local mean above its darkest value. The amplitude is solved for on the
+    finished, quantised frame, so that its SCR is the one drawn within 5 %. A target that finds no position where it
+    reaches its SCR without saturation is left out. Its mask is where the profile exceeds 0.2 of its peak pixel.
+
+    Args:
+        frame: (H, W) uint8, uint16 or floating point, raw values, at least 64 px on each side.
+        model: How many targets, how bright and how wide.
+        rng: Source of everything random.
+
+    Raises:
+        ValueError: The frame is smaller.
+    """
+    if min(frame.shape) < 64:
+        raise ValueError(f"`frame` must be at least 64 px on each side, got {frame.shape}")
+    levels = frame.astype(np.float64)
+    mask = np.zeros(frame.shape, bool)
+    sigma, darkest = noise_sigma(frame), float(np.percentile(levels, 0.1))
+    targets = []
+    for _ in range(rng.integers(model.num_targets[0], model.num_targets[1] + 1)):
+        scr = float(np.exp(rng.uniform(*np.log(model.scr_range))))
+        for _ in range(PLANTING_ATTEMPTS):
+            spread = draw_point_spread(mask, rng.uniform(*model.sigma_range_px), rng)
+            if spread is None:
+                continue
+            target = _plant(levels, mask, spread, frame.dtype, scr, sigma, darkest, rng)
+            if target is not None:
+                targets.append(target)
+                break
+    return PlantedFrame(_quantised(levels, frame.dtype), mask, targets)
+
+
+def _plant(
+    levels: np.ndarray,
+    mask: np.ndarray,
+    spread: PointSpread,
+    dtype: np.dtype,
+    scr: float,
+    sigma: float,
+    darkest: float,
+    rng: np.random.Generator,
+) -> SyntheticTarget | None:
+    """Adds a target to `levels` and `mask`, in place; None where it cannot have this SCR there."""
+    clean = levels[spread.window]
+    local_level = max(clean.mean() - darkest, 1e-6)
+    highest_value = np.iinfo(dtype).max if dtype.kind == "u" else np.inf
+    contrast = 4 * scr * max(clean[~spread.pixels].std(), 1.0) + np.ptp(clean)  # enough, where nothing saturates
+    highest = min(highest_value - clean[spread.pixels].max(), contrast)
+
+    def planted(photon_noise: np.ndarray, amplitude: float) -> np.ndarray:
+        return clean + amplitude * spread.profile + np.sqrt(amplitude) * photon_noise
+
+    def finished(photon_noise: np.ndarray, amplitude: float) -> np.ndarray:
+        return _quantised(planted(photon_noise, amplitude), dtype)
+
+    for _ in range(NOISE_DRAWS):
+        photon_noise = sigma * np.sqrt(spread.profile / local_level) * rng.standard_normal(clean.shape)
+        amplitude = spread.solve_amplitude(partial(finished, photon_noise), scr, highest)
+        if amplitude is not None and planted(photon_noise, amplitude).max() <= highest_value:
+            levels[spread.window] = planted(photon_noise, amplitude)
+            mask[spread.window] |= spread.pixels
+            return spread.measured(_quantised(levels[spread.window], dtype))
+    return None
+
+
+def _quantised(levels: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind != "u":
+        return levels.astype(dtype)
+    return np.clip(np.rint(levels), 0, np.iinfo(dtype).max).astype(dtype)
+
+
+@dataclass(frozen=True)
+class TargetPatch:
+    """A real target without its background."""
+
+    residual: np.ndarray  # (h, w) float32, gray levels above the local background, feathered to 0 at the rim
+    mask: np.ndarray  # (h, w) bool
+    contrast: float  # the largest residual inside the mask, gray levels
+
+
+class TargetBank:
+    """The targets of labelled images, to be implanted elsewhere.
+
+    A target is left out where its neighbourhood leaves the image or holds another target, or where it is not brighter
+    than its background. The background under a target is the plane fitted to the ring around it.
+
+    Args:
+        frames: Pairs of an image (H, W) in gray levels [0, 255] and its mask (H, W) bool.
+    """
+
+    def __init__(self, frames: Iterable[tuple[np.ndarray, np.ndarray]]):
+        self.patches: list[TargetPatch] = []
+        for image, mask in frames:
+            labels, _ = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
+            for label, box in enumerate(ndimage.find_objects(labels), start=1):
+                patch = _cut_patch(image, labels, label, box)
+                if patch is not None:
+                    self.patches.append(patch)
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+
+def _cut_patch(image: np.ndarray, labels: np.ndarray, label: int, box: tuple[slice, slice]) -> TargetPatch | None:
+    top, bottom = box[0].start - AROUND_PX, box[0].stop + AROUND_PX
+    left, right = box[1].start - AROUND_PX, box[1].stop + AROUND_PX
+    if top < 0 or left < 0 or bottom > image.shape[0] or right > image.shape[1]:
+        return None
+    if max(bottom - top, right - left) > MAX_PATCH_PX:
+        return None
+    window, window_labels = image[top:bottom, left:right].astype(np.float64), labels[top:bottom, left:right]
+    if np.any((window_labels != 0) & (window_labels != label)):
+        return None
+    mask = window_labels == label
+    distance = ndimage.distance_transform_edt(~mask)
+    rows, columns = np.indices(mask.shape)
+    plane = np.stack([np.ones(mask.size), rows.ravel(), columns.ravel()], axis=1)  # (h*w, 3)
+    ring = (distance > FEATHER_PX).ravel()
+    coefficients = np.linalg.lstsq(plane[ring], window.ravel()[ring], rcond=None)[0]
+    residual = window - (plane @ coefficients).reshape(mask.shape)
+    contrast = float(residual[mask].max())
+    if contrast < MIN_CONTRAST or residual[mask].mean() <= 0:
+        return None
+    residual *= np.clip(1 - distance / FEATHER_PX, 0, 1)
+    inner = slice(AROUND_PX - FEATHER_PX, FEATHER_PX - AROUND_PX)
+    return TargetPatch(residual[inner, inner].astype(np.float32), mask[inner, inner], contrast)
+
+
+def implant(
+    image: np.ndarray, mask: np.ndarray, bank: TargetBank, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adds 1 to 3 targets, each a banked one or (half of them, all for an empty bank) a Gaussian point-spread one.
+
+    A banked target is flipped and turned at random and scaled to a peak contrast between 4 local standard deviations
+    and its own; a Gaussian one reaches an SCR of 5 to 15. Targets keep clear of those in `mask` and of one another;
+    one that finds no position in 10 attempts is left out. Speed counts here, in every training crop: no amplitude is
+    solved for.
+
+    Args:
+        image: (H, W) in gray levels [0, 255], at least 64x64.
+        mask: (H, W) bool.
+        bank: Real targets.
+        rng: Source of everything random.
+
+    Returns:
+        The new image (H, W) float32, clipped at 255, and the new mask (H, W) bool.
+    """
+    image, mask = image.astype(np.float32), mask.copy()
+    for _ in range(rng.integers(1, 4)):
+        if len(bank) and rng.random() < 0.5:
+            patch = bank.patches[rng.integers(len(bank))]
+            turns, flip = int(rng.integers(4)), slice(None, None, -1 if rng.integers(2) else 1)
+            residual, patch_mask = (np.rot90(array, turns)[:, flip] for array in (patch.residual, patch.mask))
+            _implant_one(image, mask, residual, patch_mask, patch.contrast, rng)
+        else:
+            residual = _gaussian_target(rng)
+            _implant_one(image, mask, residual, residual > IMPLANT_MASK_FRACTION, None, rng)
+    return np.minimum(image, 255), mask
+
+
+def _gaussian_target(rng: np.random.Generator) -> np.ndarray:
+    sigma = np.exp(rng.uniform(*np.log(IMPLANT_SIGMA_PX)))
+    ratio, angle = (rng.uniform(1, 1.6), rng.uniform(0, np.pi)) if rng.random() < 0.3 else (1.0, 0.0)
+    radius = int(np.ceil(3 * sigma * ratio)) + 1
+    x, y = radius + rng.uniform(-0.5, 0.5, 2)
+    return gaussian_profile((2 * radius + 1, 2 * radius + 1), x, y, sigma * ratio, sigma, angle)
+
+
+def _implant_one(
+    image: np.ndarray,
+    mask: np.ndarray,
+    residual: np.ndarray,
+    patch_mask: np.ndarray,
+    contrast: float | None,
+    rng: np.random.Generator,
+) -> None:
+    """Adds one residual to `image` and its mask to `mask`, in place, at a random position that suits it.
+
+    `contrast` is a real target's own; None: the brightness follows from an SCR that is drawn.
+    """
+    height, width = residual.shape
+    scr = np.exp(rng.uniform(*np.log(IMPLANT_SCR)))
+    uniform = rng.random()
+    for _ in range(IMPLANTING_ATTEMPTS):
+        top, left = rng.integers(image.shape[0] - height + 1), rng.integers(image.shape[1] - width + 1)
+        around = (
+            slice(max(top - AROUND_PX, 0), top + height + AROUND_PX),
+            slice(max(left - AROUND_PX, 0), left + width + AROUND_PX),
+        )
+        if mask[around].any():
+            continue
+        local_std, local_mean = image[around].std(), image[around].mean()
+        if contrast is None:
+            amplitude = max(scr * local_std, MIN_CONTRAST) / residual[patch_mask].mean()
+        else:
+            lowest = max(4 * local_std, MIN_CONTRAST)
+            amplitude = (lowest + uniform * max(contrast - lowest, 0)) / contrast
+        if local_mean + amplitude * residual.max() > 255:
+            scr, uniform = 0.7 * scr, 0.7 * uniform
+            continue
+        window = slice(top, top + height), slice(left, left + width)
+        image[window] += amplitude * residual
+        mask[window] |= patch_mask
+        return

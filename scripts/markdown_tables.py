@@ -1,0 +1,50 @@
+"""Common to the scripts: the images of a split, their scores, and Markdown tables, also inside documents."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
+from irstd_ldm.evaluation.counts import ImageCounts
+from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores
+
+END = "<!-- end of the table -->"
+BEGINNING = "<!-- table of scripts/"
+
+
+def samples_of_split(model: str | Path, data: str | Path, split: str) -> list[Sample]:
+    """The labelled images of a split; ``val`` is the checkpoint's own list, which it never saw."""
+    if split == "val":
+        return list(IRSTDFolder(data, list_file=validation_list(model, data)))
+    return list(IRSTDFolder(data, split))
+
+
+def scores(counts: Sequence[ImageCounts]) -> dict[str, Any]:
+    """Pooled scores, the 95 % interval of the IoU over images, and the number of targets."""
+    interval, targets = bootstrap_interval(counts, "iou"), sum(image.targets for image in counts)
+    return {**detection_scores(counts), "iou_interval_95": interval, "targets": targets}
+
+
+def percent(*values: float, form: str = ".1f") -> str:
+    """Values in percent, an interval as "LOW to HIGH"."""
+    return " to ".join(f"{100 * value:{form}}" for value in values)
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines).replace(" --- ", "---")
+
+
+def insert(document: Path, script: str, text: str) -> None:
+    """Put `text` between the mark of a script, such as pixel_steps.py, and the first end mark after it.
+
+    Raises:
+        ValueError: The document has not exactly one mark of the script, or no end mark before the next table.
+    """
+    content, mark = document.read_text(encoding="utf-8"), f"{BEGINNING}{script} -->"
+    before, _, rest = content.partition(mark)
+    old, end, after = rest.partition(END)
+    if content.count(mark) != 1 or not end or BEGINNING in old:
+        raise ValueError(f"{document} must have one line {mark!r} and, before the next table, one line {END!r}")
+    document.write_text(f"{before}{mark}\n{text}\n{END}{after}", encoding="utf-8")

@@ -1,0 +1,123 @@
+"""The common part of the detectors' trainers: data, validation, hard negatives, default tiles."""
+
+import logging
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..data.images import normalize_image
+from ..evaluation.counts import ImageCounts, count_image
+from ..evaluation.metrics import detection_scores
+from ..pipelines.detection import IRSTDDetectionPipeline
+from ..targets import label_components
+from .loop import SHOWN, Task, Validation
+from .settings import DetectorSettings
+from .training_data import TrainingData, read_training_data
+
+logger = logging.getLogger(__name__)
+
+MINING_THRESHOLD = 0.1  # probability from which a pixel nearly is a false alarm, and worth a crop
+
+
+class DetectorTask(Task):
+    """A detector around which a trainer builds its model.
+
+    Attributes:
+        pipeline_class: The detector's class.
+        normalization: The rule of `gray_range` that a detector from random weights is trained with.
+        pipeline: The detector.
+    """
+
+    headline = "iou"
+    pipeline_class: ClassVar[Any]
+    normalization: ClassVar[str]
+
+    def __init__(self, settings: Any, data: TrainingData, pipeline: Any):
+        super().__init__(settings, data)
+        self.pipeline = pipeline
+        cover_crops(pipeline, settings.resolution)
+        pipeline.set_progress_bar_config(disable=True)
+        mine_hard_negatives(pipeline, data, settings)
+
+    @classmethod
+    def read_data(cls, settings: DetectorSettings) -> TrainingData:
+        """Crops have the normalisation of the pipeline that the run starts from."""
+        normalization = cls.normalization
+        if settings.pretrained_model_name_or_path is not None:
+            config = cls.pipeline_class.load_config(settings.pretrained_model_name_or_path)
+            normalization = config.get("normalization", "range")
+        return read_training_data(settings, settings, normalization)
+
+    def validate(self) -> Validation:
+        """Score the pipeline, at its own defaults, on the held-out images and the held-out frames without targets."""
+        counts, rows = [], []
+        for data_set in self.data.data_sets:
+            for index, sample in enumerate(data_set.val_samples):
+                output = self.pipeline(sample.image)
+                counts.append(count_image(output.mask[0, 0], sample.mask))
+                if index < max(SHOWN // len(self.data.data_sets), 1):
+                    shown = (normalize_image(sample.image) + 1) / 2
+                    rows.append([shown, sample.mask.astype(np.float32), output.probability[0, 0]])
+        scores = scores_of_data_sets(self.data, counts, detection_scores)
+        if self.data.val_backgrounds:
+            frames = self.data.val_backgrounds.values()
+            false_alarms_px = sum(int(self.pipeline(frame).mask.sum()) for frame in frames)
+            scores["background_fa_per_million_px"] = 1e6 * false_alarms_px / sum(frame.size for frame in frames)
+        return Validation(scores, rows)
+
+    def save_components(self, folder: Path) -> None:
+        """Write the pipeline."""
+        self.pipeline.save_pretrained(folder)
+
+
+def cover_crops(pipeline: IRSTDDetectionPipeline, resolution: int) -> None:
+    """Make the default tiles at least as large as the crops of training; 0, no tiles, stays.
+
+    Args:
+        pipeline: The detector.
+        resolution: Side of the crops, in pixels.
+    """
+    tile_size = pipeline.config.default_tile_size
+    pipeline.register_to_config(default_tile_size=tile_size and max(tile_size, resolution))
+
+
+def mine_hard_negatives(pipeline: IRSTDDetectionPipeline, data: TrainingData, settings: DetectorSettings) -> None:
+    """Point the crops at the false alarms of a pretrained detector on the frames without targets.
+
+    They are found once, before the first step, so that a resumed run sees the same crops.
+
+    Raises:
+        ValueError: Hard negatives are asked for without a pretrained detector or without frames to find them on.
+    """
+    if not settings.hard_negative_probability:
+        return
+    for name in ("pretrained_model_name_or_path", "background_dir"):
+        if getattr(settings, name) is None:
+            raise ValueError(f"`hard_negative_probability` needs `{name}`, got null")
+    for index, frame in enumerate(tqdm(data.train_backgrounds.values(), desc="hard negatives", leave=False)):
+        for component in label_components(pipeline(frame, threshold=MINING_THRESHOLD).mask[0, 0])[1]:
+            data.crops.hard_negatives.append((index, np.rint([component.y, component.x]).astype(int)))
+    logger.info("%d hard negatives on %d frames", len(data.crops.hard_negatives), len(data.train_backgrounds))
+
+
+def scores_of_data_sets(
+    data: TrainingData, counts: Sequence[ImageCounts], score: Callable[[list[ImageCounts]], dict[str, float]]
+) -> dict[str, float]:
+    """The scores of all held-out images, and of each of several data sets as SCORE/NAME.
+
+    Args:
+        data: The data sets.
+        counts: Counts of each of `data.val_samples`.
+        score: Maps the counts of some images to their scores.
+    """
+    scores = score([*counts])
+    if len(data.data_sets) > 1:
+        remaining = iter(counts)
+        for data_set in data.data_sets:
+            of_set = score(list(islice(remaining, len(data_set.val_samples))))
+            scores |= {f"{name}/{data_set.name}": value for name, value in of_set.items()}
+    return scores

@@ -1,0 +1,247 @@
+"""The command of a trainer, with its stages, and a run's folder: record, logs and checkpoints.
+
+``run.json`` holds digests of what went in and came out. A checkpoint is complete or not there.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from .. import __version__
+from ..files import write_text
+from ..hub.format import read_json, safe_files
+from .settings import Settings, TrainSettings, changed_settings, parse_plan, stage_folder
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")  # their versions are recorded
+RECORD, SETTINGS = "run.json", "settings.yaml"
+ORIGINS = {"data_sha256": "images on other lists", "start_sha256": "other weights"}
+LISTS = ("train.txt", "val.txt", "train_*.txt", "val_*.txt")  # the files of `write_split`
+
+logger = logging.getLogger(__name__)
+
+
+def start(cls: type[Settings], run: Callable[[Settings], None], argv: Sequence[str] | None = None) -> None:
+    """Run a trainer from the command line; of a recipe with stages, those that are missing or unfinished, in order.
+
+    In the end OUTPUT_DIR holds the model of the last stage and its lists.
+
+    Args:
+        cls: The trainer's settings.
+        run: Trains with given settings.
+        argv: The command line; None = the process's own.
+
+    Raises:
+        ValueError: As `parse_plan` and `is_finished`; or a stage's start is not there, or not the one that it had.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    plan = parse_plan(cls, argv)
+    for number, settings in enumerate(plan.stages, start=1):
+        if plan.only not in (None, number):
+            continue
+        finished = is_finished(settings)
+        if number > 1:
+            _check_start(plan.output_dir, number, finished)
+        if finished:
+            logger.info("%s is finished: nothing to do", settings.output_dir)
+            continue
+        if plan.is_staged:
+            logger.info("stage %d of %d: %s", number, len(plan.stages), settings.output_dir)
+        run(settings)
+    if plan.is_staged and plan.only in (None, len(plan.stages)) and os.environ.get("RANK", "0") == "0":
+        _copy_model(stage_folder(plan.output_dir, len(plan.stages)), plan.output_dir)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _check_start(output_dir: Path, number: int, finished: bool) -> None:
+    """Check that a stage follows from those before it that are still there, each from the one before.
+
+    Raises:
+        ValueError: The stage before is not finished, or a finished one, up to this one, started from other weights.
+    """
+    before = stage_folder(output_dir, number - 1)
+    if "saved_sha256" not in read_record(before):
+        raise ValueError(f"stage {number} starts from the weights in {before}, where there is no finished stage")
+    for k in range(2, number + finished):
+        before, folder = (stage_folder(output_dir, stage) for stage in (k - 1, k))
+        saved, record = read_record(before).get("saved_sha256"), read_record(folder)
+        if saved is not None and "saved_sha256" in record and record["start_sha256"] != saved:
+            raise ValueError(
+                f"{folder} was trained from other weights than {before} holds now; remove {folder} and later stages"
+            )
+
+
+def _copy_model(folder: Path, output_dir: Path) -> None:
+    """Copy a stage's model and lists; lists of an earlier model go."""
+    for pattern in LISTS:
+        for stale in output_dir.glob(pattern):
+            if not (folder / stale.name).exists():
+                stale.unlink()
+    for file in safe_files(folder, {config.parent.name for config in folder.glob("*/*config.json")}):
+        (output_dir / file).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / file, output_dir / file)
+
+
+def state_sha256(model: nn.Module, half_precision: bool = False) -> str:
+    """Digest of a model's weights and buffers; `half_precision`: as they are once they were saved in float16."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if half_precision and tensor.is_floating_point():
+            tensor = tensor.half().float()
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def origin(settings: TrainSettings, lists: Mapping[str, Sequence[str]], model: nn.Module) -> dict[str, str]:
+    """Digests of what a run is a function of: settings, lists of images, weights at the start."""
+    return {
+        "settings_sha256": settings.sha256,
+        "data_sha256": hashlib.sha256(json.dumps(lists).encode()).hexdigest(),
+        "start_sha256": state_sha256(model),
+    }
+
+
+def make_record(accelerator: Accelerator, settings: TrainSettings, **values: Any) -> dict[str, Any]:
+    """The content of ``run.json``: facts that `settings.yaml` cannot know, and `values`."""
+    on_cpu = accelerator.device.type != "cuda"
+    return {
+        "trainer": Path(inspect.getfile(type(settings))).stem,
+        "num_processes": accelerator.num_processes,
+        "device": str(accelerator.device),
+        "hardware": f"{os.cpu_count()} {platform.machine()} cores" if on_cpu else torch.cuda.get_device_name(),
+        "num_cpu_threads": torch.get_num_threads(),
+        "versions": {"irstd_ldm": __version__, **{name: version(name) for name in LIBRARIES}},
+        **values,
+    }
+
+
+def write_record(output_dir: Path, record: Mapping[str, Any]) -> None:
+    """Write ``run.json``; one with the digest `saved_sha256` of the saved model says that the run is finished."""
+    write_text(output_dir / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def read_record(output_dir: Path) -> dict[str, Any]:
+    """The content of ``run.json``, empty where there is none."""
+    return read_json(output_dir / RECORD) if (output_dir / RECORD).is_file() else {}
+
+
+def is_finished(settings: TrainSettings) -> bool:
+    """Whether `output_dir` holds this run's trained model.
+
+    Raises:
+        ValueError: It holds one of other settings or from data or weights of other names, or checkpoints of a run of
+            other settings.
+    """
+    output_dir = Path(settings.output_dir)
+    record = read_record(output_dir)
+    finished = "saved_sha256" in record
+    if finished or (record and list_checkpoints(output_dir)):
+        changed = changed_settings(settings, output_dir / SETTINGS, finished)
+        if changed:
+            raise ValueError(
+                f"`output_dir` {output_dir} holds a run of other settings: {'; '.join(changed)}; "
+                "remove it or choose another `output_dir`"
+            )
+    return finished
+
+
+def refuse_other_origin(settings: TrainSettings, found: Mapping[str, str]) -> None:
+    """Check that the checkpoints in `output_dir`, where there are any, are of this run.
+
+    Args:
+        settings: The run's.
+        found: What `origin` returns.
+
+    Raises:
+        ValueError: They are of other settings, lists of images or weights at the start.
+    """
+    output_dir = Path(settings.output_dir)
+    is_finished(settings)
+    record = read_record(output_dir)
+    if record and list_checkpoints(output_dir):
+        for name, other in ORIGINS.items():
+            if record.get(name) != found[name]:
+                raise ValueError(
+                    f"`output_dir` {output_dir} holds checkpoints of a run from {other}; "
+                    "remove them or choose another `output_dir`"
+                )
+
+
+def append_line(path: Path, step: int, values: Mapping[str, float]) -> None:
+    """Add what was measured after a step to a log."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop from a log what comes after the step from which the run goes on, and a last line that a kill cut short."""
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+        write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step in the name of a checkpoint folder, ``checkpoint-STEP``."""
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted((p for p in output_dir.glob("checkpoint-*") if p.name[11:].isdigit()), key=checkpoint_step)
+
+
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit: int) -> None:
+    """Write a checkpoint and keep the last `limit`; a kill leaves no half of one under a checkpoint's name."""
+    partial = output_dir / f"partial-checkpoint-{step}"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        os.replace(partial, output_dir / f"checkpoint-{step}")
+        for stale in list_checkpoints(output_dir)[:-limit]:
+            doomed = stale.with_name(f"partial-{stale.name}-old")
+            os.replace(stale, doomed)
+            shutil.rmtree(doomed)
+    accelerator.wait_for_everyone()
+
+
+def find_checkpoint(settings: TrainSettings) -> Path | None:
+    """The checkpoint to go on from.
+
+    Raises:
+        ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones, among which the
+            run's own would be taken for the oldest.
+    """
+    checkpoints = list_checkpoints(Path(settings.output_dir))
+    if settings.resume_from_checkpoint == "latest":
+        return checkpoints[-1] if checkpoints else None
+    checkpoint, step = None, 0
+    if settings.resume_from_checkpoint is not None:
+        checkpoint = Path(settings.resume_from_checkpoint)
+        if not checkpoint.is_dir() or not re.fullmatch(r"checkpoint-\d+", checkpoint.name):
+            raise ValueError(f"`resume_from_checkpoint` must be latest or a folder checkpoint-STEP, got {checkpoint}")
+        step = checkpoint_step(checkpoint)
+    later = [folder.name for folder in checkpoints if checkpoint_step(folder) > step]
+    if later:
+        raise ValueError(
+            f"`output_dir` {settings.output_dir} holds checkpoints after step {step}, where this run starts: "
+            f"{', '.join(later)}; remove them or choose another `output_dir`"
+        )
+    return checkpoint
