@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -11,14 +11,16 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.warp import transform
 
 from ..targets import Target
-from .records import Record
+
+if TYPE_CHECKING:
+    from .records import Record
 
 WGS84 = "EPSG:4326"
 DIGITS = 9  # of a degree: 0.1 mm
 Position = tuple[float, float]  # pixels of the image
 
 
-def features(record: Record) -> Iterator[dict[str, Any]]:
+def features(record: "Record") -> Iterator[dict[str, Any]]:
     """Two features per target: its centroid, a point, and its box, a polygon; see `kind` in their properties.
 
     Of images without a coordinate reference system the geometries are null, as are those that reach beyond it (the
