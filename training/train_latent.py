@@ -55,7 +55,7 @@ class LatentSettings(DetectorSettings):
     feature_dropout: float = setting(0.1, "Share of the crops' feature levels that the decoder does not see.")
 
 
-class DetectorOutput(NamedTuple):
+class LatentStepOutput(NamedTuple):
     """The losses' ingredients; K = B + crops that are denoised once more.
 
     Attributes:
@@ -69,7 +69,7 @@ class DetectorOutput(NamedTuple):
     logits: torch.Tensor
 
 
-class LatentDetector(nn.Module):
+class LatentStep(nn.Module):
     """One training step's forward pass through the three networks.
 
     Every crop is denoised from pure noise, the case of one-step inference, and its mask decoded; the first few are
@@ -102,7 +102,7 @@ class LatentDetector(nn.Module):
         noise: torch.Tensor,
         sample_noise: torch.Tensor,
         keep_features: torch.Tensor,
-    ) -> DetectorOutput:
+    ) -> LatentStepOutput:
         """Predict posteriors and masks.
 
         Args:
@@ -127,7 +127,7 @@ class LatentDetector(nn.Module):
         z = from_noise.mean + from_noise.std * sample_noise  # (B, 4, h, w)
         features = [feature * keep for feature, keep in zip(encoded.features, keep_features, strict=True)]
         logits = self.vae.decode(z.to(image.dtype), image_features=features).sample
-        return DetectorOutput(predicted, variables, logits)
+        return LatentStepOutput(predicted, variables, logits)
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -204,7 +204,7 @@ class LatentTask(DetectorTask):
         super().__init__(settings, data, make_pipeline(settings))
         networks = (self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder)
         self.checkpoint_gradients(*networks)
-        self.model = LatentDetector(*networks, self.pipeline.scheduler)
+        self.model = LatentStep(*networks, self.pipeline.scheduler)
 
     def loss(self, model, batch, step, generator):
         settings, vae = self.settings, self.pipeline.vae

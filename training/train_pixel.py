@@ -62,7 +62,7 @@ class PixelSettings(DetectorSettings):
             )
 
 
-class PixelOutput(NamedTuple):
+class PixelStepOutput(NamedTuple):
     """The losses' ingredients.
 
     Attributes:
@@ -78,7 +78,7 @@ class PixelOutput(NamedTuple):
     side_logits: list[torch.Tensor]
 
 
-class PixelDetector(nn.Module):
+class PixelStep(nn.Module):
     """One training step's forward pass: the encoder on the image, the denoiser on a noisy mask."""
 
     def __init__(self, unet: IRSTDUNet2DModel, conditional_encoder: ConditionalEncoder, scheduler: DDIMScheduler):
@@ -87,7 +87,7 @@ class PixelDetector(nn.Module):
 
     def forward(
         self, image: torch.Tensor, mask: torch.Tensor, timesteps: torch.Tensor, noise: torch.Tensor
-    ) -> PixelOutput:
+    ) -> PixelStepOutput:
         """Encode and denoise.
 
         Args:
@@ -101,7 +101,7 @@ class PixelDetector(nn.Module):
         config = self.unet.config
         pixels = image.expand(-1, config.in_channels - config.out_channels, -1, -1)
         predicted = self.unet(torch.cat([pixels, noisy], dim=1), timesteps, encoded.residuals).sample
-        return PixelOutput(predicted, noisy, encoded.logits, encoded.side_logits)
+        return PixelStepOutput(predicted, noisy, encoded.logits, encoded.side_logits)
 
 
 def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
@@ -120,7 +120,7 @@ def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
 
 
 def deeply_supervised(
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], output: PixelOutput, mask: torch.Tensor
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], output: PixelStepOutput, mask: torch.Tensor
 ) -> torch.Tensor:
     """The loss of the encoder's fused logits plus its mean over the levels' logits."""
     return loss(output.logits, mask) + torch.stack([loss(side, mask) for side in output.side_logits]).mean()
@@ -194,7 +194,7 @@ class PixelTask(DetectorTask):
         super().__init__(settings, data, make_pipeline(settings))
         networks = (self.pipeline.unet, self.pipeline.conditional_encoder)
         self.checkpoint_gradients(*networks)
-        self.model = PixelDetector(*networks, self.pipeline.scheduler)
+        self.model = PixelStep(*networks, self.pipeline.scheduler)
 
     def loss(self, model, batch, step, generator):
         settings, scheduler = self.settings, self.pipeline.scheduler

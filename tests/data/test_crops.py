@@ -6,10 +6,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from irstd_ldm.data.crops import CropSettings, TrainingCrops
+from irstd_ldm.data.crops import CropSettings, TrainingCrops, add_defects, compress_jpeg, hide_borders, interlace
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.images import normalize_image
-from irstd_ldm.data.planted_targets import TargetBank, gaussian_profile, implant
 
 EIGHT = np.ones((3, 3))
 crops_of = partial(TrainingCrops, size=64)
@@ -293,69 +292,6 @@ def test_settings_and_samples_are_checked():
         crops_of([[Sample("a", frame(), np.zeros((150, 130), bool))]], [], PLAIN, seed=0)
 
 
-def test_a_banked_target_is_its_excess_over_the_background_plane():
-    rows, columns = np.indices((60, 60))
-    mask = np.zeros((60, 60), bool)
-    mask[30:32, 20:23] = True
-    image = (40 + 0.5 * rows + columns).astype(np.float32)
-    image[mask] += 25
-    bank = TargetBank([(image, mask)])
-    assert len(bank) == 1 and bank.patches[0].contrast == pytest.approx(25, abs=1e-3)
-    np.testing.assert_allclose(bank.patches[0].residual, 25 * bank.patches[0].mask, atol=1e-3)
-    assert bank.patches[0].mask.shape == (8, 9) and bank.patches[0].mask.sum() == 6
-
-
-def test_the_bank_leaves_out_what_it_cannot_cut_cleanly():
-    image, mask = np.full((60, 60), 50, np.float32), np.zeros((60, 60), bool)
-    mask[3, 3] = mask[30, 30] = mask[30, 35] = mask[50, 10] = True  # at the border; two neighbours; one no brighter
-    image[3, 3] = image[30, 30] = image[30, 35] = 200
-    assert len(TargetBank([(image, mask)])) == 0
-
-
-def test_implanting_adds_only_light_and_keeps_the_old_mask():
-    old = sample(3, [(30, 30)])
-    image, mask = old.image.astype(np.float32), old.mask
-    bank = TargetBank([(sample(0).image.astype(np.float32), sample(0).mask)])
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        new_image, new_mask = implant(image, mask, bank, rng)
-        assert new_mask[mask].all() and new_image.max() <= 255 and new_mask.dtype == bool
-        np.testing.assert_allclose(new_image[mask], image[mask])
-        added = new_mask & ~mask
-        assert not added.any() or (new_image - image)[added].max() >= 5
-    np.testing.assert_array_equal(mask, old.mask)
-
-
-def test_gaussian_targets_stand_out_of_their_noise():
-    noise = np.random.default_rng(0).normal(100, 4, (120, 120)).astype(np.float32)
-    rng, found = np.random.default_rng(1), 0
-    for _ in range(20):
-        image, mask = implant(noise, np.zeros(noise.shape, bool), TargetBank([]), rng)
-        labels, num_targets = ndimage.label(mask, EIGHT)
-        added = ndimage.mean(image - noise, labels, range(1, num_targets + 1))
-        assert np.all(np.array(added) > 0.6 * 5 * 4)  # SCR 5 of noise 4, whose local estimate varies
-        found += num_targets
-    assert found > 20
-
-
-def test_a_saturated_frame_takes_no_target():
-    image, mask = np.full((80, 80), 255, np.float32), np.zeros((80, 80), bool)
-    new_image, new_mask = implant(image, mask, TargetBank([]), np.random.default_rng(0))
-    assert not new_mask.any() and (new_image == 255).all()
-
-
-def test_the_gaussian_profile_is_centred_integrated_and_of_unit_peak():
-    profile = gaussian_profile((21, 25), 12.3, 9.6, 1.5, 1.5)
-    rows, columns = np.indices(profile.shape)
-    assert profile.max() == 1
-    assert (columns * profile).sum() / profile.sum() == pytest.approx(12.3, abs=1e-3)
-    assert (rows * profile).sum() / profile.sum() == pytest.approx(9.6, abs=1e-3)
-    variance = ((columns - 12.3) ** 2 * profile).sum() / profile.sum()
-    assert variance == pytest.approx(1.5**2 + 1 / 12, abs=0.01)  # integration over a pixel adds 1/12
-    tilted = gaussian_profile((41, 41), 20, 20, 4, 1.5, np.pi / 2)
-    assert tilted[26, 20] > 0.3 > 0.01 > tilted[20, 26]
-
-
 def test_squeezed_crops_have_few_levels_and_keep_visible_targets():
     plain = crops_of([[sample(0)]], [], PLAIN, seed=3)
     squeezed = crops_of([[sample(0)]], [], replace(PLAIN, squeeze_probability=1.0), seed=3)
@@ -486,3 +422,73 @@ def test_data_sets_have_their_shares_of_the_crops():
     for shares in ((1,), (1, -1), (0, 0)):
         with pytest.raises(ValueError, match="`shares` must be one number >= 0 per data set"):
             crops_of([[dark], [bright]], [], PLAIN, 0, shares=shares)
+
+
+def smooth(seed: int = 0, size: int = 96) -> np.ndarray:
+    rows, columns = np.indices((size, size)) / size
+    noise = np.random.default_rng(seed).normal(0, 0.01, (size, size))
+    return (0.4 + 0.2 * rows * columns + noise).astype(np.float32)
+
+
+def test_defects_are_few_pixels_far_from_the_scene():
+    image, mask, shares, distances = smooth(), np.ones((96, 96), bool), [], []
+    for seed in range(40):
+        with_defects, left = add_defects(image, mask, 0.2, np.random.default_rng(seed))
+        changed = with_defects != image
+        assert np.array_equal(left, ~changed)  # what a defect covers is no target
+        shares.append(changed.mean())
+        distances.append(np.abs(with_defects - image).max() / 0.2)
+    assert 0 < min(shares) and max(shares) < 0.15
+    assert max(distances) > 20 and min(distances) > 0.2
+    assert image.tobytes() == smooth().tobytes()  # not changed in place
+
+
+def test_borders_are_of_one_value_and_hide_targets():
+    image, mask = smooth(), np.ones((96, 96), bool)
+    shares = []
+    for seed in range(40):
+        shown, visible = hide_borders(image, mask, np.random.default_rng(seed))
+        assert shown.dtype == np.float32
+        assert len(np.unique(shown[~visible])) <= 1
+        assert np.array_equal(shown[visible], image[visible])
+        shares.append(1 - visible.mean())
+    assert max(shares) > 0.2 and sum(share > 0 for share in shares) > 30
+
+
+def test_interlacing_moves_every_other_row_of_image_and_mask():
+    image, mask = smooth(), np.zeros((96, 96), bool)
+    mask[40:44, 50:53] = True
+    image[mask] = 1
+    for seed in range(8):
+        moved, moved_mask = interlace(image, mask, np.random.default_rng(seed))
+        assert np.array_equal(moved[::2], image[::2]) and np.array_equal(moved_mask[::2], mask[::2])
+        assert np.array_equal(moved == 1, moved_mask) and moved_mask.sum() == mask.sum()
+        assert not np.array_equal(moved[1], image[1])
+
+
+def test_interlacing_brings_nothing_from_the_other_side():
+    image, mask = smooth(), np.zeros((96, 96), bool)
+    image[:, :3], mask[:, :3] = 1, True
+    for seed in range(8):
+        moved, moved_mask = interlace(image, mask, np.random.default_rng(seed))
+        assert not moved_mask[:, 48:].any() and np.array_equal(moved == 1, moved_mask)
+
+
+def test_compression_is_mild():
+    image = smooth()
+    compressed = compress_jpeg(image, np.random.default_rng(0))
+    assert compressed.shape == image.shape and compressed.dtype == np.float32
+    assert 0 < np.abs(compressed - image).mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda image, rng: add_defects(image, np.ones(image.shape, bool), 0.2, rng)[0],
+        lambda image, rng: interlace(image, np.ones(image.shape, bool), rng)[0],
+        compress_jpeg,
+    ],
+)
+def test_the_generator_decides(function):
+    first, again, other = (function(smooth(), np.random.default_rng(seed)) for seed in (1, 1, 3))
+    assert first.tobytes() == again.tobytes() and first.tobytes() != other.tobytes()

@@ -15,9 +15,9 @@ from irstd_ldm.training import train_pixel
 from irstd_ldm.training.losses import bce_loss, dice_loss, probability_dice_loss
 from irstd_ldm.training.train_pixel import (
     PREDICTION_TYPES,
-    PixelDetector,
-    PixelOutput,
     PixelSettings,
+    PixelStep,
+    PixelStepOutput,
     PixelTask,
     clean_estimate,
     deeply_supervised,
@@ -39,11 +39,11 @@ def as_flags(settings: dict) -> list[str]:
 
 
 @pytest.fixture
-def untrained(tiny_diff_pipeline) -> PixelDetector:
+def untrained(tiny_diff_pipeline) -> PixelStep:
     """The networks as a training finds them: the residual convolutions are zero."""
     torch.manual_seed(0)
     encoder = ConditionalEncoder(**tiny_diff_pipeline.conditional_encoder.config).train()
-    return PixelDetector(tiny_diff_pipeline.unet.train(), encoder, tiny_diff_pipeline.scheduler)
+    return PixelStep(tiny_diff_pipeline.unet.train(), encoder, tiny_diff_pipeline.scheduler)
 
 
 def test_the_diffusion_loss_alone_trains_the_conditional_encoder(untrained):
@@ -73,7 +73,7 @@ def test_the_diffusion_loss_alone_trains_the_conditional_encoder(untrained):
 def test_without_residuals_the_diffusion_loss_does_not_reach_the_encoder():
     settings = PixelSettings(train_data_dir="", output_dir="", use_residuals=False)
     pipeline = make_pipeline(settings)
-    model = PixelDetector(pipeline.unet, pipeline.conditional_encoder, pipeline.scheduler)
+    model = PixelStep(pipeline.unet, pipeline.conditional_encoder, pipeline.scheduler)
     output = model(random_map(1, 1, 64, 64), torch.zeros(1, 1, 64, 64), torch.tensor([500]), random_map(1, 1, 64, 64))
     output.predicted.square().mean().backward()
     assert all(parameter.grad is None for parameter in pipeline.conditional_encoder.parameters())
@@ -103,7 +103,7 @@ def test_the_training_target_stands_for_the_clean_mask(prediction_type, num_trai
 def test_deep_supervision_is_the_fused_map_plus_the_mean_of_the_levels():
     mask = (random_map(2, 1, 4, 4) > 0).float()
     logits, sides = random_map(2, 1, 4, 4, seed=1), [random_map(2, 1, 4, 4, seed=seed) for seed in (2, 3)]
-    output = PixelOutput(mask, mask, logits, sides)
+    output = PixelStepOutput(mask, mask, logits, sides)
     for loss in (bce_loss, dice_loss):
         expected = loss(logits, mask) + (loss(sides[0], mask) + loss(sides[1], mask)) / 2
         torch.testing.assert_close(deeply_supervised(loss, output, mask), expected)

@@ -1,11 +1,24 @@
-"""Planted targets: their SCR, place, width and noise on real-like frames."""
+"""Planted targets: their SCR, position, width and noise on real-like frames; implanted ones."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+<<<<<<< HEAD:tests/data/test_planting.py
 from irstd_ldm.data.planted_targets import TargetModel, noise_sigma, plant_targets
 from irstd_ldm.targets import label_components, signal_to_clutter_ratio
+=======
+from irstd_ldm.data.clutter import signal_to_clutter_ratio
+from irstd_ldm.data.planted_targets import (
+    TargetBank,
+    TargetModel,
+    gaussian_profile,
+    implant,
+    noise_sigma,
+    plant_targets,
+)
+from irstd_ldm.evaluation.components import label_components
+>>>>>>> training:tests/data/test_planted_targets.py
 
 
 def frame(dtype=np.uint8, sigma: float = 3.0, seed: int = 0, shape=(160, 200)) -> np.ndarray:
@@ -13,6 +26,13 @@ def frame(dtype=np.uint8, sigma: float = 3.0, seed: int = 0, shape=(160, 200)) -
     scene = ndimage.gaussian_filter(rng.standard_normal(shape), 12)
     levels = 80 + 20 * scene / scene.std() + sigma * rng.standard_normal(shape)
     return (levels * (1 if dtype == np.uint8 else 40)).clip(0).astype(dtype)
+
+
+def squares(seed: int, center: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A frame with a bright target of 3x3 px, and its mask."""
+    image, mask = frame(seed=seed), np.zeros((160, 200), bool)
+    mask[center[0] - 1 : center[0] + 2, center[1] - 1 : center[1] + 2] = True
+    return np.where(mask, np.uint8(230), image), mask
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -93,3 +113,67 @@ def test_wrong_ranges(field):
 def test_small_frames_are_refused():
     with pytest.raises(ValueError, match="`frame` must be at least 64"):
         plant_targets(np.zeros((63, 80), np.uint8), TargetModel(), np.random.default_rng(0))
+
+
+def test_a_banked_target_is_its_excess_over_the_background_plane():
+    rows, columns = np.indices((60, 60))
+    mask = np.zeros((60, 60), bool)
+    mask[30:32, 20:23] = True
+    image = (40 + 0.5 * rows + columns).astype(np.float32)
+    image[mask] += 25
+    bank = TargetBank([(image, mask)])
+    assert len(bank) == 1 and bank.patches[0].contrast == pytest.approx(25, abs=1e-3)
+    np.testing.assert_allclose(bank.patches[0].residual, 25 * bank.patches[0].mask, atol=1e-3)
+    assert bank.patches[0].mask.shape == (8, 9) and bank.patches[0].mask.sum() == 6
+
+
+def test_the_bank_leaves_out_what_it_cannot_cut_cleanly():
+    image, mask = np.full((60, 60), 50, np.float32), np.zeros((60, 60), bool)
+    mask[3, 3] = mask[30, 30] = mask[30, 35] = mask[50, 10] = True  # at the border; two neighbours; one no brighter
+    image[3, 3] = image[30, 30] = image[30, 35] = 200
+    assert len(TargetBank([(image, mask)])) == 0
+
+
+def test_implanting_adds_only_light_and_keeps_the_old_mask():
+    old = squares(3, (30, 30))
+    image, mask = old[0].astype(np.float32), old[1]
+    other = squares(0, (40, 50))
+    bank = TargetBank([(other[0].astype(np.float32), other[1])])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        new_image, new_mask = implant(image, mask, bank, rng)
+        assert new_mask[mask].all() and new_image.max() <= 255 and new_mask.dtype == bool
+        np.testing.assert_allclose(new_image[mask], image[mask])
+        added = new_mask & ~mask
+        assert not added.any() or (new_image - image)[added].max() >= 5
+    np.testing.assert_array_equal(mask, squares(3, (30, 30))[1])
+
+
+def test_gaussian_targets_stand_out_of_their_noise():
+    noise = np.random.default_rng(0).normal(100, 4, (120, 120)).astype(np.float32)
+    rng, found = np.random.default_rng(1), 0
+    for _ in range(20):
+        image, mask = implant(noise, np.zeros(noise.shape, bool), TargetBank([]), rng)
+        labels, num_targets = ndimage.label(mask, np.ones((3, 3)))
+        added = ndimage.mean(image - noise, labels, range(1, num_targets + 1))
+        assert np.all(np.array(added) > 0.6 * 5 * 4)  # SCR 5 of noise 4, whose local estimate varies
+        found += num_targets
+    assert found > 20
+
+
+def test_a_saturated_frame_takes_no_target():
+    image, mask = np.full((80, 80), 255, np.float32), np.zeros((80, 80), bool)
+    new_image, new_mask = implant(image, mask, TargetBank([]), np.random.default_rng(0))
+    assert not new_mask.any() and (new_image == 255).all()
+
+
+def test_the_gaussian_profile_is_centred_integrated_and_of_unit_peak():
+    profile = gaussian_profile((21, 25), 12.3, 9.6, 1.5, 1.5)
+    rows, columns = np.indices(profile.shape)
+    assert profile.max() == 1
+    assert (columns * profile).sum() / profile.sum() == pytest.approx(12.3, abs=1e-3)
+    assert (rows * profile).sum() / profile.sum() == pytest.approx(9.6, abs=1e-3)
+    variance = ((columns - 12.3) ** 2 * profile).sum() / profile.sum()
+    assert variance == pytest.approx(1.5**2 + 1 / 12, abs=0.01)  # integration over a pixel adds 1/12
+    tilted = gaussian_profile((41, 41), 20, 20, 4, 1.5, np.pi / 2)
+    assert tilted[26, 20] > 0.3 > 0.01 > tilted[20, 26]
