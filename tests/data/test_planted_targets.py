@@ -4,11 +4,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-<<<<<<< HEAD:tests/data/test_planting.py
-from irstd_ldm.data.planted_targets import TargetModel, noise_sigma, plant_targets
-from irstd_ldm.targets import label_components, signal_to_clutter_ratio
-=======
-from irstd_ldm.data.clutter import signal_to_clutter_ratio
 from irstd_ldm.data.planted_targets import (
     TargetBank,
     TargetModel,
@@ -17,8 +12,7 @@ from irstd_ldm.data.planted_targets import (
     noise_sigma,
     plant_targets,
 )
-from irstd_ldm.evaluation.components import label_components
->>>>>>> training:tests/data/test_planted_targets.py
+from irstd_ldm.targets import label_components, signal_to_clutter_ratio
 
 
 def frame(dtype=np.uint8, sigma: float = 3.0, seed: int = 0, shape=(160, 200)) -> np.ndarray:
