@@ -27,6 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import image_statistics as quality
 import numpy as np
 from contact_sheet import Example, contact_sheet
 from document_table import insert
@@ -34,7 +35,6 @@ from synthetic_set import SyntheticSet, held_out_list, real_levels, samples_of
 
 from irstd_ldm.data.clutter import signal_to_clutter_ratio
 from irstd_ldm.data.folder import Sample, read_backgrounds
-from irstd_ldm.evaluation import synthetic as quality
 from irstd_ldm.evaluation.components import label_components
 
 SCR_QUANTILES = (0.1, 0.5, 0.9)

@@ -25,7 +25,7 @@ def script(monkeypatch):
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     yield module
-    for name in ("contact_sheet", "document_table", "synthetic_set"):
+    for name in ("contact_sheet", "document_table", "image_statistics", "synthetic_set"):
         sys.modules.pop(name, None)
 
 

@@ -11,10 +11,15 @@ from tqdm import tqdm
 
 from .. import __version__, bundled_checkpoint
 from ..data.folder import validation_list
-from ..evaluation.budget import BUDGET_THRESHOLDS, BudgetThreshold, threshold_for_budget
-from ..evaluation.confidence import ConfidenceCalibration, fit_platt
+from ..evaluation.confidence import (
+    ConfidenceCalibration,
+    ScoredTarget,
+    confidences_and_hits,
+    fit_platt,
+    scored_targets,
+)
+from ..evaluation.curves import BUDGET_THRESHOLDS, BudgetThreshold, threshold_for_budget
 from ..evaluation.matching import label_image
-from ..evaluation.reliability import ScoredTarget, confidences_and_hits, scored_targets
 from ..evaluation.thresholds import ThresholdCounts, count_image_at
 from ..pipelines.checkpoint_files import INDEX, read_json
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
@@ -27,7 +32,7 @@ from .outputs import save_json
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What the model finds in one image: counts at `BUDGET_THRESHOLDS`, targets at the checkpoint's threshold."""
+    """The model's findings in one image: counts at `BUDGET_THRESHOLDS`, targets at the checkpoint's threshold."""
 
     counts: ThresholdCounts
     targets: list[ScoredTarget]

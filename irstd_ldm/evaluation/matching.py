@@ -104,8 +104,8 @@ def match_pairs(
     Args:
         distance_px: (targets, predicted), of the centroids, both in label order.
         overlap: (targets, predicted), IoU of every pair; only "opdc" needs it.
-        centroid_tolerance_px: largest centroid distance in pixels, itself excluded.
-        matching: one of the names above.
+        centroid_tolerance_px: Largest centroid distance in pixels, itself excluded.
+        matching: One of the names above.
 
     Returns:
         Pairs (target, predicted), by increasing target.

@@ -8,7 +8,7 @@ import pytest
 
 from irstd_ldm import __version__
 from irstd_ldm.cli.main import build_parser, main
-from irstd_ldm.evaluation.counts import MATCHINGS
+from irstd_ldm.evaluation.matching import MATCHINGS
 from irstd_ldm.evaluation.protocols import PROTOCOLS
 
 HELP_PROBE = """

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from irstd_ldm.evaluation.component_tree import ComponentTree
 from irstd_ldm.evaluation.components import label_components
+from irstd_ldm.evaluation.thresholds import ComponentTree
 
 
 def check(levels, num_levels):

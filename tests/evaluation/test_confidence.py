@@ -5,12 +5,13 @@ import pytest
 from scipy.special import expit
 
 from irstd_ldm.evaluation.confidence import (
+    ScoredTarget,
     calibration_from_dict,
     fit_isotonic,
     fit_platt,
     fit_temperature,
+    reliability,
 )
-from irstd_ldm.evaluation.reliability import ScoredTarget, reliability
 
 FITS = {"temperature": fit_temperature, "platt": fit_platt, "isotonic": fit_isotonic}
 

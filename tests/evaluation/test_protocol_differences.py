@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from irstd_ldm.evaluation.components import label_components
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import fa_per_million_px, iou, niou, pd, precision_px, recall_px
-from irstd_ldm.evaluation.report import evaluate_probabilities
+from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, iou, niou, pd
+from irstd_ldm.evaluation.result import evaluate_probabilities
 
 
 def boxes(*corners_and_sizes, shape=(100, 100), value=1.0):
@@ -195,7 +195,7 @@ def test_pixel_f1_is_a_function_of_iou():
         legacy_false_alarm_px=0,
         area_px=1000,
     )
-    precision, recall = precision_px(counts), recall_px(counts)
+    precision, recall = METRICS["precision_px"].value([counts]), METRICS["recall_px"].value([counts])
     assert 2 * precision * recall / (precision + recall) == pytest.approx(2 * iou(counts) / (1 + iou(counts)))
 
 

@@ -5,8 +5,9 @@ import pytest
 
 from irstd_ldm.data.clutter import signal_to_clutter_ratio
 from irstd_ldm.evaluation.bootstrap import estimate
+from irstd_ldm.evaluation.counts import AREA_STRATA, SCR_STRATA, TargetRecord, target_records
 from irstd_ldm.evaluation.matching import label_image
-from irstd_ldm.evaluation.strata import AREA_STRATA, SCR_STRATA, TargetRecord, stratum_statistic, target_records
+from irstd_ldm.evaluation.result import stratum_statistic
 
 
 def record(area_px=4, scr=None, hit=True):

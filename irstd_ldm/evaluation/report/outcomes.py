@@ -1,0 +1,260 @@
+"""Images with their hits, misses and false alarms, told apart by colour and by shape, and the worst of them.
+
+A `Recorder` gathers what a report needs beside the counts while the images stream past: confidences and overlays.
+"""
+
+import io
+from bisect import insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from ...data.display import displayable
+from ..components import Component
+from ..confidence import ScoredTarget, scored_targets
+from ..counts import count_components
+from ..matching import ImageComponents, check_matching, label_image
+from ..metrics import iou
+from ..protocols import get_protocol
+from ..result import Pair
+
+# Okabe and Ito's palette, which the usual colour-blindnesses tell apart; light enough for dark frames.
+HIT_COLOUR = (86, 180, 233)
+MISS_COLOUR = (240, 228, 66)
+FALSE_ALARM_COLOUR = (213, 94, 0)
+EDGE_COLOUR = (0, 0, 0)
+
+LONG_SIDE_PX = (640, 960)  # the picture's: smaller images are enlarged by a whole factor, larger ones reduced
+MARGIN_PX = 9  # picture pixels between a component's box and the mark around it
+LINE_PX = 3
+DETAIL_PX = 24  # image pixels, the side of a cut-out around an error
+DETAIL_SCALE = 8
+OUTLINE_PX = 2
+NUM_DETAILS = 3
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """PNG files, RGB.
+
+    Attributes:
+        picture: The whole image; marks stand around their components and cover none.
+        details: Cut-outs around the first errors, enlarged: pixels with the outlines of truth and prediction.
+    """
+
+    picture: bytes
+    details: tuple[bytes, ...]
+
+
+def draw_outcomes(gray: np.ndarray, components: ImageComponents, pairs: list[tuple[int, int]]) -> Overlay:
+    """Draws the outcome of every target and every predicted component of an image.
+
+    Args:
+        gray: (H, W) uint8.
+        components: Those of the image.
+        pairs: (index in `components.targets`, index in `components.predicted`).
+    """
+    found, right = {target for target, _ in pairs}, {predicted for _, predicted in pairs}
+    misses = [target for index, target in enumerate(components.targets) if index not in found]
+    false_alarms = [predicted for index, predicted in enumerate(components.predicted) if index not in right]
+    picture, scale = _resized(gray)
+    draw = ImageDraw.Draw(picture)
+    for target in (components.targets[index] for index in sorted(found)):
+        _mark(draw, "box", _around(target, scale), HIT_COLOUR)
+    for predicted in false_alarms:
+        _mark(draw, "diamond", _around(predicted, scale), FALSE_ALARM_COLOUR)
+    for target in misses:
+        _mark(draw, "circle", _around(target, scale), MISS_COLOUR)
+    errors = [*misses, *false_alarms][:NUM_DETAILS]
+    return Overlay(_png(picture), tuple(_png(_detail(gray, components, error)) for error in errors))
+
+
+@dataclass(frozen=True, eq=False)
+class WorstImage:
+    """An image with its overlay.
+
+    Attributes:
+        stem: Its name.
+        misses, false_targets: Targets without a predicted component, predicted components without a target.
+        targets: Number of targets of the image.
+        iou: IoU of its pixels.
+        overlay: Its pictures.
+    """
+
+    stem: str
+    misses: int
+    false_targets: int
+    targets: int
+    iou: float
+    overlay: Overlay
+
+    @property
+    def rank(self) -> tuple[int, float, str]:
+        """Sorts the worst image first."""
+        return -self.misses - self.false_targets, self.iou, self.stem
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """The record of a `Recorder`. It can be pickled.
+
+    Attributes:
+        scored: Predicted targets of every image, by its stem.
+        worst: The worst images, the worst first.
+        num_worst: Highest number of overlays kept.
+    """
+
+    scored: Mapping[str, list[ScoredTarget]]
+    worst: tuple[WorstImage, ...]
+    num_worst: int
+
+    @classmethod
+    def merged(cls, parts: Sequence["Recording"]) -> "Recording":
+        """One recording of the shares that several processes saw, equal to one process's.
+
+        Args:
+            parts: At least one, of different images and equal `num_worst`.
+        """
+        num_worst = parts[0].num_worst
+        scored = {stem: targets for part in parts for stem, targets in part.scored.items()}
+        worst = sorted((image for part in parts for image in part.worst), key=lambda image: image.rank)
+        return cls(scored, tuple(worst[:num_worst]), num_worst)
+
+
+class Recorder:
+    """Watches the pairs of one evaluation; memory holds two values per predicted target and the worst overlays.
+
+    An image is worse with more errors (missed targets and false alarms), then with a lower IoU, then by its name.
+
+    Args:
+        threshold, protocol, matching, centroid_tolerance_px: Those of the evaluation.
+        num_worst: Number of overlays to keep.
+
+    Raises:
+        ValueError: An argument is not allowed.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float = 0.5,
+        protocol: str = "native",
+        matching: str = "greedy",
+        centroid_tolerance_px: float = 3.0,
+        num_worst: int = 12,
+    ):
+        if num_worst < 0:
+            raise ValueError(f"`num_worst` must be at least 0, got {num_worst}")
+        check_matching(matching, centroid_tolerance_px)
+        self._threshold = float(threshold)
+        self._protocol = get_protocol(protocol)
+        self._matching, self._centroid_tolerance_px = matching, centroid_tolerance_px
+        self._num_worst = num_worst
+        self._scored: dict[str, list[ScoredTarget]] = {}
+        self._worst: list[WorstImage] = []  # the worst first
+
+    def watch(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
+        """Hands on the pairs of `evaluate_probabilities`; each is recorded when the next one is asked for."""
+        for pair in pairs:
+            yield pair
+            self._record(*pair)
+
+    def recording(self) -> Recording:
+        """The record so far."""
+        return Recording(dict(self._scored), tuple(self._worst), self._num_worst)
+
+    def _record(self, stem: str, probability: np.ndarray, mask: np.ndarray, image: np.ndarray | None = None) -> None:
+        truth = self._protocol.prepare_truth(mask)
+        probability = self._protocol.prepare_probability(probability)
+        components = label_image(probability > self._threshold, truth.mask)
+        pairs = components.match(centroid_tolerance_px=self._centroid_tolerance_px, matching=self._matching)
+        self._scored[stem] = scored_targets(components, pairs, probability)
+        counts = count_components(components, pairs, union_truth=truth.union_mask)
+        misses, false_targets = counts.targets - counts.hits, counts.predicted - counts.hits
+        rank = -misses - false_targets, iou(counts), stem
+        if sum(worst.rank < rank for worst in self._worst) == self._num_worst:
+            return
+        gray = np.zeros(mask.shape, np.uint8) if image is None else displayable(image)
+        overlay = draw_outcomes(self._protocol.prepare_image(gray), components, pairs)
+        found = WorstImage(stem, misses, false_targets, counts.targets, iou(counts), overlay)
+        insort(self._worst, found, key=lambda worst: worst.rank)
+        del self._worst[self._num_worst :]
+
+
+def _resized(gray: np.ndarray) -> tuple[Image.Image, float]:
+    """The image in RGB and how many of its pixels one of `gray` is wide."""
+    height, width = gray.shape
+    smallest, largest = LONG_SIDE_PX
+    long_side = max(height, width)
+    image = Image.fromarray(gray)
+    if long_side > largest:
+        scale = largest / long_side
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return image.resize(size, Image.Resampling.BOX).convert("RGB"), scale
+    factor = -(-smallest // long_side)
+    return image.resize((width * factor, height * factor), Image.Resampling.NEAREST).convert("RGB"), float(factor)
+
+
+def _around(component: Component, scale: float) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom in the picture, margin included."""
+    return (
+        component.left * scale - MARGIN_PX,
+        component.top * scale - MARGIN_PX,
+        (component.left + component.width) * scale + MARGIN_PX,
+        (component.top + component.height) * scale + MARGIN_PX,
+    )
+
+
+def _mark(
+    draw: ImageDraw.ImageDraw, shape: str, box: tuple[float, float, float, float], colour: tuple[int, int, int]
+) -> None:
+    """Draws the shape around the box, a dark line under the bright one."""
+    left, top, right, bottom = box
+    x, y = (left + right) / 2, (top + bottom) / 2
+    radius_x, radius_y = (right - left) / 2, (bottom - top) / 2
+    for paint, width in ((EDGE_COLOUR, LINE_PX + 2), (colour, LINE_PX)):
+        if shape == "box":
+            grown = (width - LINE_PX) / 2
+            draw.rectangle((left - grown, top - grown, right + grown, bottom + grown), outline=paint, width=width)
+        elif shape == "circle":
+            radius = max(radius_x, radius_y) + (width - LINE_PX) / 2
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=paint, width=width)
+        else:
+            reach = (radius_x + radius_y) * 0.8
+            corners = [(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)]
+            draw.line([*corners, *corners[:2]], fill=paint, width=width, joint="curve")
+
+
+def _detail(gray: np.ndarray, components: ImageComponents, error: Component) -> Image.Image:
+    """The surroundings of an error, stretched in contrast, with the outlines of all components."""
+    height, width = gray.shape
+    left = int(np.clip(round(error.x) - DETAIL_PX // 2, 0, max(0, width - DETAIL_PX)))
+    top = int(np.clip(round(error.y) - DETAIL_PX // 2, 0, max(0, height - DETAIL_PX)))
+    window = np.s_[top : top + DETAIL_PX, left : left + DETAIL_PX]
+    cut = gray[window].astype(np.float64)
+    cut = (cut - cut.min()) / max(cut.max() - cut.min(), 1) * 255
+    large = np.kron(np.rint(cut).astype(np.uint8), np.ones((DETAIL_SCALE, DETAIL_SCALE), np.uint8))
+    rgb = np.stack([large] * 3, axis=2)  # (enlarged H, enlarged W, 3)
+    for labels, colour in (
+        (components.truth_labels, MISS_COLOUR),
+        (components.prediction_labels, FALSE_ALARM_COLOUR),
+    ):
+        mask = np.kron(labels[window] > 0, np.ones((DETAIL_SCALE, DETAIL_SCALE), bool))
+        rgb[_outline(mask, inside=colour == FALSE_ALARM_COLOUR)] = colour
+    return Image.fromarray(rgb)
+
+
+def _outline(mask: np.ndarray, inside: bool) -> np.ndarray:
+    """The mask's own pixels along its edge, or those of its surroundings."""
+    if inside:
+        return mask & ~ndimage.binary_erosion(mask, iterations=OUTLINE_PX, border_value=1)
+    return ndimage.binary_dilation(mask, iterations=OUTLINE_PX) & ~mask
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()
