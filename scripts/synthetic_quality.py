@@ -49,7 +49,7 @@ class Reference:
         self.frequency, self.spectrum, self.features = self._describe(images, list(samples))
 
     def distances(self, images: Sequence[np.ndarray], sources: Sequence[str]) -> dict[str, float]:
-        """Of images (H, W); those of one source, and the source itself, are measured at the same places."""
+        """Distances of images (H, W); those of one source, and the source itself, are measured at the same positions."""
         _, spectrum, features = self._describe(images, sources)
         return {
             "spectrum_db": quality.spectrum_distance(spectrum, self.spectrum),
@@ -78,7 +78,7 @@ def scr_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[st
 
 
 def fidelity(made: SyntheticSet, sources: dict[str, Sample]) -> dict[str, Any]:
-    """What became of the sources' targets."""
+    """The outcome of the sources' targets."""
     found: list[quality.TargetContrast] = []
     for image, sample, source in zip(made.images, made.samples, made.sources, strict=True):
         real = sources[source]

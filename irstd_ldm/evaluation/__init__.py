@@ -12,7 +12,7 @@ _MODULES = {
     ".curves": ("BUDGET_THRESHOLDS", "BudgetThreshold", "Curves", "OperatingPoint", "threshold_for_budget"),
     ".matching": ("MATCHINGS", "ImageComponents", "label_image"),
     ".metrics": ("METRICS", "Metric", "bootstrap_interval", "detection_scores", "fa_per_million_px", "iou")
-    + ("metric_rows", "niou", "paired_bootstrap", "pd"),
+    + ("metric_rows", "paired_bootstrap", "pd"),
     ".protocols": ("PROTOCOLS", "Protocol", "find_predictions", "get_protocol", "read_prediction"),
     ".report.outcomes": ("Recorder", "Recording"),
     ".report.write": ("NamedEvaluation", "write_report"),

@@ -94,7 +94,7 @@ ConfidenceCalibration = TemperatureCalibration | PlattCalibration | IsotonicCali
 
 
 def calibration_from_dict(stored: Mapping[str, Any]) -> ConfidenceCalibration:
-    """What `to_dict` wrote.
+    """The calibration that `to_dict` wrote.
 
     Raises:
         ValueError: the kind is unknown, or a value is missing or not allowed.

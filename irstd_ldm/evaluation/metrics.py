@@ -98,15 +98,6 @@ def iou(counts: ImageCounts) -> float:
     return METRICS["iou"].value([counts])
 
 
-def niou(counts: Sequence[ImageCounts]) -> float:
-    """Mean over images of each image's IoU; an image empty in both counts 1. NaN without images.
-
-    Args:
-        counts: One entry per image.
-    """
-    return METRICS["niou"].value(counts)
-
-
 def pd(counts: ImageCounts) -> float:
     """Probability of detection, hits / targets. NaN without targets."""
     return METRICS["pd"].value([counts])

@@ -104,30 +104,14 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
-            name="native",
-            description="native size, truth >= 128",
-            size=None,
-            target_level=128,
-            union_level=128,
-        ),
+        Protocol("native", "native size, truth >= 128", size=None, target_level=128, union_level=128),
         # BasicIRSTD's metrics.py divides masks by 255 and never binarises them: a grey truth pixel >= .5 is in the
         # union and can never be in the intersection; only 255 makes targets.
         Protocol(
-            name="basicirstd",
-            description="native size, truth == 255 (IoU union: >= 128)",
-            size=None,
-            target_level=255,
-            union_level=128,
+            "basicirstd", "native size, truth == 255 (IoU union: >= 128)", None, target_level=255, union_level=128
         ),
         # DNANet, MSHNet, LGLDNet.
-        Protocol(
-            name="resize256",
-            description="256x256, image bilinear, truth nearest and >= 128",
-            size=(256, 256),
-            target_level=128,
-            union_level=128,
-        ),
+        Protocol("resize256", "256x256, image bilinear, truth nearest and >= 128", (256, 256), 128, 128),
     )
 }
 

@@ -21,7 +21,7 @@ from .counts import (
     target_records,
 )
 from .curves import BUDGETS, Curves, budget_key, budget_label
-from .matching import label_image
+from .matching import check_probability, label_image
 from .metrics import METRICS, metrics_of, number_text, with_legacy_false_alarms
 from .protocols import Protocol, get_protocol
 from .thresholds import ThresholdCounts, count_image_at, default_thresholds
@@ -235,7 +235,10 @@ def evaluate_probabilities(
     matched_by: dict[str, Any] = {"centroid_tolerance_px": centroid_tolerance_px, "matching": matching}
     per_image = []
     for stem, probability, mask, *images in pairs:
-        _check_probability(stem, probability)
+        check_probability(probability, f" of {stem}")
+        low, high = probability.min(), probability.max()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"`probability` of {stem} must be in [0, 1], got {low:g} to {high:g}")
         truth = chosen.prepare_truth(mask)
         if probability.shape not in (mask.shape, truth.mask.shape):
             allowed = " or ".join(str(shape) for shape in dict.fromkeys((mask.shape, truth.mask.shape)))
@@ -287,18 +290,6 @@ def compare_results(a: EvaluationResult, b: EvaluationResult) -> dict[str, Paire
     if a.protocol != b.protocol:
         raise ValueError(f"`b` must be under the protocol of `a` {a.protocol.name!r}, got {b.protocol.name!r}")
     return paired_differences(a.statistics, b.statistics, num_resamples=a.num_resamples, seed=a.seed)
-
-
-def _check_probability(stem: str, probability: np.ndarray) -> None:
-    if not isinstance(probability, np.ndarray) or not np.issubdtype(probability.dtype, np.floating):
-        kind = getattr(probability, "dtype", type(probability).__name__)
-        raise TypeError(f"`probability` of {stem} must be a floating point array, got {kind}")
-    if probability.ndim != 2 or probability.size == 0:
-        raise ValueError(f"`probability` of {stem} must have shape (H, W), got {probability.shape}")
-    if not (probability.min() >= 0 and probability.max() <= 1):
-        raise ValueError(
-            f"`probability` of {stem} must be in [0, 1], got {probability.min():g} to {probability.max():g}"
-        )
 
 
 def _format_table(summary: Mapping[str, Any]) -> str:

@@ -16,7 +16,16 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 
 from .components import label_components
 from .counts import ImageCounts
-from .matching import areas_px, centroid_distances_px, centroids, check_mask, check_matching, match_pairs, pairwise_iou
+from .matching import (
+    areas_px,
+    centroid_distances_px,
+    centroids,
+    check_mask,
+    check_matching,
+    check_probability,
+    match_pairs,
+    pairwise_iou,
+)
 
 TAIL = 10.0 ** -np.arange(2.25, 6.01, 0.25)  # (16,), distances from the ends
 
@@ -84,11 +93,7 @@ def count_image_at(
         TypeError: `probability` is not floating point, or a mask is not bool.
         ValueError: A shape or a value is not allowed.
     """
-    if not isinstance(probability, np.ndarray) or not np.issubdtype(probability.dtype, np.floating):
-        kind = getattr(probability, "dtype", type(probability).__name__)
-        raise TypeError(f"`probability` must be a floating point array, got {kind}")
-    if probability.ndim != 2 or probability.size == 0:
-        raise ValueError(f"`probability` must have shape (H, W), got {probability.shape}")
+    check_probability(probability)
     if np.isnan(probability.min()):
         raise ValueError("`probability` must not hold NaN")
     thresholds = _checked(thresholds)

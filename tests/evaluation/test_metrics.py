@@ -17,7 +17,6 @@ from irstd_ldm.evaluation.metrics import (
     iou,
     metric_rows,
     metrics_of,
-    niou,
     paired_bootstrap,
     pd,
 )
@@ -84,12 +83,12 @@ def test_f1_of_a_set_is_that_of_the_sums():
 
 
 def test_niou_is_the_mean_over_images():
-    assert niou([HALF, ONE_THIRD]) == pytest.approx((10 / 20 + 8 / 16) / 2)
-    assert niou([HALF, FALSE_ALARM]) == pytest.approx(0.25)
+    assert METRICS["niou"].value([HALF, ONE_THIRD]) == pytest.approx((10 / 20 + 8 / 16) / 2)
+    assert METRICS["niou"].value([HALF, FALSE_ALARM]) == pytest.approx(0.25)
 
 
 def test_an_image_empty_in_both_counts_one_in_niou_and_nothing_in_iou():
-    assert niou([HALF, EMPTY]) == pytest.approx(0.75)
+    assert METRICS["niou"].value([HALF, EMPTY]) == pytest.approx(0.75)
     assert iou(HALF + EMPTY) == iou(HALF) == 0.5
     assert iou(EMPTY) == 1.0
 
@@ -104,7 +103,7 @@ def test_an_image_empty_in_both_counts_one_in_niou_and_nothing_in_iou():
         (METRICS["recall_targets"].value([FALSE_ALARM]), "no target"),
         (METRICS["f1_targets"].value([EMPTY]), "no target and nothing predicted"),
         (METRICS["false_targets_per_image"].value([]), "no image"),
-        (niou([]), "no image"),
+        (METRICS["niou"].value([]), "no image"),
         (fa_per_million_px(ImageCounts.zero()), "no image"),
     ],
 )

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from irstd_ldm.evaluation.components import label_components
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, iou, niou, pd
+from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, iou, pd
 from irstd_ldm.evaluation.result import evaluate_probabilities
 
 
@@ -156,7 +156,7 @@ def test_an_image_empty_in_both():
     )
     per_image = [image.counts for image in result.per_image]
     field = np.mean([c.tp_px / max(c.tp_px + c.fp_px + c.fn_px, 1) for c in per_image])
-    assert (field, niou(per_image)) == (0.5, 1)
+    assert (field, METRICS["niou"].value(per_image)) == (0.5, 1)
     assert result.summary()["num_images_empty_in_both"] == 1
 
 

@@ -12,7 +12,7 @@ from irstd_ldm.cli.main import main
 from irstd_ldm.evaluation.counts import count_hierarchical
 from irstd_ldm.evaluation.curves import Curves
 from irstd_ldm.evaluation.matching import label_image
-from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, iou, niou, pd
+from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, iou, pd
 from irstd_ldm.evaluation.result import evaluate_probabilities
 from irstd_ldm.evaluation.thresholds import count_image_at
 
@@ -91,7 +91,7 @@ def check_pixel_metrics(pairs):
         result = evaluated(pairs, threshold=threshold)
         seen = {
             "iou": iou(result.counts),
-            "niou": niou([image.counts for image in result.per_image]),
+            "niou": METRICS["niou"].value([image.counts for image in result.per_image]),
             "precision": METRICS["precision_px"].value([result.counts]),
             "recall": METRICS["recall_px"].value([result.counts]),
             "f1": METRICS["f1_px"].value([result.counts]),

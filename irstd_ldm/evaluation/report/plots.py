@@ -129,18 +129,14 @@ class Plots:
 def _roc(evaluation: NamedEvaluation) -> Line:
     curves, total = evaluation.result.curves, evaluation.result.counts
     assert curves is not None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        fpr = np.float64(total.fp_px) / (curves.num_px - curves.truth_px)
-        point = fpr, np.float64(total.tp_px) / curves.truth_px
+    point = _rate(total.fp_px, curves.num_px - curves.truth_px), _rate(total.tp_px, curves.truth_px)
     return Line(evaluation.detector, curves.fpr, curves.tpr, point)
 
 
 def _precision_recall(evaluation: NamedEvaluation) -> Line:
     curves, total = evaluation.result.curves, evaluation.result.counts
     assert curves is not None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        recall = np.float64(total.tp_px) / curves.truth_px
-    point = recall, evaluation.result.estimates["precision_px"].value
+    point = _rate(total.tp_px, curves.truth_px), _rate(total.tp_px, total.tp_px + total.fp_px)
     return Line(evaluation.detector, curves.tpr, curves.precision_px, point)
 
 
@@ -152,6 +148,10 @@ def _pd_fa(evaluation: NamedEvaluation) -> Line:
     gains = np.diff(best, prepend=-1) > 0
     point = estimates["fa_per_million_px"].value, estimates["pd"].value
     return Line(evaluation.detector, fa[gains], best[gains], point, steps=True)
+
+
+def _rate(part: int, whole: int) -> float:
+    return part / whole if whole else np.nan
 
 
 def _draw_curves(lines: Sequence[Line], x_label: str, y_label: str, theme: Theme, *, log_x: bool) -> bytes:
@@ -178,8 +178,8 @@ def _draw_curves(lines: Sequence[Line], x_label: str, y_label: str, theme: Theme
         drawn = "steps-post" if line.steps else "default"
         axes.plot(x, y, style, drawstyle=drawn, color=colour, linewidth=1.8, label=line.label, zorder=3)
         if np.isfinite(line.point).all():
-            mark = {"color": colour, "markersize": 8, "markeredgecolor": theme.ink, "clip_on": False, "zorder": 4}
-            axes.plot(*line.point, MARKERS[k % len(MARKERS)], **mark)
+            (mark,) = axes.plot(*line.point, MARKERS[k % len(MARKERS)], color=colour, markersize=8, zorder=4)
+            mark.set(markeredgecolor=theme.ink, clip_on=False)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
