@@ -46,11 +46,12 @@ class Neighbours:
     """Synthetic images among the training images, by correlation of thumbnails in [-1, 1].
 
     Attributes:
-        nearest_other_share: Share of the synthetic images that resemble another training image more than their source.
+        nearest_other_share: Share of the synthetic images that resemble another training image more than their own
+            source.
         median_own: Median correlation with the own source.
         highest_other: Highest correlation of a synthetic image with a training image that is not its source.
         pair: The indices of that synthetic and of that training image.
-        highest_other_of_source: The correlation that the source of that synthetic image has with the same training image.
+        highest_other_of_source: The correlation of the source of that synthetic image with the same training image.
     """
 
     nearest_other_share: float

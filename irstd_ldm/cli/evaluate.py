@@ -16,7 +16,7 @@ from .. import __version__
 from ..data.folder import validation_list
 from ..evaluation.metrics import METRICS, metrics_of, number_text
 from ..evaluation.protocols import find_predictions, get_protocol, read_prediction
-from ..evaluation.report.outcomes import Recorder, Recording
+from ..evaluation.report.outcomes import WorstImages
 from ..evaluation.report.write import NamedEvaluation, file_stem, write_report
 from ..evaluation.result import EvaluationResult, Pair, evaluate_probabilities
 from ..pipelines.detection_pipeline import IRSTDDetectionPipeline
@@ -51,14 +51,14 @@ def run(args: argparse.Namespace) -> int:
     for index, (one, images) in enumerate(zip(one_at_a_time, image_sets, strict=True)):
         if one.predictions is None and (pipeline is None or loaded != one.model):
             pipeline, loaded = load_detector(one, _device(one, state)), one.model
-        header, result, recording = _evaluate(one, images, pipeline, state)
+        header, result, worst = _evaluate(one, images, pipeline, state)
         evaluations.append(
             NamedEvaluation(
                 detector=detectors[index],
                 data=data[index],
                 settings=header,
                 result=result,
-                recording=recording,
+                worst=worst.images,
                 images=images.files,
                 calibration=None if pipeline is None else pipeline.confidence_calibration(),
             )
@@ -117,8 +117,8 @@ def _evaluate(
     images: ImageSet,
     pipeline: Detector | None,
     state: PartialState,
-) -> tuple[dict[str, Any], EvaluationResult, Recording]:
-    """The settings of the numbers, the numbers, and the record that a report needs beside them."""
+) -> tuple[dict[str, Any], EvaluationResult, WorstImages]:
+    """The settings of the numbers, the numbers, and the worst images."""
     header: dict[str, Any] = {"version": __version__, "data": str(args.data), "images": images.description}
     stems = images.stems[state.process_index :: state.num_processes]
     if not stems:
@@ -137,24 +137,25 @@ def _evaluate(
             raise CommandError(f"--predictions {args.predictions}: {error}", EXIT_USAGE) from error
         header |= {"predictions": str(args.predictions)}
         pairs = ((stem, read_prediction(path), *reversed(images.read(stem))) for stem, path in files.items())
-    recorder = Recorder(threshold=threshold, protocol=args.protocol, matching=args.matching)
+    worst = WorstImages()
     progress = tqdm(pairs, total=len(stems), unit="image", disable=None if state.is_main_process else True)
     try:
         result = evaluate_probabilities(
-            recorder.watch(progress),
+            progress,
             threshold=threshold,
             protocol=args.protocol,
             matching=args.matching,
             legacy_false_alarms=args.legacy_fa,
+            observe=worst.observe,
         )
     except IMAGE_ERRORS as error:
         raise CommandError(str(describe(args.data, error)), EXIT_FAILED) from error
-    recording = recorder.recording()
     if state.num_processes > 1:
         by_stem = {image.stem: image for image in gather_object(result.per_image)}
         result = replace(result, per_image=[by_stem[stem] for stem in images.stems])
-        recording = Recording.merged(gather_object([recording]))
-    return header, result, recording
+        shares, worst = gather_object(worst.images), WorstImages()
+        worst.add(*shares)
+    return header, result, worst
 
 
 def _predicted_pairs(

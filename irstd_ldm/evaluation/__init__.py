@@ -14,7 +14,7 @@ _MODULES = {
     ".metrics": ("METRICS", "Metric", "bootstrap_interval", "detection_scores", "fa_per_million_px", "iou")
     + ("metric_rows", "paired_bootstrap", "pd"),
     ".protocols": ("PROTOCOLS", "Protocol", "find_predictions", "get_protocol", "read_prediction"),
-    ".report.outcomes": ("Recorder", "Recording"),
+    ".report.outcomes": ("WorstImages",),
     ".report.write": ("NamedEvaluation", "write_report"),
     ".result": ("EvaluationResult", "compare_results", "evaluate_probabilities"),
     ".thresholds": ("ThresholdCounts", "count_image_at", "default_thresholds"),

@@ -15,8 +15,9 @@ Reliability asks of predicted targets: of those given a confidence of 0.8, do 80
 conditional on being detected. A missed target has no confidence and is on no curve, so the number of missed targets
 stands beside every value: a detector that finds only the easy ones can be perfectly calibrated.
 
-- Expected calibration error: the mean over predicted targets of |hit rate - mean confidence| of their bin. With few
-  targets it is biased upwards, the more so on resampled sets: its interval can lie above its value.
+- Expected calibration error: the mean over predicted targets of how far hit rate and mean confidence of their bin
+  lie apart. With few targets it is biased upwards, the more so on resampled sets: its interval can lie above its
+  value.
 - Brier score: the mean of (confidence - hit)^2. The reference is that of a detector that gives every predicted target
   the set's own hit rate; a score above it says that the confidences are worse than one constant.
 - Bins: "mass" holds about equally many predicted targets in each bin (equal confidences share one, so there may be

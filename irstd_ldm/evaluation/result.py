@@ -1,6 +1,6 @@
 """From pairs of probability and truth to counts per image, and the numbers and tables made of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, reduce
 from operator import add
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .bootstrap import Estimate, PairedDifference, Statistic, estimate, json_number, paired_differences, ratio
+from .confidence import ScoredTarget, scored_targets
 from .counts import (
     AREA_STRATA,
     SCR_STRATA,
@@ -21,7 +22,7 @@ from .counts import (
     target_records,
 )
 from .curves import BUDGETS, Curves, budget_key, budget_label
-from .matching import check_probability, label_image
+from .matching import ImageComponents, check_probability, label_image
 from .metrics import METRICS, metrics_of, number_text, with_legacy_false_alarms
 from .protocols import Protocol, get_protocol
 from .thresholds import ThresholdCounts, count_image_at, default_thresholds
@@ -39,6 +40,7 @@ class ImageEvaluation:
         counts: Counts at the threshold, with the matching of the evaluation.
         hierarchical: Counts at the threshold, for hIoU.
         targets: Its targets in label order, and which were hit.
+        scored: Its predicted targets in label order, with their confidence.
         at_thresholds: The counts at all thresholds, None where curves were not asked for.
     """
 
@@ -46,7 +48,13 @@ class ImageEvaluation:
     counts: ImageCounts
     hierarchical: HierarchicalCounts
     targets: list[TargetRecord]
+    scored: list[ScoredTarget]
     at_thresholds: ThresholdCounts | None
+
+
+# Called with each image, its raw picture (H, W) at the protocol's size (black where none was given), its components,
+# and the pairs (index in `targets`, index in `predicted`) that hit.
+Observer = Callable[[ImageEvaluation, np.ndarray, ImageComponents, list[tuple[int, int]]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +209,7 @@ def evaluate_probabilities(
     num_thresholds: int = 101,
     num_resamples: int = 1000,
     seed: int = 0,
+    observe: Observer | None = None,
 ) -> EvaluationResult:
     """Scores probability maps against masks, one pair at a time.
 
@@ -218,6 +227,7 @@ def evaluate_probabilities(
         num_thresholds: Thresholds of the curves, in equal steps from 0 to 1; `default_thresholds` adds 32. 0 for no
             curves.
         num_resamples, seed: Number of resampled sets and seed of the bootstrap intervals.
+        observe: Called with each image while its arrays are at hand, such as `WorstImages.observe`.
 
     Raises:
         TypeError: An array has the wrong type.
@@ -253,15 +263,20 @@ def evaluate_probabilities(
             at_thresholds = count_image_at(
                 probability, truth.mask, thresholds, union_truth=truth.union_mask, **matched_by
             )
+        image = chosen.prepare_image(images[0]) if images else None
         per_image.append(
             ImageEvaluation(
                 stem=stem,
                 counts=count_components(components, matches, union_truth=truth.union_mask),
                 hierarchical=count_hierarchical(components, centroid_tolerance_px=centroid_tolerance_px),
-                targets=target_records(components, matches, chosen.prepare_image(images[0]) if images else None),
+                targets=target_records(components, matches, image),
+                scored=scored_targets(components, matches, probability),
                 at_thresholds=at_thresholds,
             )
         )
+        if observe is not None:
+            gray = np.zeros(truth.mask.shape, np.uint8) if image is None else image
+            observe(per_image[-1], gray, components, matches)
     if not per_image:
         raise ValueError("`pairs` must hold at least one image, got none")
     return EvaluationResult(

@@ -26,8 +26,7 @@ from irstd_ldm.evaluation.report.outcomes import (
     FALSE_ALARM_COLOUR,
     HIT_COLOUR,
     MISS_COLOUR,
-    Recorder,
-    Recording,
+    WorstImages,
 )
 from irstd_ldm.evaluation.report.write import (
     COUNT_FIELDS,
@@ -60,10 +59,10 @@ def make_pairs(seed, noise):
 
 
 def make_evaluation(detector, pairs, *, data="toy", num_worst=3, num_thresholds=21, **others):
-    recorder = Recorder(num_worst=num_worst)
-    result = evaluate_probabilities(recorder.watch(pairs), num_thresholds=num_thresholds, num_resamples=50)
+    worst = WorstImages(num_worst)
+    result = evaluate_probabilities(pairs, num_thresholds=num_thresholds, num_resamples=50, observe=worst.observe)
     settings = {"split": "test", "settings": {"num_inference_steps": 4, "max_fa_per_million_px": None}}
-    return NamedEvaluation(detector, data, settings, result, recorder.recording(), **others)
+    return NamedEvaluation(detector, data, settings, result, worst.images, **others)
 
 
 @dataclass
@@ -264,7 +263,7 @@ def test_links_lead_to_the_images(page, report, evaluations):
     links = [attributes["href"] for attributes in page.of("a")]
     paths = {(report.parent / unquote(link)).resolve() for link in links}
     assert all(path.is_file() for path in paths)
-    worst = {image.stem for evaluation in evaluations for image in evaluation.recording.worst}
+    worst = {image.stem for evaluation in evaluations for image in evaluation.worst}
     linked = {path.stem for path in paths if path.parent.name == "images of # one"}
     assert linked == worst - {"frame 0#"}  # which has no file
     assert report.parent / "per_image.csv" in paths
@@ -314,10 +313,10 @@ def pair(stem, truth_boxes, predicted_boxes, shape=(40, 60)):
     return stem, probability, mask, np.full(shape, 100, np.uint8)
 
 
-def recorded(pairs, **settings):
-    recorder = Recorder(**settings)
-    assert [stem for stem, *_ in recorder.watch(pairs)] == [stem for stem, *_ in pairs]
-    return recorder.recording()
+def worst_of(pairs, num_worst=12, **settings):
+    worst = WorstImages(num_worst)
+    evaluate_probabilities(pairs, num_thresholds=0, num_resamples=1, observe=worst.observe, **settings)
+    return worst.images
 
 
 RANKED = [
@@ -330,7 +329,7 @@ RANKED = [
 
 
 def test_the_worst_images_are_kept_in_order():
-    worst = recorded(RANKED, num_worst=3).worst
+    worst = worst_of(RANKED, num_worst=3)
     assert [(image.stem, image.misses, image.false_targets) for image in worst] == [
         ("both", 1, 1),
         ("false", 0, 1),  # equally bad as "missed": by the alphabet
@@ -338,18 +337,15 @@ def test_the_worst_images_are_kept_in_order():
     ]
     assert (worst[0].targets, worst[0].iou, worst[1].iou) == (1, 0.0, 0.5)
     assert [len(image.overlay.details) for image in worst] == [2, 1, 1]
-    assert [image.stem for image in recorded(RANKED[::-1], num_worst=4).worst][3] == "clean"
-    assert recorded(RANKED, num_worst=0).worst == ()
+    assert [image.stem for image in worst_of(RANKED[::-1], num_worst=4)][3] == "clean"
+    assert worst_of(RANKED, num_worst=0) == []
 
 
-def test_two_processes_record_what_one_does():
-    one = recorded(RANKED, num_worst=2)
-    parts = [pickle.loads(pickle.dumps(recorded(RANKED[k::2], num_worst=2))) for k in (0, 1)]
-    merged = Recording.merged(parts)
-    assert merged.scored == one.scored
-    assert [(image.stem, image.overlay) for image in merged.worst] == [
-        (image.stem, image.overlay) for image in one.worst
-    ]
+def test_two_processes_keep_the_images_that_one_does():
+    one, merged = worst_of(RANKED, num_worst=2), WorstImages(2)
+    for k in (0, 1):
+        merged.add(*pickle.loads(pickle.dumps(worst_of(RANKED[k::2], num_worst=2))))
+    assert [(image.stem, image.overlay) for image in merged.images] == [(image.stem, image.overlay) for image in one]
 
 
 def colours(png):
@@ -368,12 +364,12 @@ def colours(png):
     ],
 )
 def test_marks_by_outcome(stem, marks):
-    (found,) = [image for image in recorded(RANKED).worst if image.stem == stem]
+    (found,) = [image for image in worst_of(RANKED) if image.stem == stem]
     assert colours(found.overlay.picture) & {HIT_COLOUR, MISS_COLOUR, FALSE_ALARM_COLOUR} == marks
 
 
 def test_marks_leave_their_targets_free():
-    (found,) = recorded([pair("hit", [(10, 10)], [(10, 10)])]).worst
+    (found,) = worst_of([pair("hit", [(10, 10)], [(10, 10)])])
     with Image.open(io.BytesIO(found.overlay.picture)) as image:
         picture = np.asarray(image)  # 11 times the 40 x 60 px
     assert picture.shape == (440, 660, 3)
@@ -384,7 +380,7 @@ def test_marks_leave_their_targets_free():
 
 
 def test_cut_outs_outline_truth_and_prediction():
-    (found,) = recorded([pair("shifted", [(20, 20)], [(20, 26)])]).worst
+    (found,) = worst_of([pair("shifted", [(20, 20)], [(20, 26)])])
     with Image.open(io.BytesIO(found.overlay.details[0])) as image:
         detail = np.asarray(image)  # 8 times the 24 x 24 px around (20.5, 20.5): columns and rows 8 to 31
     for colour, box in ((MISS_COLOUR, (94, 114, 94, 114)), (FALSE_ALARM_COLOUR, (96, 112, 144, 160))):
@@ -395,23 +391,22 @@ def test_cut_outs_outline_truth_and_prediction():
 @pytest.mark.parametrize(("shape", "size"), [((2, 3), (642, 428)), ((1200, 3000), (960, 384)), ((1, 1), (640, 640))])
 def test_pictures_of_any_image_have_a_size_for_the_eye(shape, size):
     stem, probability, mask = "x", np.zeros(shape, np.float32), np.ones(shape, bool)
-    found = recorded([(stem, probability, mask, np.full(shape, 7.0, np.float32))]).worst[0].overlay
+    found = worst_of([(stem, probability, mask, np.full(shape, 7.0, np.float32))])[0].overlay
     with Image.open(io.BytesIO(found.picture)) as picture, Image.open(io.BytesIO(found.details[0])) as detail:
         assert picture.size == size
         assert detail.size == (8 * min(24, shape[1]), 8 * min(24, shape[0]))
 
 
-def test_recording_follows_the_protocol():
-    stem, probability, mask, image = pair("big", [(20, 40)], [(20, 40)], shape=(512, 512))
-    recorder = Recorder(protocol="resize256", threshold=0.4)
-    result = evaluate_probabilities(
-        recorder.watch([(stem, probability, mask, image)]), protocol="resize256", threshold=0.4, num_resamples=1
-    )
-    (found,) = recorder.recording().worst
-    assert found.iou == result.summary()["iou"]
+def test_pictures_follow_the_protocol():
+    pairs = [pair("big", [(20, 40)], [(20, 40)], shape=(512, 512))]
+    settings = {"protocol": "resize256", "threshold": 0.4}
+    (found,) = worst_of(pairs, **settings)
+    assert found.iou == evaluate_probabilities(pairs, num_resamples=1, **settings).summary()["iou"]
     with Image.open(io.BytesIO(found.overlay.picture)) as picture:
         assert picture.size == (768, 768)  # 3 times 256
-    NamedEvaluation("d", "toy", {}, result, recorder.recording())
+    (black,) = worst_of([one[:3] for one in pairs], **settings)  # no image was given
+    with Image.open(io.BytesIO(black.overlay.picture)) as picture:
+        assert picture.size == (768, 768) and picture.getpixel((0, 0)) == (0, 0, 0)
 
 
 # Linear RGB as a dichromat sees it, Machado et al. 2009, severity 1.
@@ -456,20 +451,9 @@ def test_refuses(make, message, evaluations, tmp_path):
         write_report(tmp_path, make(evaluations[0]))
 
 
-def test_refuses_the_recording_of_another_threshold(evaluations):
-    pairs = make_pairs(0, 0.3)
-    other = recorded(pairs, threshold=0.95)
-    with pytest.raises(ValueError, match="`recording` must be of the images, threshold and matching of `result`"):
-        NamedEvaluation("a", "toy", {}, evaluations[0].result, other)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"num_worst": -1}, "`num_worst`"), ({"matching": "x"}, "`matching`"), ({"protocol": "x"}, "`protocol`")],
-)
-def test_a_recorder_refuses(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Recorder(**settings)
+def test_a_negative_number_of_worst_images_is_refused():
+    with pytest.raises(ValueError, match="`num_worst` must be at least 0, got -1"):
+        WorstImages(-1)
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
@@ -481,7 +465,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, evaluations, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_recording_needs_no_matplotlib():
+def test_writing_imports_matplotlib_late():
     code = "import sys, irstd_ldm.evaluation.report.write; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

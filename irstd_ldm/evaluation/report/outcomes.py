@@ -1,11 +1,6 @@
-"""Images with their hits, misses and false alarms, told apart by colour and by shape, and the worst of them.
-
-A `Recorder` gathers what a report needs beside the counts while the images stream past: confidences and overlays.
-"""
+"""Images with their hits, misses and false alarms, told apart by colour and by shape, and the worst of them."""
 
 import io
-from bisect import insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +9,9 @@ from scipy import ndimage
 
 from ...data.display import displayable
 from ..components import Component
-from ..confidence import ScoredTarget, scored_targets
-from ..counts import count_components
-from ..matching import ImageComponents, check_matching, label_image
+from ..matching import ImageComponents
 from ..metrics import iou
-from ..protocols import get_protocol
-from ..result import Pair
+from ..result import ImageEvaluation
 
 # Okabe and Ito's palette, which the usual colour-blindnesses tell apart; light enough for dark frames.
 HIT_COLOUR = (86, 180, 233)
@@ -97,91 +89,42 @@ class WorstImage:
         return -self.misses - self.false_targets, self.iou, self.stem
 
 
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """The record of a `Recorder`. It can be pickled.
-
-    Attributes:
-        scored: Predicted targets of every image, by its stem.
-        worst: The worst images, the worst first.
-        num_worst: Highest number of overlays kept.
-    """
-
-    scored: Mapping[str, list[ScoredTarget]]
-    worst: tuple[WorstImage, ...]
-    num_worst: int
-
-    @classmethod
-    def merged(cls, parts: Sequence["Recording"]) -> "Recording":
-        """One recording of the shares that several processes saw, equal to one process's.
-
-        Args:
-            parts: At least one, of different images and equal `num_worst`.
-        """
-        num_worst = parts[0].num_worst
-        scored = {stem: targets for part in parts for stem, targets in part.scored.items()}
-        worst = sorted((image for part in parts for image in part.worst), key=lambda image: image.rank)
-        return cls(scored, tuple(worst[:num_worst]), num_worst)
-
-
-class Recorder:
-    """Watches the pairs of one evaluation; memory holds two values per predicted target and the worst overlays.
+class WorstImages:
+    """The images of an evaluation with the most errors, drawn as they stream past; memory holds these alone.
 
     An image is worse with more errors (missed targets and false alarms), then with a lower IoU, then by its name.
+    Pass `observe` to `evaluate_probabilities`. It can be pickled.
 
     Args:
-        threshold, protocol, matching, centroid_tolerance_px: Those of the evaluation.
-        num_worst: Number of overlays to keep.
+        num_worst: Highest number of images kept.
+
+    Attributes:
+        images: The images, the worst first.
 
     Raises:
-        ValueError: An argument is not allowed.
+        ValueError: `num_worst` is negative.
     """
 
-    def __init__(
-        self,
-        *,
-        threshold: float = 0.5,
-        protocol: str = "native",
-        matching: str = "greedy",
-        centroid_tolerance_px: float = 3.0,
-        num_worst: int = 12,
-    ):
+    def __init__(self, num_worst: int = 12):
         if num_worst < 0:
             raise ValueError(f"`num_worst` must be at least 0, got {num_worst}")
-        check_matching(matching, centroid_tolerance_px)
-        self._threshold = float(threshold)
-        self._protocol = get_protocol(protocol)
-        self._matching, self._centroid_tolerance_px = matching, centroid_tolerance_px
-        self._num_worst = num_worst
-        self._scored: dict[str, list[ScoredTarget]] = {}
-        self._worst: list[WorstImage] = []  # the worst first
+        self.num_worst = num_worst
+        self.images: list[WorstImage] = []
 
-    def watch(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
-        """Hands on the pairs of `evaluate_probabilities`; each is recorded when the next one is asked for."""
-        for pair in pairs:
-            yield pair
-            self._record(*pair)
-
-    def recording(self) -> Recording:
-        """The record so far."""
-        return Recording(dict(self._scored), tuple(self._worst), self._num_worst)
-
-    def _record(self, stem: str, probability: np.ndarray, mask: np.ndarray, image: np.ndarray | None = None) -> None:
-        truth = self._protocol.prepare_truth(mask)
-        probability = self._protocol.prepare_probability(probability)
-        components = label_image(probability > self._threshold, truth.mask)
-        pairs = components.match(centroid_tolerance_px=self._centroid_tolerance_px, matching=self._matching)
-        self._scored[stem] = scored_targets(components, pairs, probability)
-        counts = count_components(components, pairs, union_truth=truth.union_mask)
+    def observe(
+        self, image: ImageEvaluation, gray: np.ndarray, components: ImageComponents, pairs: list[tuple[int, int]]
+    ) -> None:
+        """Draws and keeps an image if it is among the worst; the arguments are those of `result.Observer`."""
+        counts = image.counts
         misses, false_targets = counts.targets - counts.hits, counts.predicted - counts.hits
-        rank = -misses - false_targets, iou(counts), stem
-        if sum(worst.rank < rank for worst in self._worst) == self._num_worst:
-            return
-        gray = np.zeros(mask.shape, np.uint8) if image is None else displayable(image)
-        overlay = draw_outcomes(self._protocol.prepare_image(gray), components, pairs)
-        found = WorstImage(stem, misses, false_targets, counts.targets, iou(counts), overlay)
-        insort(self._worst, found, key=lambda worst: worst.rank)
-        del self._worst[self._num_worst :]
+        rank = -misses - false_targets, iou(counts), image.stem
+        if sum(worst.rank < rank for worst in self.images) < self.num_worst:
+            overlay = draw_outcomes(displayable(gray), components, pairs)
+            self.add(WorstImage(image.stem, misses, false_targets, counts.targets, iou(counts), overlay))
+
+    def add(self, *images: WorstImage) -> None:
+        """Keeps those of the images that are among the worst, which may have been drawn by another process."""
+        self.images = sorted([*self.images, *images], key=lambda image: image.rank)[: self.num_worst]
 
 
 def _resized(gray: np.ndarray) -> tuple[Image.Image, float]:

@@ -21,7 +21,7 @@ from ..counts import ImageCounts
 from ..curves import BUDGETS, budget_key, budget_label
 from ..metrics import METRICS, Metric, iou, metrics_of, number_text
 from ..result import EvaluationResult, compare_results
-from .outcomes import DETAIL_PX, FALSE_ALARM_COLOUR, HIT_COLOUR, MISS_COLOUR, Recording
+from .outcomes import DETAIL_PX, FALSE_ALARM_COLOUR, HIT_COLOUR, MISS_COLOUR, WorstImage
 
 COUNT_FIELDS = tuple(field.name for field in fields(ImageCounts) if field.name != "images")
 FIELDS = ("detector", "data", "stem", "image", "protocol", "matching", "threshold", "iou", *COUNT_FIELDS)
@@ -36,33 +36,18 @@ class NamedEvaluation:
         detector, data: Names; evaluations of one `data` share plots and are compared.
         settings: How the numbers were made (model, split, steps, ...), in the report's list of settings.
         result: The numbers.
-        recording: Record of the same pairs, None for no reliability and no overlays.
+        worst: The worst images of the same evaluation, drawn.
         images: Image files by stem, for links; stems without a file are not linked.
         calibration: The detector's calibration, shown beside its confidences.
-
-    Raises:
-        ValueError: `recording` is not of the images, the threshold or the matching of `result`.
     """
 
     detector: str
     data: str
     settings: Mapping[str, Any]
     result: EvaluationResult
-    recording: Recording | None = None
+    worst: Sequence[WorstImage] = ()
     images: Mapping[str, Path] = field(default_factory=dict)
     calibration: ConfidenceCalibration | None = None
-
-    def __post_init__(self) -> None:
-        if self.recording is None:
-            return
-        found = {stem: (len(all), sum(one.hit for one in all)) for stem, all in self.recording.scored.items()}
-        wanted = {image.stem: (image.counts.predicted, image.counts.hits) for image in self.result.per_image}
-        if found != wanted:
-            different = sorted(stem for stem in found.keys() | wanted.keys() if found.get(stem) != wanted.get(stem))
-            raise ValueError(
-                f"`recording` must be of the images, threshold and matching of `result`, {self.name}: "
-                f"{len(different)} images differ, {different[0]} among them"
-            )
 
     @property
     def name(self) -> str:
@@ -154,7 +139,7 @@ def check_dependencies() -> None:
 
 
 def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> Path:
-    """Writes report.html, per_image.csv and plots/*.png.
+    """Writes `report.html`, `per_image.csv` and `plots/*.png`.
 
     The page stands alone: tables with 95 % intervals, settings and N, the curves of every data set with one line per
     detector, and per evaluation Pd by size and SCR, reliability and the worst images. On each data set, every
@@ -275,16 +260,16 @@ def _made_of(metric: Metric, result: EvaluationResult) -> str:
 
 def _reliability(evaluation: NamedEvaluation) -> list[tuple[str, Any]]:
     """(label, reliability) of the confidences as predicted and as calibrated, by each binning; none without any."""
-    if evaluation.recording is None or not any(evaluation.recording.scored.values()):
+    result = evaluation.result
+    scored = {"as predicted": [image.scored for image in result.per_image]}
+    if not any(scored["as predicted"]):
         return []
-    scored = {"as predicted": [evaluation.recording.scored[stem] for stem in evaluation.stems]}
     if evaluation.calibration is not None:
         apply = evaluation.calibration.apply
         scored[f"calibrated ({evaluation.calibration.to_dict()['kind']})"] = [
             [ScoredTarget(float(apply(one.confidence)), one.hit) for one in targets]
             for targets in scored["as predicted"]
         ]
-    result = evaluation.result
     measure = partial(
         reliability, num_targets=result.counts.targets, num_resamples=result.num_resamples, seed=result.seed
     )
