@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 FEATURES = {
     "coco": ["pycocotools>=2.0.8"],
     "demo": ["gradio>=6"],
-    "eval": ["datasets>=4", "matplotlib>=3.8"],
+    "eval": ["datasets>=4", "jinja2>=3.1", "matplotlib>=3.8"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "openvino>=2025.0"],
     "geo": ["rasterio>=1.4"],
     "train": ["datasets>=4", "pyyaml", "tensorboard"],
@@ -68,7 +68,7 @@ setup(
         "irstd_ldm.data",
         "irstd_ldm.data.readers",
         "irstd_ldm.evaluation",
-        "irstd_ldm.evaluation.reporting",
+        "irstd_ldm.evaluation.report",
         "irstd_ldm.hub",
         "irstd_ldm.models",
         "irstd_ldm.pipelines",
@@ -80,6 +80,7 @@ setup(
     package_data={
         "irstd_ldm": ["py.typed", *(f"checkpoints/**/*.{suffix}" for suffix in CHECKPOINT_SUFFIXES)],
         "irstd_ldm.app": ["viewer.*"],
+        "irstd_ldm.evaluation.report": ["page.html.jinja"],
         "irstd_ldm.training": ["recipes/*.yaml"],
     },
     install_requires=[

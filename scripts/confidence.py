@@ -20,17 +20,17 @@ from tqdm import tqdm
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.cli.image_set import ImageSet
 from irstd_ldm.data.folder import validation_list
-from irstd_ldm.evaluation.confidence import fit_platt
-from irstd_ldm.evaluation.counts import ImageCounts, count_components
-from irstd_ldm.evaluation.matching import label_image
-from irstd_ldm.evaluation.metrics import detection_scores
-from irstd_ldm.evaluation.reliability import (
+from irstd_ldm.evaluation.confidence import (
     Reliability,
     ScoredTarget,
     confidences_and_hits,
+    fit_platt,
     reliability,
     scored_targets,
 )
+from irstd_ldm.evaluation.counts import ImageCounts, count_components
+from irstd_ldm.evaluation.matching import label_image
+from irstd_ldm.evaluation.metrics import detection_scores
 from irstd_ldm.files import write_json
 
 NUM_BINS = 5

@@ -29,13 +29,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import image_statistics as quality
 import numpy as np
 from contact_sheet import Example, contact_sheet
 from markdown_tables import insert, markdown
 
 from irstd_ldm.cli.synthesis_folder import PROVENANCE, SETTINGS
 from irstd_ldm.data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, read_stem_list
-from irstd_ldm.evaluation import synthetic as quality
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import unit_range
 from irstd_ldm.targets import label_components, signal_to_clutter_ratio
 
@@ -125,7 +125,7 @@ class Reference:
         self.frequency, self.spectrum, self.features = self._describe(images, list(samples))
 
     def distances(self, images: Sequence[np.ndarray], sources: Sequence[str]) -> dict[str, float]:
-        """Distances of images (H, W); those of one source, and the source itself, are measured in the same windows."""
+        """Distances of images (H, W); those of one source, and it, are measured at the same positions."""
         _, spectrum, features = self._describe(images, sources)
         return {
             "spectrum_db": quality.spectrum_distance(spectrum, self.spectrum),
@@ -154,7 +154,7 @@ def scr_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[st
 
 
 def fidelity(made: SyntheticSet, sources: dict[str, Sample]) -> dict[str, Any]:
-    """The fate of the sources' targets."""
+    """The outcome of the sources' targets."""
     found: list[quality.TargetContrast] = []
     for image, sample, source in zip(made.images, made.samples, made.sources, strict=True):
         real = sources[source]

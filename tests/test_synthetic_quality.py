@@ -25,7 +25,7 @@ def script(monkeypatch):
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     yield module
-    for name in ("contact_sheet", "markdown_tables"):
+    for name in ("contact_sheet", "image_statistics", "markdown_tables"):
         sys.modules.pop(name, None)
 
 

@@ -12,10 +12,9 @@ from tqdm import tqdm
 from .. import __version__, bundled_checkpoint
 from ..data.folder import validation_list
 from ..data.readers.frame import IMAGE_ERRORS
-from ..evaluation.budget import BUDGET_THRESHOLDS, BudgetThreshold, threshold_for_budget
-from ..evaluation.confidence import fit_platt
+from ..evaluation.confidence import ScoredTarget, confidences_and_hits, fit_platt, scored_targets
+from ..evaluation.curves import BUDGET_THRESHOLDS, BudgetThreshold, threshold_for_budget
 from ..evaluation.matching import label_image
-from ..evaluation.reliability import ScoredTarget, confidences_and_hits, scored_targets
 from ..evaluation.thresholds import ThresholdCounts, count_image_at
 from ..files import write_json
 from ..hub.format import INDEX, read_json
@@ -29,7 +28,7 @@ from .model import load_pipeline, model_folder, predict, resolve_device, samplin
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What the model finds in one image: counts at `BUDGET_THRESHOLDS`, targets at the checkpoint's threshold."""
+    """The model's findings in one image: counts at `BUDGET_THRESHOLDS`, targets at the checkpoint's threshold."""
 
     counts: ThresholdCounts
     targets: list[ScoredTarget]

@@ -15,13 +15,11 @@ from tqdm import tqdm
 from .. import __version__
 from ..data.folder import validation_list
 from ..data.readers.frame import IMAGE_ERRORS
-from ..evaluation.predictions import find_predictions, read_prediction
-from ..evaluation.protocols import get_protocol
-from ..evaluation.report import Pair, evaluate_probabilities
-from ..evaluation.reporting.named import NamedEvaluation, file_stem
-from ..evaluation.reporting.recording import Recorder, Recording
-from ..evaluation.reporting.write import write_report
-from ..evaluation.result import EvaluationResult
+from ..evaluation.metrics import METRICS, metrics_of, number_text
+from ..evaluation.protocols import find_predictions, get_protocol, read_prediction
+from ..evaluation.report.outcomes import NamedEvaluation, WorstImages, file_stem
+from ..evaluation.report.write import write_report
+from ..evaluation.result import EvaluationResult, Pair, evaluate_probabilities
 from ..files import write_json
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..runtime.detector import ExportedDetectorRunner
@@ -33,7 +31,6 @@ from .inputs import describe
 from .model import load_detector, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
 
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
-TABLE_METRICS = (("iou", "IoU", 4), ("niou", "nIoU", 4), ("pd", "Pd", 4), ("fa_per_million_px", "Fa (1e-6)", 2))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,17 +50,17 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.output)
     evaluations: list[NamedEvaluation] = []
     pipeline, loaded = None, None
-    for place, (one, images) in enumerate(zip(one_at_a_time, image_sets, strict=True)):
+    for index, (one, images) in enumerate(zip(one_at_a_time, image_sets, strict=True)):
         if one.predictions is None and (pipeline is None or loaded != one.model):
             pipeline, loaded = load_detector(one, _device(one, state)), one.model
-        header, result, recording = _evaluate(one, images, pipeline, state)
+        header, result, worst = _evaluate(one, images, pipeline, state)
         evaluations.append(
             NamedEvaluation(
-                detector=detectors[place],
-                data=data[place],
+                detector=detectors[index],
+                data=data[index],
                 settings=header,
                 result=result,
-                recording=recording,
+                worst=worst.images,
                 images=images.files,
                 calibration=None if pipeline is None else confidence_calibration(pipeline.config),
             )
@@ -122,8 +119,8 @@ def _evaluate(
     images: ImageSet,
     pipeline: Detector | None,
     state: PartialState,
-) -> tuple[dict[str, Any], EvaluationResult, Recording]:
-    """What the numbers are of, the numbers, and what a report needs beside them."""
+) -> tuple[dict[str, Any], EvaluationResult, WorstImages]:
+    """The settings of the numbers, the numbers, and the worst images."""
     header: dict[str, Any] = {"version": __version__, "data": str(args.data), "images": images.description}
     stems = images.stems[state.process_index :: state.num_processes]
     if not stems:
@@ -142,24 +139,25 @@ def _evaluate(
             raise CommandError(f"--predictions {args.predictions}: {error}", EXIT_USAGE) from error
         header |= {"predictions": str(args.predictions)}
         pairs = ((stem, read_prediction(path), *reversed(images.read(stem))) for stem, path in files.items())
-    recorder = Recorder(threshold=threshold, protocol=args.protocol, matching=args.matching)
+    worst = WorstImages()
     progress = tqdm(pairs, total=len(stems), unit="image", disable=None if state.is_main_process else True)
     try:
         result = evaluate_probabilities(
-            recorder.watch(progress),
+            progress,
             threshold=threshold,
             protocol=args.protocol,
             matching=args.matching,
             legacy_false_alarms=args.legacy_fa,
+            observe=worst.observe,
         )
     except IMAGE_ERRORS as error:
         raise CommandError(str(describe(args.data, error)), EXIT_FAILED) from error
-    recording = recorder.recording()
     if state.num_processes > 1:
         by_stem = {image.stem: image for image in gather_object(result.per_image)}
         result = replace(result, per_image=[by_stem[stem] for stem in images.stems])
-        recording = Recording.merged(gather_object([recording]))
-    return header, result, recording
+        shares, worst = gather_object(worst.images), WorstImages()
+        worst.add(*shares)
+    return header, result, worst
 
 
 def _predicted_pairs(
@@ -205,25 +203,22 @@ def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
 
 def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:
     summary = evaluation.result.summary()
-    values = {name: summary[name] for name, _, _ in TABLE_METRICS}
-    intervals = {name: summary["intervals_95"][name] for name, _, _ in TABLE_METRICS}
-    counts = {name: summary[name] for name in ("threshold", "protocol", "num_images", "num_targets")}
+    names = [*(key for key in METRICS if key in summary), "intervals_95", "threshold", "protocol"]
     return {
         "detector": evaluation.detector,
         "data": evaluation.data,
         "images": evaluation.settings["images"],
-        **values,
-        "intervals_95": intervals,
-        **counts,
+        **{name: summary[name] for name in (*names, "num_images", "num_targets")},
     }
 
 
 def _cross_table(evaluations: list[NamedEvaluation]) -> str:
-    header = ("detector", "data", "images", "targets", *(label for _, label, _ in TABLE_METRICS))
+    metrics = metrics_of("cross")
+    header = ("detector", "data", "images", "targets", *(metric.heading for metric in metrics))
     rows = []
     for evaluation in evaluations:
         row = _cross_row(evaluation)
-        values = ["-" if row[name] is None else f"{row[name]:.{decimals}f}" for name, _, decimals in TABLE_METRICS]
+        values = [number_text(row[metric.key], metric.decimals) for metric in metrics]
         rows.append((row["detector"], row["data"], str(row["num_images"]), str(row["num_targets"]), *values))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []

@@ -21,8 +21,8 @@ class Statistic:
     """A metric as a function of sums over images.
 
     Attributes:
-        terms: (N, K) float64, what each image adds to the K sums.
-        value: maps sums (R, K) to the metric (R,), NaN where it is undefined.
+        terms: (N, K) float64, the terms that each image adds to the K sums.
+        value: Maps sums (R, K) to the metric (R,), NaN where it is undefined.
     """
 
     terms: np.ndarray
@@ -41,6 +41,10 @@ class Estimate:
     low: float
     high: float
 
+    def interval(self) -> list[float | None]:
+        """[low, high] for JSON, None where undefined."""
+        return [json_number(self.low), json_number(self.high)]
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -48,8 +52,8 @@ class PairedDifference:
 
     Attributes:
         difference: B - A; NaN where either is undefined.
-        low, high: ends of its percentile interval.
-        probability_b_above_a: share of the resampled sets on which B is higher, ties counting half. For a metric
+        low, high: Ends of its percentile interval.
+        probability_b_above_a: Share of the resampled sets on which B is higher, ties counting half. For a metric
             that is better when lower (Fa, errors) it is the share on which B is worse.
         num_images: N.
     """
@@ -61,12 +65,17 @@ class PairedDifference:
     num_images: int
 
 
+def json_number(value: float) -> float | None:
+    """None for NaN, which JSON does not know."""
+    return None if np.isnan(value) else float(value)
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = float("nan")) -> Statistic:
     """The ratio of two sums over images.
 
     Args:
-        numerator, denominator: (N,), what each image adds.
-        empty: the value where the denominator is 0.
+        numerator, denominator: (N,), the terms that each image adds.
+        empty: The value where the denominator is 0.
     """
 
     def value(sums: np.ndarray) -> np.ndarray:
@@ -90,13 +99,13 @@ def estimate(
     A resampled set on which a metric is undefined (no target for Pd) is left out of that metric's interval.
 
     Args:
-        statistics: by name, all of the same N images in the same order.
-        num_resamples: number of resampled sets.
-        seed: of the draws; the same seed and N draw the same sets.
-        level: probability mass of the intervals, in (0, 1).
+        statistics: Statistics by name, all of the same N images in the same order.
+        num_resamples: Number of resampled sets.
+        seed: Seed of the draws; the same seed and N draw the same sets.
+        level: Probability mass of the intervals, in (0, 1).
 
     Raises:
-        ValueError: there is no image, `statistics` differ in N, or an argument is not allowed.
+        ValueError: There is no image, `statistics` differ in N, or an argument is not allowed.
     """
     drawn = _resampled_values(statistics, num_resamples, seed, level)
     return {
@@ -115,11 +124,11 @@ def paired_differences(
     """B - A for every metric that both have, on the same images, drawn together.
 
     Args:
-        a, b: statistics by name; image n of `a` is image n of `b`.
-        num_resamples, seed, level: as in `estimate`.
+        a, b: Statistics by name; image n of `a` is image n of `b`.
+        num_resamples, seed, level: See `estimate`.
 
     Raises:
-        ValueError: as in `estimate`, or `a` and `b` have no metric in common.
+        ValueError: As `estimate` does, or `a` and `b` have no metric in common.
     """
     names = [name for name in a if name in b]
     if not names:

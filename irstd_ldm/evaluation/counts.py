@@ -1,11 +1,12 @@
-"""Integer counts of one image; every metric is a ratio of their sums."""
+"""Integer counts of one image, of its pixels, components and targets; every metric is a ratio of their sums."""
 
+import math
 from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from .matching import MATCHINGS as MATCHINGS
-from .matching import ImageComponents, check_mask, label_image
+from ..targets import signal_to_clutter_ratio
+from .matching import OPDC_MIN_IOU, ImageComponents, areas_px, check_mask, label_image
 
 
 @dataclass(frozen=True)
@@ -13,14 +14,14 @@ class ImageCounts:
     """Counts of one image, or, after addition, of a set of images.
 
     Attributes:
-        tp_px, fp_px, fn_px: true positive, false positive and false negative pixels.
-        targets: components of the truth.
-        hits: targets matched one to one with a predicted component.
-        predicted: predicted components; `predicted - hits` of them are false alarms.
-        false_alarm_px: pixels of the predicted components that match no target.
-        legacy_false_alarm_px: the same without every component whose area equals that of a matched component of
+        tp_px, fp_px, fn_px: True positive, false positive and false negative pixels.
+        targets: Components of the truth.
+        hits: Targets matched one to one with a predicted component.
+        predicted: Predicted components; `predicted - hits` of them are false alarms.
+        false_alarm_px: Pixels of the predicted components that match no target.
+        legacy_false_alarm_px: The same without every component whose area equals that of a matched component of
             the same image, as DNANet, MSHNet, SCTransNet and IRSTD-Diff count. Never above `false_alarm_px`.
-        area_px: pixels of the image.
+        area_px: Pixels of the image.
         images: 1.
     """
 
@@ -43,6 +44,11 @@ class ImageCounts:
     def __add__(self, other: "ImageCounts") -> "ImageCounts":
         return ImageCounts(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
 
+    @property
+    def union_px(self) -> int:
+        """Pixels that are foreground in the prediction or the truth."""
+        return self.tp_px + self.fp_px + self.fn_px
+
 
 def count_image(
     prediction: np.ndarray,
@@ -57,14 +63,14 @@ def count_image(
     Args:
         prediction: (H, W) bool.
         truth: (H, W) bool. Its 8-connected components are the targets.
-        centroid_tolerance_px: a predicted component hits a target if their centroids are nearer than this, strictly.
+        centroid_tolerance_px: A predicted component hits a target if their centroids are nearer than this, strictly.
         matching: "greedy", "optimal" or "opdc", see `matching.match_pairs`.
         union_truth: (H, W) bool, truth pixels that count in the union tp + fp + fn (`fn_px` is their number minus
             `tp_px`). None: `truth`. Only the protocol `basicirstd` needs another one.
 
     Raises:
-        TypeError: an array is not bool.
-        ValueError: the shapes differ, or `matching` or `centroid_tolerance_px` is not allowed.
+        TypeError: An array is not bool.
+        ValueError: The shapes differ, or `matching` or `centroid_tolerance_px` is not allowed.
     """
     components = label_image(prediction, truth)
     pairs = components.match(centroid_tolerance_px=centroid_tolerance_px, matching=matching)
@@ -77,9 +83,9 @@ def count_components(
     """Counts one image whose components are labelled and matched.
 
     Args:
-        components: of the image.
+        components: Those of the image.
         pairs: (index in `components.targets`, index in `components.predicted`), each index once.
-        union_truth: as in `count_image`.
+        union_truth: See `count_image`.
     """
     truth, prediction = components.truth_labels > 0, components.prediction_labels > 0
     union_truth = truth if union_truth is None else union_truth
@@ -99,3 +105,158 @@ def count_components(
         legacy_false_alarm_px=sum(c.area_px for c in predicted if c.area_px not in matched_areas_px),
         area_px=prediction.size,
     )
+
+
+@dataclass(frozen=True)
+class HierarchicalCounts:
+    """Terms that one image adds to hIoU and its split into errors (arXiv 2509.16888).
+
+    A predicted component and a target are near with an IoU of at least 0.5, or with a centroid distance within the
+    tolerance.
+
+    Attributes:
+        matched: Pairs of a target and a predicted component.
+        far_predicted: Predicted components near no target.
+        far_targets: Targets near no predicted component.
+        lost_predicted: Predicted components near a target, but unmatched.
+        lost_targets: Targets near a predicted component, but unmatched.
+        without_predicted, without_targets: 1 where the image has no predicted component, no target.
+        iou, merging, interference, perception: Sums over the pairs of tp, of predicted pixels on other targets, of
+            predicted pixels on background, and of missed target pixels, each divided by the pair's union.
+    """
+
+    matched: int
+    far_predicted: int
+    far_targets: int
+    lost_predicted: int
+    lost_targets: int
+    without_predicted: int
+    without_targets: int
+    iou: float
+    merging: float
+    interference: float
+    perception: float
+
+    @property
+    def objects(self) -> int:
+        """Matched pairs, unmatched predicted components and unmatched targets."""
+        return self.matched + self.far_predicted + self.far_targets + self.lost_predicted + self.lost_targets
+
+    @property
+    def objects_and_placeholders(self) -> int:
+        """The objects, and one for no predicted component and one for no target, as PyIRSTDMetrics counts."""
+        return self.objects + self.without_predicted + self.without_targets
+
+
+def count_hierarchical(components: ImageComponents, *, centroid_tolerance_px: float = 3.0) -> HierarchicalCounts:
+    """Counts one image, matched by OPDC whatever matching its other counts use.
+
+    Args:
+        components: Those of the image, from `label_image`.
+        centroid_tolerance_px: See `match_pairs`.
+    """
+    pairs = components.match(centroid_tolerance_px=centroid_tolerance_px, matching="opdc")
+    near = (components.overlap >= OPDC_MIN_IOU) | (components.distance_px < centroid_tolerance_px)
+    num_targets, num_predicted = near.shape
+    far_targets = int(np.count_nonzero(~near.any(axis=1)))
+    far_predicted = int(np.count_nonzero(~near.any(axis=0)))
+    rows, columns = np.array(pairs, dtype=np.intp).reshape(-1, 2).T  # (pairs,) twice
+    tp_px = components.intersection_px[rows, columns]
+    target_px = areas_px(components.targets)[rows]
+    predicted_px = areas_px(components.predicted)[columns]
+    on_targets_px = components.intersection_px.sum(axis=0)[columns]
+    union_px = target_px + predicted_px - tp_px
+    return HierarchicalCounts(
+        matched=len(pairs),
+        far_predicted=far_predicted,
+        far_targets=far_targets,
+        lost_predicted=num_predicted - len(pairs) - far_predicted,
+        lost_targets=num_targets - len(pairs) - far_targets,
+        without_predicted=int(num_predicted == 0),
+        without_targets=int(num_targets == 0),
+        iou=float((tp_px / union_px).sum()),
+        merging=float(((on_targets_px - tp_px) / union_px).sum()),
+        interference=float(((predicted_px - on_targets_px) / union_px).sum()),
+        perception=float(((target_px - tp_px) / union_px).sum()),
+    )
+
+
+@dataclass(frozen=True)
+class TargetRecord:
+    """One target of one image.
+
+    Attributes:
+        x, y: Its centroid in pixels.
+        area_px: Its pixels.
+        scr: Signal-to-clutter ratio on the image the detector saw, None without an image, NaN where the ring around
+            the target is empty or constant.
+        hit: Whether a predicted component was matched with it.
+    """
+
+    x: float
+    y: float
+    area_px: int
+    scr: float | None
+    hit: bool
+
+
+def target_records(
+    components: ImageComponents, pairs: list[tuple[int, int]], image: np.ndarray | None = None
+) -> list[TargetRecord]:
+    """A record per target of one image, in label order.
+
+    Args:
+        components: Those of the image.
+        pairs: (index in `components.targets`, index in `components.predicted`).
+        image: (H, W), the raw image, for the SCR (`signal_to_clutter_ratio`).
+    """
+    hit = {target for target, _ in pairs}
+    mask = components.truth_labels > 0
+    records = []
+    for index, target in enumerate(components.targets):
+        scr = None
+        if image is not None:
+            scr = signal_to_clutter_ratio(image, components.truth_labels == target.label, mask)
+        records.append(TargetRecord(target.x, target.y, target.area_px, scr, index in hit))
+    return records
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The targets whose property lies in [low, high); bounds of NaN hold those whose property is NaN.
+
+    Attributes:
+        name: Name in tables, such as "area 9-24 px".
+        property: "area_px" or "scr".
+        low, high: Bounds.
+    """
+
+    name: str
+    property: str
+    low: float
+    high: float
+
+    def holds(self, record: TargetRecord) -> bool:
+        """Whether the target belongs here; never where its property is None."""
+        value = getattr(record, self.property)
+        if value is None:
+            return False
+        return math.isnan(self.low) if math.isnan(value) else self.low <= value < self.high
+
+
+# Squares of 3, 5, 7 and 9 px; 80 px (0.12 % of 256x256) is the usual limit of a small target.
+AREA_STRATA = (
+    Stratum("area 1-8 px", "area_px", 1, 9),
+    Stratum("area 9-24 px", "area_px", 9, 25),
+    Stratum("area 25-48 px", "area_px", 25, 49),
+    Stratum("area 49-80 px", "area_px", 49, 81),
+    Stratum("area >= 81 px", "area_px", 81, math.inf),
+)
+SCR_STRATA = (
+    Stratum("SCR < 2", "scr", -math.inf, 2),
+    Stratum("SCR 2-4", "scr", 2, 4),
+    Stratum("SCR 4-8", "scr", 4, 8),
+    Stratum("SCR 8-16", "scr", 8, 16),
+    Stratum("SCR >= 16", "scr", 16, math.inf),
+    Stratum("SCR undefined", "scr", math.nan, math.nan),
+)

@@ -9,24 +9,32 @@ All numbers are ratios of sums over the images. Foreground is probability > thre
 - Pd against Fa (false-alarm pixels per million) and against false targets per image, in targets.
 - Pd at a budget: the highest Pd among the thresholds whose false alarms are at most the budget; of equal Pd the one
   with fewer false alarms, then the higher threshold. None without targets, or where no threshold keeps the budget.
+- A threshold for a budget (`threshold_for_budget`) is chosen beforehand, to be used on other images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 
-from .bootstrap import Statistic, divide
+from .bootstrap import Statistic, divide, json_number
+from .metrics import METRICS, bootstrap_interval, pd
 from .thresholds import ThresholdCounts
 
-FA_BUDGETS_PER_MILLION_PX = (1.0, 10.0, 100.0)
-FALSE_TARGET_BUDGETS_PER_IMAGE = (0.1, 1.0)
+# Budgets of an evaluation, by the rate that they limit.
+BUDGETS = {"fa_per_million_px": (1.0, 10.0, 100.0), "false_targets_per_image": (0.1, 1.0)}
+
+# Even in the logit, where probabilities spread, as far as float32 tells them apart; at 1 all is background.
+_LOGITS = np.arange(-4.6, 16.01, 0.05)
+BUDGET_THRESHOLDS = np.unique(np.append(1 / (1 + np.exp(-_LOGITS)), 1).astype(np.float32)).astype(np.float64)  # (T,)
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The threshold that a budget allows, and what it gives."""
+    """The threshold that a budget allows, and its numbers."""
 
     threshold: float
     pd: float
@@ -38,17 +46,17 @@ class Curves:
     """The curves of a set of images.
 
     Args:
-        counts: one entry per image, at least one, all at the same thresholds.
+        counts: One entry per image, at least one, all at the same thresholds.
         legacy_false_alarms: Fa is the equal-area count of older code.
 
     Attributes:
         thresholds: (T,) ascending.
-        num_images, num_targets, num_px, truth_px: of the set.
+        num_images, num_targets, num_px, truth_px: Numbers of the set.
         tpr, fpr, precision_px, pd, fa_per_million_px, false_targets_per_image, precision_targets: (T,) float64, NaN
             where undefined. The recall of pixels is `tpr`, that of targets `pd`.
 
     Raises:
-        ValueError: there is no image, or thresholds differ.
+        ValueError: There is no image, or thresholds differ.
     """
 
     def __init__(self, counts: Sequence[ThresholdCounts], *, legacy_false_alarms: bool = False):
@@ -73,99 +81,24 @@ class Curves:
         self.num_images, self.num_targets = len(counts), int(targets.sum())
         self.num_px, self.truth_px = int(area_px.sum()), int(truth_px.sum())
         rates = _pixel_rates(self._pixel_terms.sum(axis=0, keepdims=True))  # (1, T) each
-        self.tpr, self.fpr, self.precision_px = (rate[0] for rate in rates)
+        self.tpr, self.fpr, self.precision_px = (rate[0] for rate in rates.values())
         rates = _target_rates(self._target_terms.sum(axis=0, keepdims=True))  # (1, T) each
-        self.pd, self.fa_per_million_px, self.false_targets_per_image = (rate[0] for rate in rates)
+        self.pd, self.fa_per_million_px, self.false_targets_per_image = (rate[0] for rate in rates.values())
         self.precision_targets = divide(hits.sum(axis=0), predicted.sum(axis=0))
 
-    def roc_auc(self) -> float:
-        """Area under the ROC curve of pixels; NaN where there is no target pixel or no other one."""
-        return self._roc_auc().point()
+    def pd_at(self, rate: str, budget: float) -> OperatingPoint | None:
+        """The operating point of highest Pd within a budget; see the module.
 
-    def average_precision(self) -> float:
-        """Average precision of pixels; NaN without target pixels."""
-        return self._average_precision().point()
-
-    def pd_at_fa(self, budget_per_million_px: float) -> OperatingPoint | None:
-        """The operating point of highest Pd with at most so many false-alarm pixels per million; see the module.
+        Args:
+            rate: The false alarms that are limited, a key of `BUDGETS`.
+            budget: Highest `rate` that is allowed, itself included.
 
         Raises:
-            ValueError: the budget is negative or not finite.
+            ValueError: The budget is negative or not finite.
         """
-        return self._operating_point(self.fa_per_million_px, budget_per_million_px, "budget_per_million_px")
-
-    def pd_at_false_targets_per_image(self, budget_per_image: float) -> OperatingPoint | None:
-        """The operating point of highest Pd with at most so many false targets per image; see the module.
-
-        Raises:
-            ValueError: the budget is negative or not finite.
-        """
-        return self._operating_point(self.false_targets_per_image, budget_per_image, "budget_per_image")
-
-    def statistics(
-        self,
-        fa_budgets_per_million_px: Sequence[float] = FA_BUDGETS_PER_MILLION_PX,
-        false_target_budgets_per_image: Sequence[float] = FALSE_TARGET_BUDGETS_PER_IMAGE,
-    ) -> dict[str, Statistic]:
-        """`roc_auc`, `average_precision` and Pd at each budget, for `bootstrap.estimate`.
-
-        Every resampled set chooses its own threshold for a budget: the interval holds the uncertainty of the choice.
-        Names of budgets: "pd_at_10_fa_per_million_px", "pd_at_0.1_false_targets_per_image".
-        """
-        statistics = {"roc_auc": self._roc_auc(), "average_precision": self._average_precision()}
-        for budget in fa_budgets_per_million_px:
-            statistics[f"pd_at_{budget:g}_fa_per_million_px"] = self._pd_within(budget, 1)
-        for budget in false_target_budgets_per_image:
-            statistics[f"pd_at_{budget:g}_false_targets_per_image"] = self._pd_within(budget, 2)
-        return statistics
-
-    def to_dict(self) -> dict[str, Any]:
-        """Curves, areas and N, ready for `json.dumps`; None stands for an undefined value."""
-        arrays = {
-            "thresholds": self.thresholds,
-            "tpr": self.tpr,
-            "fpr": self.fpr,
-            "precision_px": self.precision_px,
-            "pd": self.pd,
-            "fa_per_million_px": self.fa_per_million_px,
-            "false_targets_per_image": self.false_targets_per_image,
-            "precision_targets": self.precision_targets,
-        }
-        areas = {"roc_auc": self.roc_auc(), "average_precision": self.average_precision()}
-        return {
-            "num_images": self.num_images,
-            "num_targets": self.num_targets,
-            "num_px": self.num_px,
-            "truth_px": self.truth_px,
-            **{name: json_number(area) for name, area in areas.items()},
-            **{name: [json_number(value) for value in array.tolist()] for name, array in arrays.items()},
-        }
-
-    def _roc_auc(self) -> Statistic:
-        def value(sums: np.ndarray) -> np.ndarray:
-            tpr, fpr, _ = _pixel_rates(sums)
-            return _roc_auc(tpr, fpr)
-
-        return Statistic(self._pixel_terms, value)
-
-    def _average_precision(self) -> Statistic:
-        def value(sums: np.ndarray) -> np.ndarray:
-            recall, _, precision = _pixel_rates(sums)
-            return _average_precision(recall, precision, base_rate=divide(sums[:, -2], sums[:, -1]))
-
-        return Statistic(self._pixel_terms, value)
-
-    def _pd_within(self, budget: float, kind: int) -> Statistic:
-        def value(sums: np.ndarray) -> np.ndarray:
-            rates = _target_rates(sums)
-            allowed = np.where(rates[kind] <= budget, rates[0], -np.inf).max(axis=1)  # (R,)
-            return np.where(np.isneginf(allowed), np.nan, allowed)
-
-        return Statistic(self._target_terms, value)
-
-    def _operating_point(self, false_alarms: np.ndarray, budget: float, name: str) -> OperatingPoint | None:
         if not 0 <= budget < np.inf:
-            raise ValueError(f"`{name}` must be at least 0 and finite, got {budget}")
+            raise ValueError(f"`budget` must be at least 0 and finite, got {budget}")
+        false_alarms = getattr(self, rate)
         (allowed,) = np.nonzero((false_alarms <= budget) & ~np.isnan(self.pd))
         if not allowed.size:
             return None
@@ -178,41 +111,178 @@ class Curves:
             false_targets_per_image=float(self.false_targets_per_image[best]),
         )
 
+    def statistics(self, budgets: Mapping[str, Sequence[float]] = BUDGETS) -> dict[str, Statistic]:
+        """`roc_auc`, `average_precision` and Pd at each budget (`budget_key`), for `bootstrap.estimate`.
 
-def json_number(value: float) -> float | None:
-    """None for NaN, which JSON does not know."""
-    return None if np.isnan(value) else float(value)
+        Every resampled set chooses its own threshold for a budget: the interval holds the uncertainty of the choice.
+
+        Args:
+            budgets: Budgets by rate.
+        """
+        found = {
+            "roc_auc": Statistic(self._pixel_terms, _roc_auc),
+            "average_precision": Statistic(self._pixel_terms, _average_precision),
+        }
+        for rate, limits in budgets.items():
+            found |= {budget_key(rate, limit): self._pd_within(rate, limit) for limit in limits}
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Curves, areas and N, ready for `json.dumps`; None stands for an undefined value."""
+        scalars = ("num_images", "num_targets", "num_px", "truth_px")
+        arrays = ("thresholds", "tpr", "fpr", "precision_px", "pd", *BUDGETS, "precision_targets")
+        return {
+            **{name: getattr(self, name) for name in scalars},
+            **{name: json_number(area.point()) for name, area in self.statistics({}).items()},
+            **{name: [json_number(value) for value in getattr(self, name).tolist()] for name in arrays},
+        }
+
+    def _pd_within(self, rate: str, budget: float) -> Statistic:
+        def value(sums: np.ndarray) -> np.ndarray:
+            rates = _target_rates(sums)
+            allowed = np.where(rates[rate] <= budget, rates["pd"], -np.inf).max(axis=1)  # (R,)
+            return np.where(np.isneginf(allowed), np.nan, allowed)
+
+        return Statistic(self._target_terms, value)
 
 
-def _pixel_rates(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """tpr, fpr and precision (R, T) from sums (R, 2 T + 2): tp_px (T), fp_px (T), truth_px, area_px."""
+def budget_key(rate: str, budget: float) -> str:
+    """Name of Pd at a budget, such as "pd_at_10_fa_per_million_px"."""
+    return f"pd_at_{budget:g}_{rate}"
+
+
+def budget_label(rate: str) -> str:
+    """Name of a kind of budget in tables, such as "Fa (1e-6)" or "false targets/image"."""
+    return METRICS[rate].heading.replace(" per ", "/")
+
+
+def _pixel_rates(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The rates of pixels (R, T) from sums (R, 2 T + 2): tp_px (T), fp_px (T), truth_px, area_px."""
     tp_px, fp_px = np.split(sums[:, :-2], 2, axis=1)  # (R, T)
     truth_px, area_px = sums[:, -2:-1], sums[:, -1:]  # (R, 1)
-    return divide(tp_px, truth_px), divide(fp_px, area_px - truth_px), divide(tp_px, tp_px + fp_px)
+    return {
+        "tpr": divide(tp_px, truth_px),
+        "fpr": divide(fp_px, area_px - truth_px),
+        "precision_px": divide(tp_px, tp_px + fp_px),
+    }
 
 
-def _target_rates(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pd, Fa per million and false targets per image (R, T).
+def _target_rates(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The rates of targets (R, T).
 
     From sums (R, 3 T + 3): hits (T), false targets (T), false_alarm_px (T), targets, area_px, images.
     """
     hits, false_targets, false_alarm_px = np.split(sums[:, :-3], 3, axis=1)  # (R, T)
     targets, area_px, images = sums[:, -3:-2], sums[:, -2:-1], sums[:, -1:]  # (R, 1)
-    return divide(hits, targets), divide(1e6 * false_alarm_px, area_px), divide(false_targets, images)
+    return {
+        "pd": divide(hits, targets),
+        "fa_per_million_px": divide(1e6 * false_alarm_px, area_px),
+        "false_targets_per_image": divide(false_targets, images),
+    }
 
 
-def _roc_auc(tpr: np.ndarray, fpr: np.ndarray) -> np.ndarray:
-    """Trapezoidal area (R,) under tpr and fpr (R, T) at ascending thresholds, (0, 0) and (1, 1) added."""
-    ends = np.zeros((len(tpr), 1)), np.ones((len(tpr), 1))
-    tpr = np.concatenate([ends[0], tpr[:, ::-1], ends[1]], axis=1)  # (R, T + 2), falling thresholds
-    fpr = np.concatenate([ends[0], fpr[:, ::-1], ends[1]], axis=1)
-    return (np.diff(fpr, axis=1) * (tpr[:, 1:] + tpr[:, :-1])).sum(axis=1) / 2
+def _roc_auc(sums: np.ndarray) -> np.ndarray:
+    """Trapezoidal area (R,) from sums of pixels; NaN where there is no target pixel or no other one."""
+    rates = _pixel_rates(sums)
+    ends = np.zeros((len(sums), 1)), np.ones((len(sums), 1))
+    tpr, fpr = (np.concatenate([ends[0], rates[name][:, ::-1], ends[1]], axis=1) for name in ("tpr", "fpr"))
+    return (np.diff(fpr, axis=1) * (tpr[:, 1:] + tpr[:, :-1])).sum(axis=1) / 2  # falling thresholds
 
 
-def _average_precision(recall: np.ndarray, precision: np.ndarray, base_rate: np.ndarray) -> np.ndarray:
-    """(R,) from recall and precision (R, T) at ascending thresholds; all foreground: recall 1, `base_rate` (R,)."""
-    num = len(recall)
-    recall = np.concatenate([np.zeros((num, 1)), recall[:, ::-1], np.ones((num, 1))], axis=1)  # (R, T + 2)
-    precision = np.concatenate([precision[:, ::-1], base_rate[:, None]], axis=1)  # (R, T + 1)
+def _average_precision(sums: np.ndarray) -> np.ndarray:
+    """Average precision (R,) from sums of pixels; NaN without target pixels."""
+    rates = _pixel_rates(sums)
+    base_rate = divide(sums[:, -2:-1], sums[:, -1:])  # (R, 1), the precision where all is foreground
+    ends = np.zeros((len(sums), 1)), np.ones((len(sums), 1))
+    recall = np.concatenate([ends[0], rates["tpr"][:, ::-1], ends[1]], axis=1)  # (R, T + 2)
+    precision = np.concatenate([rates["precision_px"][:, ::-1], base_rate], axis=1)  # (R, T + 1)
     gain = np.diff(recall, axis=1)
     return np.where(gain == 0, 0.0, gain * precision).sum(axis=1)  # no foreground: no gain, no precision
+
+
+@dataclass(frozen=True)
+class BudgetThreshold:
+    """A threshold that keeps a false-alarm budget on some sets of images, and how sure that is.
+
+    Attributes:
+        max_fa_per_million_px: The budget.
+        threshold: Foreground is probability > threshold.
+        fa_per_million_px: The worst set's false alarms at the threshold.
+        fa_upper_bound: Upper end of the worst set's one-sided 95 % interval: by the bootstrap over images, and at
+            least the share that the rule of three leaves open, 3 false targets of mean size in the N images.
+        pd: hits / targets of all sets together.
+        smallest_measurable_fa: One false target of the true ones' mean size on the smallest set, in pixels per
+            million. A budget below it is kept by having no false alarm at all, which says little about other images.
+    """
+
+    max_fa_per_million_px: float
+    threshold: float
+    fa_per_million_px: float
+    fa_upper_bound: float
+    pd: float
+    smallest_measurable_fa: float
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the images are many enough to measure the budget."""
+        return self.smallest_measurable_fa <= self.max_fa_per_million_px
+
+
+def threshold_for_budget(
+    sets: Mapping[str, Sequence[ThresholdCounts]],
+    thresholds: np.ndarray,
+    max_fa_per_million_px: float,
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> BudgetThreshold:
+    """The lowest threshold from which on every set keeps the budget.
+
+    False alarms need not fall with the threshold (a component that shrinks can lose its target), hence "from which
+    on". Sets are held to the budget one by one, so that many easy frames do not pay for a few hard ones.
+
+    Args:
+        sets: Counts at all thresholds by the set's name, one entry per image; at least one set has targets.
+        thresholds: (T,), increasing, those of the counts.
+        max_fa_per_million_px: The budget, positive.
+        num_resamples, seed: Number of resampled sets and seed of the bootstrap.
+
+    Raises:
+        ValueError: `sets` is empty or has an empty set, the budget is not positive, no threshold keeps it, or no set
+            has a target.
+    """
+    if not sets or not all(sets.values()):
+        raise ValueError("`sets` must hold at least one set, each of at least one image")
+    if not max_fa_per_million_px > 0:
+        raise ValueError(f"`max_fa_per_million_px` must be positive, got {max_fa_per_million_px}")
+    fa = np.array([Curves(counts).fa_per_million_px for counts in sets.values()])  # (sets, T)
+    exceeded = np.flatnonzero((fa > max_fa_per_million_px).any(axis=0))  # indices of thresholds
+    index = int(exceeded[-1]) + 1 if exceeded.size else 0
+    if index == len(thresholds):
+        raise ValueError(
+            f"`max_fa_per_million_px` {max_fa_per_million_px:g} cannot be kept: false alarms at the highest "
+            f"threshold, {thresholds[-1]:g}, are {fa[:, -1].max():.3g} per million px"
+        )
+    at_threshold = {name: [counts.at(index) for counts in of_set] for name, of_set in sets.items()}
+    total = reduce(add, (counts for of_set in at_threshold.values() for counts in of_set))
+    if not total.targets:
+        raise ValueError("`sets` must hold at least one target: a budget is spent on finding targets")
+    one_target = {  # pixels per million
+        name: 1e6 * (total.tp_px + total.fn_px) / total.targets / sum(counts.area_px for counts in of_set)
+        for name, of_set in at_threshold.items()
+    }
+    upper_bounds = [
+        max(
+            bootstrap_interval(of_set, "fa_per_million_px", num_resamples=num_resamples, seed=seed, level=0.9)[1],
+            3 * one_target[name],
+        )
+        for name, of_set in at_threshold.items()
+    ]
+    return BudgetThreshold(
+        max_fa_per_million_px=max_fa_per_million_px,
+        threshold=float(thresholds[index]),
+        fa_per_million_px=float(fa[:, index].max()),
+        fa_upper_bound=max(upper_bounds),
+        pd=pd(total),
+        smallest_measurable_fa=max(one_target.values()),
+    )

@@ -79,6 +79,20 @@ def check_mask(name: str, mask: np.ndarray, shape: tuple[int, ...]) -> None:
         raise ValueError(f"`{name}` must have shape (H, W) of `prediction` {shape}, got {mask.shape}")
 
 
+def check_probability(probability: np.ndarray, of: str = "") -> None:
+    """Raises TypeError or ValueError unless `probability` is a (H, W) floating point array.
+
+    Args:
+        probability: The map.
+        of: Words behind its name in messages, such as " of frame 3".
+    """
+    if not isinstance(probability, np.ndarray) or not np.issubdtype(probability.dtype, np.floating):
+        kind = getattr(probability, "dtype", type(probability).__name__)
+        raise TypeError(f"`probability`{of} must be a floating point array, got {kind}")
+    if probability.ndim != 2 or probability.size == 0:
+        raise ValueError(f"`probability`{of} must have shape (H, W), got {probability.shape}")
+
+
 def check_matching(matching: str, centroid_tolerance_px: float) -> None:
     """Raises ValueError unless both are allowed."""
     if matching not in MATCHINGS:
@@ -104,8 +118,8 @@ def match_pairs(
     Args:
         distance_px: (targets, predicted), of the centroids, both in label order.
         overlap: (targets, predicted), IoU of every pair; only "opdc" needs it.
-        centroid_tolerance_px: largest centroid distance in pixels, itself excluded.
-        matching: one of the names above.
+        centroid_tolerance_px: Largest centroid distance in pixels, itself excluded.
+        matching: One of the names above.
 
     Returns:
         Pairs (target, predicted), by increasing target.

@@ -1,13 +1,20 @@
-"""The ways published work resizes images and reads the truth, by name.
+"""The ways published work resizes images and reads the truth, by name, and predictions that lie in a folder.
 
 A protocol has an image side and a truth side: run the pipeline on `prepare_image(gray)` and score its probability
 against `prepare_truth(mask)`. Scoring alone is not the protocol where the network would have seen another image.
 """
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+PREDICTION_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,11 @@ class Protocol:
     """How one line of published work prepares images and truth.
 
     Attributes:
-        name: the key in `PROTOCOLS`.
-        description: one line, printed beside every number.
+        name: The key in `PROTOCOLS`.
+        description: One line, printed beside every number.
         size: (height, width) in pixels that images and truth are resized to, None for native size.
-        target_level: lowest value of an 8-bit mask that makes a target pixel.
-        union_level: lowest value of an 8-bit mask that counts in the union of the IoU.
+        target_level: Lowest value of an 8-bit mask that makes a target pixel.
+        union_level: Lowest value of an 8-bit mask that counts in the union of the IoU.
     """
 
     name: str
@@ -97,30 +104,14 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
-            name="native",
-            description="native size, truth >= 128",
-            size=None,
-            target_level=128,
-            union_level=128,
-        ),
+        Protocol("native", "native size, truth >= 128", size=None, target_level=128, union_level=128),
         # BasicIRSTD's metrics.py divides masks by 255 and never binarises them: a grey truth pixel >= .5 is in the
         # union and can never be in the intersection; only 255 makes targets.
         Protocol(
-            name="basicirstd",
-            description="native size, truth == 255 (IoU union: >= 128)",
-            size=None,
-            target_level=255,
-            union_level=128,
+            "basicirstd", "native size, truth == 255 (IoU union: >= 128)", None, target_level=255, union_level=128
         ),
         # DNANet, MSHNet, LGLDNet.
-        Protocol(
-            name="resize256",
-            description="256x256, image bilinear, truth nearest and >= 128",
-            size=(256, 256),
-            target_level=128,
-            union_level=128,
-        ),
+        Protocol("resize256", "256x256, image bilinear, truth nearest and >= 128", (256, 256), 128, 128),
     )
 }
 
@@ -129,7 +120,7 @@ def get_protocol(name: str) -> Protocol:
     """The protocol of that name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is none.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"`protocol` must be one of {', '.join(PROTOCOLS)}, got {name!r}")
@@ -139,3 +130,68 @@ def get_protocol(name: str) -> Protocol:
 def _resize(array: np.ndarray, size: tuple[int, int], filter: Image.Resampling) -> np.ndarray:
     height, width = size
     return np.asarray(Image.fromarray(array).resize((width, height), filter))  # (height, width)
+
+
+def read_prediction(path: str | Path) -> np.ndarray:
+    """Reads a predicted mask or probability map.
+
+    Args:
+        path: A gray image of 1 bit, 8 bit (/255) or 16 bit (/65535), or RGB of 8 bit with equal channels.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file cannot be decoded, or holds another kind of image.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            values = np.asarray(image)  # (H, W) or (H, W, 3)
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    if mode == "RGB":
+        if np.any(values != values[..., :1]):
+            raise ValueError(f"{path} is a colour image: a prediction must be gray")
+        values = values[..., 0]  # (H, W)
+    elif mode not in ("1", "L", "I;16", "I;16B"):
+        raise ValueError(f"{path} has Pillow mode {mode}: a prediction must be gray of 1, 8 or 16 bit")
+    if mode == "1":
+        return values.astype(np.float32)
+    full_scale = 65535 if mode.startswith("I;16") else 255
+    if values.max() == 1:
+        logger.warning("%s: highest value 1 of %d, read as a probability of %.2g", path, full_scale, 1 / full_scale)
+    return values.astype(np.float32) / np.float32(full_scale)
+
+
+def find_predictions(root: str | Path, stems: Sequence[str]) -> dict[str, Path]:
+    """Finds ROOT/stem.png (or .bmp, .tif, .tiff) for every stem.
+
+    Returns:
+        The files by stem, in the order of `stems`.
+
+    Raises:
+        ValueError: `root` is no folder, or stems have no file or several.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"`root` must be a folder of predictions, got {root}")
+    files: dict[str, list[Path]] = {}
+    for path in sorted(root.iterdir()):
+        if path.suffix.lower() in PREDICTION_SUFFIXES:
+            files.setdefault(path.stem, []).append(path)
+    missing = [stem for stem in stems if stem not in files]
+    if missing:
+        raise ValueError(f"{root} has no prediction for {len(missing)} of {len(stems)} images: {_shorten(missing)}")
+    several = [path.name for stem in stems if len(files[stem]) > 1 for path in files[stem]]
+    if several:
+        raise ValueError(f"{root} has several predictions of one image: {_shorten(several)}")
+    return {stem: files[stem][0] for stem in stems}
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

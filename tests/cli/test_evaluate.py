@@ -16,7 +16,7 @@ from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.evaluate import short_names
 from irstd_ldm.cli.main import main
 from irstd_ldm.evaluation.protocols import PROTOCOLS
-from irstd_ldm.evaluation.report import evaluate_probabilities
+from irstd_ldm.evaluation.result import evaluate_probabilities
 
 RNG = np.random.default_rng(0)
 

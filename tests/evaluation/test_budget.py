@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from irstd_ldm.evaluation.budget import BUDGET_THRESHOLDS, threshold_for_budget
+from irstd_ldm.evaluation.curves import BUDGET_THRESHOLDS, threshold_for_budget
 from irstd_ldm.evaluation.thresholds import ThresholdCounts, count_image_at
 
 THRESHOLDS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])

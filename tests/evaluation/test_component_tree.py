@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from irstd_ldm.evaluation.component_tree import ComponentTree
+from irstd_ldm.evaluation.thresholds import ComponentTree
 from irstd_ldm.targets import label_components
 
 

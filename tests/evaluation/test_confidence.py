@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from irstd_ldm.evaluation.confidence import fit_isotonic, fit_platt, fit_temperature
-from irstd_ldm.evaluation.reliability import ScoredTarget, reliability
+from irstd_ldm.evaluation.confidence import ScoredTarget, fit_isotonic, fit_platt, fit_temperature, reliability
 from irstd_ldm.targets import calibration_from_dict
 
 FITS = {"temperature": fit_temperature, "platt": fit_platt, "isotonic": fit_isotonic}

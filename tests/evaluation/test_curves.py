@@ -6,7 +6,7 @@ import pytest
 
 from irstd_ldm.evaluation.bootstrap import estimate
 from irstd_ldm.evaluation.curves import Curves, OperatingPoint
-from irstd_ldm.evaluation.metrics import fa_per_million_px, pd, precision_px, precision_targets, recall_px
+from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, pd
 from irstd_ldm.evaluation.thresholds import count_image_at, default_thresholds
 
 THRESHOLDS = np.array([0.0, 0.25, 0.5, 0.75])
@@ -47,19 +47,23 @@ def test_areas_by_hand():
     found = curves()
     # (0, 0), (1, .25), (1, .5), (2, .75), (1996, 1) in pixels and tpr.
     area = 1 * (0 + 0.25) / 2 + 1 * (0.5 + 0.75) / 2 + 1994 * (0.75 + 1) / 2
-    assert found.roc_auc() == pytest.approx(area / 1996)
+    assert found.statistics()["roc_auc"].point() == pytest.approx(area / 1996)
     # Each gain in recall is 1/4: precisions 1/2, 2/3, 3/5, and 4/2000 when everything is foreground.
-    assert found.average_precision() == pytest.approx((1 / 2 + 2 / 3 + 3 / 5 + 4 / 2000) / 4)
+    assert found.statistics()["average_precision"].point() == pytest.approx((1 / 2 + 2 / 3 + 3 / 5 + 4 / 2000) / 4)
 
 
 def test_a_perfect_and_a_useless_detector():
     truth = np.zeros((20, 20), dtype=bool)
     truth[5, 5:8] = True
     perfect, useless = truth.astype(float), np.full((20, 20), 0.5)
-    assert curves([(perfect, truth)]).roc_auc() == curves([(perfect, truth)]).average_precision() == 1
-    assert curves([(useless, truth)]).roc_auc() == 0.5
-    assert curves([(useless, truth)]).average_precision() == pytest.approx(3 / 400)
-    assert curves([(1 - perfect, truth)]).roc_auc() == 0
+    assert (
+        curves([(perfect, truth)]).statistics()["roc_auc"].point()
+        == curves([(perfect, truth)]).statistics()["average_precision"].point()
+        == 1
+    )
+    assert curves([(useless, truth)]).statistics()["roc_auc"].point() == 0.5
+    assert curves([(useless, truth)]).statistics()["average_precision"].point() == pytest.approx(3 / 400)
+    assert curves([(1 - perfect, truth)]).statistics()["roc_auc"].point() == 0
 
 
 def test_the_area_is_the_chance_that_a_target_pixel_ranks_above_another():
@@ -71,7 +75,7 @@ def test_the_area_is_the_chance_that_a_target_pixel_ranks_above_another():
         probability[truth][:, None] == probability[~truth]
     )
     between = np.arange(0.05, 1, 0.1)  # every value of its own
-    assert curves([(probability, truth)], between).roc_auc() == pytest.approx(above, abs=1e-12)
+    assert curves([(probability, truth)], between).statistics()["roc_auc"].point() == pytest.approx(above, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -84,19 +88,19 @@ def test_the_area_is_the_chance_that_a_target_pixel_ranks_above_another():
     ],
 )
 def test_pd_at_fa(budget, expected):
-    assert curves().pd_at_fa(budget) == expected
+    assert curves().pd_at("fa_per_million_px", budget) == expected
 
 
 def test_pd_at_false_targets_per_image():
-    assert curves().pd_at_false_targets_per_image(0.9) == OperatingPoint(0.5, 0.5, 500, 0.5)
-    assert curves().pd_at_false_targets_per_image(0.1) is None
-    assert curves(thresholds=np.linspace(0, 1, 5)).pd_at_false_targets_per_image(0.1) == OperatingPoint(1, 0, 0, 0)
+    assert curves().pd_at("false_targets_per_image", 0.9) == OperatingPoint(0.5, 0.5, 500, 0.5)
+    assert curves().pd_at("false_targets_per_image", 0.1) is None
+    assert curves(thresholds=np.linspace(0, 1, 5)).pd_at("false_targets_per_image", 0.1) == OperatingPoint(1, 0, 0, 0)
 
 
 def test_a_budget_is_resolved_where_probabilities_are_nearly_one():
     images = [image((1, 10, 1 - 1e-5, True), (1, 50, 1 - 1e-3, False))]
-    assert curves(images, default_thresholds()).pd_at_fa(1).pd == 1
-    assert curves(images, np.linspace(0, 1, 101)).pd_at_fa(1).pd == 0
+    assert curves(images, default_thresholds()).pd_at("fa_per_million_px", 1).pd == 1
+    assert curves(images, np.linspace(0, 1, 101)).pd_at("fa_per_million_px", 1).pd == 0
 
 
 def test_of_equal_pd_the_fewer_false_alarms():
@@ -105,13 +109,15 @@ def test_of_equal_pd_the_fewer_false_alarms():
     probability[5, 52] = 0.4
     found = curves([(probability, truth)])
     assert found.fa_per_million_px.tolist() == [4000, 4000, 2000, 0]
-    assert found.pd_at_fa(5000) == OperatingPoint(0.75, 1, 0, 0)
-    assert curves([(probability, truth)], np.array([0.25, 0.5])).pd_at_fa(5000) == OperatingPoint(0.5, 1, 2000, 2)
+    assert found.pd_at("fa_per_million_px", 5000) == OperatingPoint(0.75, 1, 0, 0)
+    assert curves([(probability, truth)], np.array([0.25, 0.5])).pd_at("fa_per_million_px", 5000) == OperatingPoint(
+        0.5, 1, 2000, 2
+    )
 
 
 def test_legacy_false_alarms_change_the_budget():
     assert curves(legacy_false_alarms=True).fa_per_million_px.tolist() == [0, 0, 0, 0]
-    assert curves(legacy_false_alarms=True).pd_at_fa(1) == OperatingPoint(0.25, 0.75, 0, 1)
+    assert curves(legacy_false_alarms=True).pd_at("fa_per_million_px", 1) == OperatingPoint(0.25, 0.75, 0, 1)
 
 
 def test_curves_pass_through_the_metrics_of_one_threshold():
@@ -121,11 +127,11 @@ def test_curves_pass_through_the_metrics_of_one_threshold():
     found = Curves(counts)
     for index in range(len(THRESHOLDS)):
         total = counts[0].at(index) + counts[1].at(index) + counts[2].at(index)
-        assert found.tpr[index] == recall_px(total)
-        assert found.precision_px[index] == precision_px(total)
+        assert found.tpr[index] == METRICS["recall_px"].value([total])
+        assert found.precision_px[index] == METRICS["precision_px"].value([total])
         assert found.pd[index] == pd(total)
         assert found.fa_per_million_px[index] == pytest.approx(fa_per_million_px(total), rel=1e-12)
-        assert found.precision_targets[index] == precision_targets(total)
+        assert found.precision_targets[index] == METRICS["precision_targets"].value([total])
 
 
 def test_intervals_by_the_plain_bootstrap():
@@ -134,7 +140,8 @@ def test_intervals_by_the_plain_bootstrap():
     counts = [count_image_at(*pair, THRESHOLDS) for pair in images]
     rng = np.random.default_rng(7)
     plain = [Curves([counts[k] for k in rng.integers(15, size=15)]) for _ in range(60)]
-    found = estimate(Curves(counts).statistics([90_000], [3.0]), num_resamples=60, seed=7)
+    budgets = {"fa_per_million_px": [90_000], "false_targets_per_image": [3.0]}
+    found = estimate(Curves(counts).statistics(budgets), num_resamples=60, seed=7)
     assert list(found) == [
         "roc_auc",
         "average_precision",
@@ -142,11 +149,13 @@ def test_intervals_by_the_plain_bootstrap():
         "pd_at_3_false_targets_per_image",
     ]
     values = {
-        "roc_auc": [one.roc_auc() for one in plain],
-        "average_precision": [one.average_precision() for one in plain],
-        "pd_at_90000_fa_per_million_px": [one.pd_at_fa(90_000).pd for one in plain if one.pd_at_fa(90_000)],
+        "roc_auc": [one.statistics()["roc_auc"].point() for one in plain],
+        "average_precision": [one.statistics()["average_precision"].point() for one in plain],
+        "pd_at_90000_fa_per_million_px": [
+            one.pd_at("fa_per_million_px", 90_000).pd for one in plain if one.pd_at("fa_per_million_px", 90_000)
+        ],
         "pd_at_3_false_targets_per_image": [
-            one.pd_at_false_targets_per_image(3).pd for one in plain if one.pd_at_false_targets_per_image(3)
+            one.pd_at("false_targets_per_image", 3).pd for one in plain if one.pd_at("false_targets_per_image", 3)
         ],
     }
     for name, resampled in values.items():
@@ -159,8 +168,10 @@ def test_frames_without_targets():
     found = curves([image((1, 1, 0.9, False))])
     assert np.isnan(found.tpr).all() and np.isnan(found.pd).all()
     assert found.fpr.tolist() == [1 / 1000] * 4
-    assert math.isnan(found.roc_auc()) and math.isnan(found.average_precision())
-    assert found.pd_at_fa(1e6) is None
+    assert math.isnan(found.statistics()["roc_auc"].point()) and math.isnan(
+        found.statistics()["average_precision"].point()
+    )
+    assert found.pd_at("fa_per_million_px", 1e6) is None
 
 
 def test_to_dict_is_strict_json():
@@ -177,7 +188,7 @@ def test_refuses():
     counts = [count_image_at(*IMAGES[0], THRESHOLDS), count_image_at(*IMAGES[1], THRESHOLDS / 2)]
     with pytest.raises(ValueError, match="`counts` must all be at the same thresholds"):
         Curves(counts)
-    with pytest.raises(ValueError, match="`budget_per_million_px` must be at least 0 and finite, got -1"):
-        curves().pd_at_fa(-1)
-    with pytest.raises(ValueError, match="`budget_per_image` must be at least 0 and finite, got nan"):
-        curves().pd_at_false_targets_per_image(math.nan)
+    with pytest.raises(ValueError, match="`budget` must be at least 0 and finite, got -1"):
+        curves().pd_at("fa_per_million_px", -1)
+    with pytest.raises(ValueError, match="`budget` must be at least 0 and finite, got nan"):
+        curves().pd_at("false_targets_per_image", math.nan)

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 from irstd_ldm.evaluation.bootstrap import estimate
-from irstd_ldm.evaluation.hierarchical import (
-    HIERARCHICAL_METRICS,
-    LOCALISATION_SPLIT,
-    SEGMENTATION_SPLIT,
-    HierarchicalCounts,
-    count_hierarchical,
-    hierarchical_metrics,
-    hierarchical_statistics,
-)
+from irstd_ldm.evaluation.counts import HierarchicalCounts, count_hierarchical
 from irstd_ldm.evaluation.matching import label_image
+from irstd_ldm.evaluation.metrics import METRICS
+
+HIERARCHICAL_METRICS = [metric for metric in METRICS.values() if metric.counted == "hierarchical"]
+SEGMENTATION_SPLIT = [key for key in METRICS if key.startswith("seg_")]
+LOCALISATION_SPLIT = [key for key in METRICS if key.startswith("loc_")]
+
+
+def hierarchical_metrics(counts):
+    return {metric.key: metric.value(counts) for metric in HIERARCHICAL_METRICS}
 
 
 def boxes(*corners_and_sizes):
@@ -86,24 +87,20 @@ def test_without_placeholders_a_miss_costs_its_target_alone():
     # One target found, one missed in an image where nothing is predicted.
     counts = [counted(*CASES[name][:2]) for name in ("perfect", "nothing_predicted")]
     assert hierarchical_metrics(counts)["hiou"] == pytest.approx(1 / 3)
-    assert hierarchical_metrics(counts, placeholders=False)["hiou"] == pytest.approx(1 / 2)
+    assert hierarchical_metrics(counts)["hiou_without_placeholders"] == pytest.approx(1 / 2)
 
 
 def test_undefined_values():
     missed = hierarchical_metrics([counted(*CASES["miss"][:2])])
     assert missed["hiou"] == missed["loc_iou"] == 0
     assert all(math.isnan(missed[name]) for name in SEGMENTATION_SPLIT)
-    empty = [counted(*CASES["empty_in_both"][:2])]
-    assert hierarchical_metrics(empty)["hiou"] == 0
-    exact = hierarchical_metrics(empty, placeholders=False)
-    assert exact["hiou"] == 1
-    assert all(math.isnan(exact[name]) for name in LOCALISATION_SPLIT)
+    empty = hierarchical_metrics([counted(*CASES["empty_in_both"][:2])])
+    assert empty["hiou"] == 0
+    assert empty["hiou_without_placeholders"] == 1
 
 
 def test_statistics_are_the_metrics():
     counts = [counted(*case[:2]) for case in CASES.values()] * 5
-    found = estimate(hierarchical_statistics(counts))
-    expected = hierarchical_metrics(counts)
-    expected["hiou_without_placeholders"] = hierarchical_metrics(counts, placeholders=False)["hiou"]
-    assert {name: found[name].value for name in HIERARCHICAL_METRICS} == pytest.approx(expected)
-    assert all(found[name].low < found[name].value < found[name].high for name in HIERARCHICAL_METRICS)
+    found = estimate({metric.key: metric.statistic(counts) for metric in HIERARCHICAL_METRICS})
+    assert {name: one.value for name, one in found.items()} == pytest.approx(hierarchical_metrics(counts))
+    assert len(found) == 11 and all(one.low < one.value < one.high for one in found.values())

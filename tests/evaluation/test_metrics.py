@@ -1,22 +1,24 @@
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from irstd_ldm.evaluation import bootstrap, metrics
+import irstd_ldm.evaluation
+from irstd_ldm.evaluation import bootstrap
 from irstd_ldm.evaluation.counts import ImageCounts
 from irstd_ldm.evaluation.metrics import (
+    METRICS,
     bootstrap_interval,
+    detection_scores,
     fa_per_million_px,
-    false_targets_per_image,
     iou,
-    niou,
+    metric_rows,
+    metrics_of,
     paired_bootstrap,
     pd,
-    precision_px,
-    precision_targets,
-    recall_px,
-    recall_targets,
 )
 
 # Sums: tp 18, fp 6, fn 12; 5 targets, 3 hits of 5 predicted; 30 false-alarm px (20 legacy) of 40000; 2 images.
@@ -33,35 +35,60 @@ FALSE_ALARM = ImageCounts(0, 5, 0, 0, 0, 1, 5, 5, area_px=10000)
         (pd, 3 / 5),
         (fa_per_million_px, 750.0),
         (lambda c: fa_per_million_px(c, legacy=True), 500.0),
-        (precision_px, 18 / 24),
-        (recall_px, 18 / 30),
-        (precision_targets, 3 / 5),
-        (recall_targets, 3 / 5),
-        (false_targets_per_image, 2 / 2),
-    ],
-    ids=[
-        "iou",
-        "pd",
-        "fa",
-        "legacy_fa",
-        "precision_px",
-        "recall_px",
-        "precision_targets",
-        "recall_targets",
-        "false_targets_per_image",
+        ("precision_px", 18 / 24),
+        ("recall_px", 18 / 30),
+        ("f1_px", 36 / (36 + 6 + 12)),
+        ("precision_targets", 3 / 5),
+        ("recall_targets", 3 / 5),
+        ("f1_targets", 6 / (5 + 5)),
+        ("false_targets_per_image", 2 / 2),
     ],
 )
 def test_ratio_of_sums(metric, expected):
-    assert metric(HALF + ONE_THIRD) == pytest.approx(expected, rel=1e-12)
+    seen = metric(HALF + ONE_THIRD) if callable(metric) else METRICS[metric].value([HALF, ONE_THIRD])
+    assert seen == pytest.approx(expected, rel=1e-12)
+
+
+# tp, fp and fn of pixels, targets, hits, predicted, and by hand precision, recall and F1 of pixels and of targets.
+BY_HAND = {
+    "perfect": ((4, 0, 0, 2, 2, 2), (1, 1, 1), (1, 1, 1)),
+    "half of the pixels, one of two targets": ((6, 0, 6, 2, 1, 1), (1, 1 / 2, 2 / 3), (1, 1 / 2, 2 / 3)),
+    "one true of four predicted": ((1, 9, 0, 1, 1, 4), (1 / 10, 1, 2 / 11), (1 / 4, 1, 2 / 5)),
+    "2 of 3 targets by 5 components": ((3, 5, 4, 3, 2, 5), (3 / 8, 3 / 7, 2 / 5), (2 / 5, 2 / 3, 1 / 2)),
+    "all missed": ((0, 3, 3, 1, 0, 1), (0, 0, 0), (0, 0, 0)),
+    "nothing predicted": ((0, 0, 3, 1, 0, 0), (math.nan, 0, 0), (math.nan, 0, 0)),
+    "no target": ((0, 5, 0, 0, 0, 1), (0, math.nan, 0), (0, math.nan, 0)),
+    "empty in both": ((0, 0, 0, 0, 0, 0), (math.nan, math.nan, 1), (math.nan,) * 3),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_precision_recall_and_f1_by_hand(case):
+    counted, of_pixels, of_targets = BY_HAND[case]
+    counts = ImageCounts(*counted, false_alarm_px=0, legacy_false_alarm_px=0, area_px=100)
+    for kind, expected in (("px", of_pixels), ("targets", of_targets)):
+        seen = [METRICS[f"{name}_{kind}"].value([counts]) for name in ("precision", "recall", "f1")]
+        assert seen == pytest.approx(expected, rel=1e-12, nan_ok=True), kind
+    overlap = iou(counts)
+    assert METRICS["f1_px"].value([counts]) == pytest.approx(2 * overlap / (1 + overlap), rel=1e-12)
+    precision, recall, f1 = of_targets
+    if precision and recall:  # the harmonic mean
+        assert f1 == pytest.approx(2 / (1 / precision + 1 / recall), nan_ok=True) or math.isnan(precision + recall)
+
+
+def test_f1_of_a_set_is_that_of_the_sums():
+    counts = [ImageCounts(4, 0, 0, 2, 2, 2, 0, 0, area_px=100), ImageCounts(0, 8, 4, 1, 0, 3, 8, 8, area_px=100)]
+    assert METRICS["f1_px"].value(counts) == 8 / (8 + 8 + 4)
+    assert METRICS["f1_targets"].value(counts) == 4 / (3 + 5)
 
 
 def test_niou_is_the_mean_over_images():
-    assert niou([HALF, ONE_THIRD]) == pytest.approx((10 / 20 + 8 / 16) / 2)
-    assert niou([HALF, FALSE_ALARM]) == pytest.approx(0.25)
+    assert METRICS["niou"].value([HALF, ONE_THIRD]) == pytest.approx((10 / 20 + 8 / 16) / 2)
+    assert METRICS["niou"].value([HALF, FALSE_ALARM]) == pytest.approx(0.25)
 
 
 def test_an_image_empty_in_both_counts_one_in_niou_and_nothing_in_iou():
-    assert niou([HALF, EMPTY]) == pytest.approx(0.75)
+    assert METRICS["niou"].value([HALF, EMPTY]) == pytest.approx(0.75)
     assert iou(HALF + EMPTY) == iou(HALF) == 0.5
     assert iou(EMPTY) == 1.0
 
@@ -70,12 +97,13 @@ def test_an_image_empty_in_both_counts_one_in_niou_and_nothing_in_iou():
     ("value", "what"),
     [
         (pd(FALSE_ALARM), "no target"),
-        (precision_px(EMPTY), "no predicted pixel"),
-        (recall_px(FALSE_ALARM), "no truth pixel"),
-        (precision_targets(EMPTY), "no predicted component"),
-        (recall_targets(FALSE_ALARM), "no target"),
-        (false_targets_per_image(ImageCounts.zero()), "no image"),
-        (niou([]), "no image"),
+        (METRICS["precision_px"].value([EMPTY]), "no predicted pixel"),
+        (METRICS["recall_px"].value([FALSE_ALARM]), "no truth pixel"),
+        (METRICS["precision_targets"].value([EMPTY]), "no predicted component"),
+        (METRICS["recall_targets"].value([FALSE_ALARM]), "no target"),
+        (METRICS["f1_targets"].value([EMPTY]), "no target and nothing predicted"),
+        (METRICS["false_targets_per_image"].value([]), "no image"),
+        (METRICS["niou"].value([]), "no image"),
         (fa_per_million_px(ImageCounts.zero()), "no image"),
     ],
 )
@@ -88,24 +116,11 @@ def bernoulli_images(num_images, hit_rate, seed=0):
     return [ImageCounts(int(h), 0, int(not h), 1, int(h), int(h), 0, 0, area_px=100) for h in hits]
 
 
-@pytest.mark.parametrize("metric", sorted(metrics.RATIOS))
+@pytest.mark.parametrize("metric", [key for key, one in METRICS.items() if one.counted == "counts" and one.numerator])
 def test_interval_covers_the_point_estimate(metric):
     counts = [HALF, ONE_THIRD, FALSE_ALARM, EMPTY, HALF, ONE_THIRD, HALF] * 4
     low, high = bootstrap_interval(counts, metric)
-    total = sum(counts, ImageCounts.zero())
-    point = {
-        "iou": iou(total),
-        "niou": niou(counts),
-        "pd": pd(total),
-        "fa_per_million_px": fa_per_million_px(total),
-        "legacy_fa_per_million_px": fa_per_million_px(total, legacy=True),
-        "precision_px": precision_px(total),
-        "recall_px": recall_px(total),
-        "precision_targets": precision_targets(total),
-        "recall_targets": recall_targets(total),
-        "false_targets_per_image": false_targets_per_image(total),
-    }[metric]
-    assert low < point < high
+    assert low < METRICS[metric].value(counts) < high
 
 
 @pytest.mark.parametrize("num_images", [400, 1600])
@@ -193,3 +208,42 @@ def test_paired_bootstrap_refuses_different_numbers_of_images():
 def test_refuses(settings, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(**{"counts": [HALF], "metric": "iou"} | settings)
+
+
+def test_the_table_has_one_entry_per_key_and_every_entry_says_what_it_is():
+    assert all(key == metric.key and metric.label and metric.meaning for key, metric in METRICS.items())
+    titles = [metric.title for metric in METRICS.values()]
+    assert len(set(titles)) == len(titles)
+    assert [metric.key for metric in metrics_of("cross")] == list(detection_scores([HALF]))
+    assert METRICS["fa_per_million_px"].heading == "Fa (1e-6)" and METRICS["pd"].title == "Pd (target recall)"
+
+
+def test_the_docs_explain_every_metric_as_the_table_does():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for metric in METRICS.values():
+        assert f"| `{metric.key}` | {metric.title} | {metric.meaning} | {metric.undefined} |\n" in text
+
+
+def test_rows_of_a_card():
+    metrics = {"iou": 0.79151, "niou": 0.8, "pd": None, "fa_per_million_px": 9.96, "f1_px": 0.88, "num_targets": 3}
+    metrics["intervals_95"] = {"iou": [0.7, 0.85], "niou": [None, None], "fa_per_million_px": [0.0, 20.04]}
+    metrics["intervals_95"]["f1_px"] = [0.8, 0.9]
+    assert metric_rows(metrics) == [
+        ("IoU", "79.2 (70.0 to 85.0)"),
+        ("nIoU", "80.0 (- to -)"),
+        ("Pd", "-"),
+        ("Fa, 1e-6", "10.0 (0.0 to 20.0)"),
+        ("pixel F1", "88.0 (80.0 to 90.0)"),
+    ]
+    without_targets = dict(metric_rows(metrics | {"num_targets": 0}))
+    assert without_targets["IoU"] == without_targets["pixel F1"] == "-"
+    assert without_targets["Fa, 1e-6"] == "10.0 (0.0 to 20.0)"
+
+
+def test_public_names_are_loaded_on_first_use():
+    for name in irstd_ldm.evaluation.__all__:
+        assert getattr(irstd_ldm.evaluation, name) is not None and name in dir(irstd_ldm.evaluation)
+    with pytest.raises(AttributeError, match="has no attribute 'f1'"):
+        _ = irstd_ldm.evaluation.f1
+    code = "import sys, irstd_ldm.evaluation; print('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.evaluation.predictions import find_predictions, read_prediction
+from irstd_ldm.evaluation.protocols import find_predictions, read_prediction
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import fa_per_million_px, iou, niou, pd, precision_px, recall_px
-from irstd_ldm.evaluation.report import evaluate_probabilities
+from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, iou, pd
+from irstd_ldm.evaluation.result import evaluate_probabilities
 from irstd_ldm.targets import label_components
 
 
@@ -156,7 +156,7 @@ def test_an_image_empty_in_both():
     )
     per_image = [image.counts for image in result.per_image]
     field = np.mean([c.tp_px / max(c.tp_px + c.fp_px + c.fn_px, 1) for c in per_image])
-    assert (field, niou(per_image)) == (0.5, 1)
+    assert (field, METRICS["niou"].value(per_image)) == (0.5, 1)
     assert result.summary()["num_images_empty_in_both"] == 1
 
 
@@ -195,7 +195,7 @@ def test_pixel_f1_is_a_function_of_iou():
         legacy_false_alarm_px=0,
         area_px=1000,
     )
-    precision, recall = precision_px(counts), recall_px(counts)
+    precision, recall = METRICS["precision_px"].value([counts]), METRICS["recall_px"].value([counts])
     assert 2 * precision * recall / (precision + recall) == pytest.approx(2 * iou(counts) / (1 + iou(counts)))
 
 

@@ -9,16 +9,11 @@ from PIL import Image
 from scipy import ndimage
 
 from irstd_ldm.cli.main import main
+from irstd_ldm.evaluation.counts import count_hierarchical
 from irstd_ldm.evaluation.curves import Curves
-from irstd_ldm.evaluation.hierarchical import (
-    LOCALISATION_SPLIT,
-    SEGMENTATION_SPLIT,
-    count_hierarchical,
-    hierarchical_metrics,
-)
 from irstd_ldm.evaluation.matching import label_image
-from irstd_ldm.evaluation.metrics import fa_per_million_px, iou, niou, pd, precision_px, recall_px
-from irstd_ldm.evaluation.report import evaluate_probabilities
+from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, iou, pd
+from irstd_ldm.evaluation.result import evaluate_probabilities
 from irstd_ldm.evaluation.thresholds import count_image_at
 
 oracle = pytest.importorskip("py_irstd_metrics", reason="make test installs pyirstdmetrics")
@@ -89,13 +84,17 @@ def check_pixel_metrics(pairs):
         metrics.add_handler("niou", oracle.IoUHandler(sample_based=True))
         metrics.add_handler("precision", oracle.PrecisionHandler(sample_based=False))
         metrics.add_handler("recall", oracle.RecallHandler(sample_based=False))
+        metrics.add_handler(
+            "f1", oracle.FmeasureHandler(beta=1, with_dynamic=False, with_binary=True, sample_based=False)
+        )
         expected = oracle_counts(metrics, pairs)
         result = evaluated(pairs, threshold=threshold)
         seen = {
             "iou": iou(result.counts),
-            "niou": niou([image.counts for image in result.per_image]),
-            "precision": precision_px(result.counts),
-            "recall": recall_px(result.counts),
+            "niou": METRICS["niou"].value([image.counts for image in result.per_image]),
+            "precision": METRICS["precision_px"].value([result.counts]),
+            "recall": METRICS["recall_px"].value([result.counts]),
+            "f1": METRICS["f1_px"].value([result.counts]),
         }
         assert 0 < seen["niou"] < 1
         assert seen == pytest.approx({name: values["binary"] for name, values in expected.items()}, abs=1e-9)
@@ -117,11 +116,10 @@ def check_hierarchical_metrics(pairs):
     matched = oracle.MatchingBasedMetrics(num_bins=NUM_THRESHOLDS, matching_method=oracle.OPDCMatching())
     hiou = oracle_counts(matched, pairs)["hiou"]
     split = oracle_counts(oracle.HierarchicalIoUBasedErrorAnalysis(num_bins=NUM_THRESHOLDS), pairs)
-    assert set(split) == {*SEGMENTATION_SPLIT, *LOCALISATION_SPLIT}
+    assert set(split) == {key for key in METRICS if key.startswith(("seg_", "loc_"))}
     for index, threshold in enumerate(GRID):
-        seen = hierarchical_metrics(
-            [count_hierarchical(label_image(probability > threshold, truth)) for probability, truth in pairs]
-        )
+        counts = [count_hierarchical(label_image(probability > threshold, truth)) for probability, truth in pairs]
+        seen = {key: METRICS[key].value(counts) for key in ("hiou", *split)}
         expected = {"hiou": hiou[index]} | {name: values[index] for name, values in split.items()}
         assert 0 < seen["hiou"] < seen["loc_iou"] < 1
         assert seen == pytest.approx(expected, abs=1e-9)
@@ -144,7 +142,7 @@ def check_roc(pairs):
     tpr, fpr = (np.concatenate([[0], expected[name], [1]]) for name in ("tpr", "fpr"))
     area = np.trapezoid(tpr, fpr)
     assert 0.5 < area < 1
-    assert curves.roc_auc() == pytest.approx(area, abs=1e-9)
+    assert curves.statistics()["roc_auc"].point() == pytest.approx(area, abs=1e-9)
 
 
 @pytest.fixture(params=["random blobs", "nuaa-sirst"])

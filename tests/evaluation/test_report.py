@@ -1,340 +1,482 @@
-import json
+"""Reports of two small detectors: what is on the page, beside it, and in the pictures."""
+
+import csv
+import io
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from base64 import b64decode
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.color import deltaE_ciede2000, rgb2lab
 
-from irstd_ldm.evaluation.metrics import bootstrap_interval
-from irstd_ldm.evaluation.predictions import find_predictions, read_prediction
-from irstd_ldm.evaluation.report import compare_results, evaluate_probabilities
-
-
-def pair(stem, truth_boxes, predicted_boxes, shape=(50, 100)):
-    """(stem, probability, mask); boxes are (top, left, height, width), predicted ones with a probability."""
-    mask = np.zeros(shape, dtype=np.uint8)
-    for top, left, height, width in truth_boxes:
-        mask[top : top + height, left : left + width] = 255
-    probability = np.zeros(shape, dtype=np.float32)
-    for top, left, height, width, value in predicted_boxes:
-        probability[top : top + height, left : left + width] = value
-    return stem, probability, mask
-
-
-def three_pairs():
-    """A perfect hit with an equal-area false alarm, a miss, and an image empty in both."""
-    return [
-        pair("a", [(10, 10, 3, 3)], [(10, 10, 3, 3, 0.9), (30, 30, 3, 3, 0.6)]),
-        pair("b", [(20, 20, 2, 2)], [(20, 20, 2, 2, 0.5)]),
-        pair("c", [], []),
-    ]
-
-
-def test_summary_by_hand():
-    result = evaluate_probabilities(iter(three_pairs()))
-    summary = result.summary()
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    intervals, curves = summary.pop("intervals_95"), summary.pop("curves")
-    by_area = summary.pop("pd_by_area_px")
-    at_fa, at_false_targets = summary.pop("pd_at_fa_per_million_px"), summary.pop("pd_at_false_targets_per_image")
-    numbers = {
-        "iou": 9 / 22,
-        "niou": (0.5 + 0 + 1) / 3,
-        "pd": 0.5,
-        "fa_per_million_px": 600.0,
-        "precision_px": 0.5,
-        "recall_px": 9 / 13,
-        "precision_targets": 0.5,
-        "recall_targets": 0.5,
-        "false_targets_per_image": 1 / 3,
-        # Matched 1; a false alarm, a miss; b and c have a placeholder for no prediction, c one for no target.
-        "hiou": 1 / 6,
-        "hiou_without_placeholders": 1 / 3,
-        "seg_iou": 1,
-        "seg_mrg_err": 0,
-        "seg_itf_err": 0,
-        "seg_pcp_err": 0,
-        "loc_iou": 1 / 6,
-        "loc_s2m_err": 0,
-        "loc_m2s_err": 0,
-        "loc_itf_err": 3 / 6,
-        "loc_pcp_err": 2 / 6,
-        # In pixels and tpr: (0, 0), (0, 9/13), (9, 9/13), (9, 1), all.
-        "roc_auc": 1 - 9 / 14987 * 4 / 13,
-        "average_precision": 9 / 13 + 4 / 13 * 13 / 22,
-    }
-    assert {name: summary.pop(name) for name in numbers} == pytest.approx(numbers)
-    assert set(intervals) == set(numbers)
-    for metric, (low, high) in intervals.items():
-        assert low - 1e-12 <= numbers[metric] <= high + 1e-12
-    assert summary == {
-        "pd_by_scr": None,
-        "num_images": 3,
-        "num_images_empty_in_both": 1,
-        "num_targets": 2,
-        "num_hits": 1,
-        "num_predicted": 2,
-        "num_px": 15000,
-        "tp_px": 9,
-        "fp_px": 9,
-        "fn_px": 4,
-        "false_alarm_px": 9,
-        "false_alarm_count": "exact",
-        "threshold": 0.5,
-        "protocol": "native",
-        "protocol_description": "native size, truth >= 128",
-        "connectivity": 8,
-        "matching": "greedy",
-        "centroid_tolerance_px": 3.0,
-        "num_resamples": 1000,
-        "bootstrap_seed": 0,
-    }
-    assert [(row["name"], row["num_targets"], row["num_hits"], row["pd"]) for row in by_area[:3]] == [
-        ("area 1-8 px", 1, 0, 0.0),
-        ("area 9-24 px", 1, 1, 1.0),
-        ("area 25-48 px", 0, 0, None),
-    ]
-    # The false alarm has 0.6 (its float32 is 0.6 in its own type), the targets 0.9 and 0.5.
-    assert list(at_fa) == ["1", "10", "100"]
-    assert {key: at_fa["10"][key] for key in ("threshold", "pd", "fa_per_million_px")} == {
-        "threshold": 0.89,
-        "pd": 0.5,
-        "fa_per_million_px": 0.0,
-    }
-    assert at_false_targets["1"]["pd"] == 1.0 and at_false_targets["1"]["threshold"] == 0.49
-    assert at_false_targets["0.1"]["pd"] == 0.5
-    assert len(curves["thresholds"]) == 133 and curves["num_targets"] == 2
-
-
-def test_intervals_are_those_of_each_metric_alone():
-    result = evaluate_probabilities(three_pairs() * 5, num_resamples=200, seed=4)
-    counts = [image.counts for image in result.per_image]
-    for metric in ("iou", "niou", "pd", "fa_per_million_px", "precision_targets"):
-        expected = bootstrap_interval(counts, metric, num_resamples=200, seed=4)
-        assert result.summary()["intervals_95"][metric] == pytest.approx(list(expected), rel=1e-12)
-
-
-def test_the_sets_are_resampled_once_for_summary_and_table(monkeypatch):
-    result = evaluate_probabilities(three_pairs())
-    seeds = []
-    default_rng = np.random.default_rng
-    monkeypatch.setattr(np.random, "default_rng", lambda seed: seeds.append(seed) or default_rng(seed))
-    result.summary()
-    result.table()
-    assert seeds == [0]
-
-
-def test_scr_needs_the_images():
-    rng = np.random.default_rng(0)
-    pairs = []
-    for stem, probability, mask in three_pairs():
-        image = rng.integers(90, 110, mask.shape).astype(np.uint8)
-        image[mask > 0] = 250 if stem == "a" else 120
-        pairs.append((stem, probability, mask, image))
-    summary = evaluate_probabilities(pairs).summary()
-    found = {row["name"]: (row["num_targets"], row["pd"]) for row in summary["pd_by_scr"]}
-    assert found["SCR >= 16"] == (1, 1.0)
-    assert found["SCR 2-4"] == (1, 0.0)
-    assert sum(row["num_targets"] for row in summary["pd_by_scr"]) == summary["num_targets"] == 2
-    assert summary["pd_by_scr"][0]["low"] is None and summary["pd_by_scr"][0]["high"] == 2
-
-
-def test_an_image_of_another_size_is_refused():
-    stem, probability, mask = three_pairs()[0]
-    with pytest.raises(ValueError, match=r"`image` of a must have shape \(50, 100\), got \(49, 100\)"):
-        evaluate_probabilities([(stem, probability, mask, mask[1:])])
-
-
-def test_curves_may_be_left_out():
-    summary = evaluate_probabilities(three_pairs(), num_thresholds=0).summary()
-    assert summary["curves"] is summary["pd_at_fa_per_million_px"] is summary["pd_at_false_targets_per_image"] is None
-    assert "roc_auc" not in summary
-    with_curves = evaluate_probabilities(three_pairs()).summary()
-    assert {key: with_curves[key] for key in ("iou", "pd", "hiou")} == {
-        key: summary[key] for key in ("iou", "pd", "hiou")
-    }
-
-
-def test_the_threshold_is_a_point_of_the_curves():
-    result = evaluate_probabilities(three_pairs())
-    (index,) = np.flatnonzero(result.curves.thresholds == result.threshold)
-    for image in result.per_image:
-        assert image.at_thresholds.at(index) == image.counts
-
-
-def test_compare_results():
-    pairs = three_pairs()
-    better = [(stem, np.where(mask > 0, 0.9, 0.0), mask) for stem, _, mask in pairs]
-    a, b = evaluate_probabilities(pairs * 4), evaluate_probabilities(better * 4)
-    found = compare_results(a, b)
-    assert found["pd"].difference == 0.5 and found["pd"].probability_b_above_a > 0.95
-    assert found["fa_per_million_px"].difference == pytest.approx(-600) and found["fa_per_million_px"].high < 0
-    assert {"iou", "hiou", "roc_auc", "pd_at_10_fa_per_million_px", "pd: area 9-24 px"} <= set(found)
-    with pytest.raises(ValueError, match="`b` must be of the images of `a`"):
-        compare_results(a, evaluate_probabilities(better))
-    with pytest.raises(ValueError, match="`b` must be under the protocol of `a` 'native', got 'resize256'"):
-        compare_results(a, evaluate_probabilities(better * 4, protocol="resize256"))
-
-
-def test_per_image_counts():
-    result = evaluate_probabilities(three_pairs())
-    assert [image.stem for image in result.per_image] == ["a", "b", "c"]
-    assert [image.counts.hits for image in result.per_image] == [1, 0, 0]
-    assert result.counts.images == 3
-
-
-@pytest.mark.parametrize(("value", "hits"), [(0.5, 0), (np.nextafter(np.float32(0.5), np.float32(1)), 1)])
-def test_the_threshold_is_strict(value, hits):
-    result = evaluate_probabilities([pair("b", [(20, 20, 2, 2)], [(20, 20, 2, 2, value)])])
-    assert result.counts.hits == hits
-
-
-@pytest.mark.parametrize(("threshold", "predicted"), [(0, 2), (0.4, 2), (0.7, 1), (1, 0)])
-def test_other_thresholds(threshold, predicted):
-    assert evaluate_probabilities(three_pairs()[:1], threshold=threshold).counts.predicted == predicted
-
-
-@pytest.mark.parametrize(
-    ("settings", "hits"), [({}, 0), ({"centroid_tolerance_px": 4.5}, 1), ({"matching": "opdc"}, 1)]
+from irstd_ldm.evaluation.bootstrap import PairedDifference
+from irstd_ldm.evaluation.counts import ImageCounts
+from irstd_ldm.evaluation.metrics import Metric, iou, metrics_of
+from irstd_ldm.evaluation.report.outcomes import (
+    FALSE_ALARM_COLOUR,
+    HIT_COLOUR,
+    MISS_COLOUR,
+    NamedEvaluation,
+    WorstImages,
 )
-def test_a_shift_by_4_px_along_a_12_px_target(settings, hits):
-    shifted = pair("a", [(10, 10, 1, 12)], [(10, 14, 1, 12, 1.0)])
-    result = evaluate_probabilities([shifted], **settings)
-    assert result.counts.hits == hits
-    assert result.summary() | settings == result.summary()
+from irstd_ldm.evaluation.report.write import COUNT_FIELDS, Comparison, check_dependencies, write_report
+from irstd_ldm.evaluation.result import compare_results, evaluate_probabilities
+from irstd_ldm.targets import PlattCalibration
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NUM_IMAGES = 8
+SHAPE = (40, 60)
 
 
-def test_legacy_false_alarms_drop_the_blob_of_the_hit_s_area():
-    summary = evaluate_probabilities(three_pairs(), legacy_false_alarms=True).summary()
-    assert (summary["fa_per_million_px"], summary["false_alarm_px"]) == (0.0, 0)
-    assert summary["false_alarm_count"] == "legacy equal-area"
-    assert summary["intervals_95"]["fa_per_million_px"] == [0.0, 0.0]
-    # The pixel metrics know no components.
-    assert summary["fp_px"] == 9
+def make_pairs(seed, noise):
+    """A target of 3 x 3 px in each image but the last; the detector fires on it and, by chance, elsewhere."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for k in range(NUM_IMAGES):
+        mask = np.zeros(SHAPE, bool)
+        if k < NUM_IMAGES - 1:
+            mask[10 + k : 13 + k, 20:23] = True
+        probability = np.where(mask, rng.uniform(0.4, 1.0), 0).astype(np.float32)
+        if rng.random() < noise:
+            probability[30:32, 40:42] = rng.uniform(0.5, 0.9)
+        image = (rng.integers(80, 120, SHAPE) + 60 * mask).astype(np.uint8)
+        pairs.append((f"frame {k}#", probability, mask, image))
+    return pairs
 
 
-def test_undefined_values_are_null():
-    result = evaluate_probabilities([pair("c", [], [])])
-    summary = result.summary()
-    assert summary["iou"] == summary["niou"] == 1.0
-    assert summary["pd"] is summary["precision_px"] is summary["recall_px"] is None
-    assert summary["intervals_95"]["pd"] == [None, None]
-    json.dumps(summary, allow_nan=False)
-    assert "Pd (target recall)                 -    - to -" in result.table().splitlines()
-    assert "Pd at" not in result.table()
+def make_evaluation(detector, pairs, *, data="toy", num_worst=3, num_thresholds=21, **others):
+    worst = WorstImages(num_worst)
+    result = evaluate_probabilities(pairs, num_thresholds=num_thresholds, num_resamples=50, observe=worst.observe)
+    settings = {"split": "test", "settings": {"num_inference_steps": 4, "max_fa_per_million_px": None}}
+    return NamedEvaluation(detector, data, settings, result, worst.images, **others)
 
 
-def test_table_states_everything():
-    table = evaluate_probabilities([three_pairs()[0]] * 2, threshold=0.25, matching="optimal").table()
-    assert table.splitlines() == [
-        "protocol native: native size, truth >= 128",
-        "foreground: probability > 0.25; targets: 8-connectivity",
-        "hit: optimal matching, centroid distance < 3 px",
-        "false alarms: exact pixel count",
-        "2 images (0 empty in truth and prediction), 2 targets, 10000 px",
-        "",
-        "metric                         value    95 % interval",
-        "IoU                           0.5000    0.5000 to 0.5000",
-        "nIoU                          0.5000    0.5000 to 0.5000",
-        "hIoU                          0.5000    0.5000 to 0.5000",
-        "  without placeholders        0.5000    0.5000 to 0.5000",
-        "  IoU of matched targets      1.0000    1.0000 to 1.0000",
-        "  matched / all objects       0.5000    0.5000 to 0.5000",
-        "Pd (target recall)            1.0000    1.0000 to 1.0000",
-        "Fa (1e-6)                    1800.00    1800.00 to 1800.00",
-        "target precision              0.5000    0.5000 to 0.5000",
-        "false targets per image       1.0000    1.0000 to 1.0000",
-        "pixel precision               0.5000    0.5000 to 0.5000",
-        "pixel recall                  1.0000    1.0000 to 1.0000",
-        "ROC AUC (pixels)              1.0000    1.0000 to 1.0000",
-        "average precision (pixels)    1.0000    1.0000 to 1.0000",
-        "",
-        "Pd at a budget: best of 133 thresholds on these very images",
-        "Fa (1e-6) <= 1                1.0000    1.0000 to 1.0000    threshold 0.89",
-        "Fa (1e-6) <= 10               1.0000    1.0000 to 1.0000    threshold 0.89",
-        "Fa (1e-6) <= 100              1.0000    1.0000 to 1.0000    threshold 0.89",
-        "false/image <= 0.1            1.0000    1.0000 to 1.0000    threshold 0.89",
-        "false/image <= 1              1.0000    1.0000 to 1.0000    threshold 0.89",
-        "",
-        "Pd by size and by SCR of the targets",
-        "area 9-24 px                  1.0000    1.0000 to 1.0000    2 targets",
+@dataclass
+class Page(HTMLParser):
+    """What a report holds."""
+
+    text: str
+    elements: list[tuple[str, dict]] = field(default_factory=list)
+    tables: list[list[list[str]]] = field(default_factory=list)
+    words: str = ""
+
+    def __post_init__(self):
+        super().__init__(convert_charrefs=True)
+        self._in_cell, self._in_style = False, False
+        self.feed(self.text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._in_style = tag == "style"
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+            self._in_cell = True
+        elif tag == "br" and self._in_cell:
+            self.tables[-1][-1][-1] += "\n"
+
+    def handle_endtag(self, tag):
+        if tag in ("th", "td"):
+            self._in_cell = False
+        if tag == "style":
+            self._in_style = False
+
+    def handle_data(self, data):
+        if self._in_cell:
+            self.tables[-1][-1][-1] += data
+        if not self._in_style:
+            self.words += data
+
+    def of(self, *tags):
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+    def table(self, *header):
+        """Rows by their first cell of the first table with this header's beginning."""
+        (found, *_) = [table for table in self.tables if table[0][: len(header)] == list(header)]
+        return {row[0]: row[1:] for row in found[1:]}
+
+
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory):
+    """Detector a hits most; detector <b> fires more often. Image files lie beside the report's folder."""
+    images = tmp_path_factory.mktemp("data") / "images of # one"
+    images.mkdir()
+    paths = {}
+    for stem, _, _, image in make_pairs(0, 0.3)[1:]:
+        paths[stem] = images / f"{stem}.png"
+        Image.fromarray(image).save(paths[stem])
+    calibration = PlattCalibration(slope=0.5, intercept=0.1)
+    return [
+        make_evaluation("a", make_pairs(0, 0.3), images=paths, calibration=calibration),
+        make_evaluation('<b> & "c"', make_pairs(1, 0.9), images=paths),
     ]
 
 
-def test_intervals_are_a_function_of_the_seed():
-    pairs = [three_pairs()[k % 3] for k in range(20)]
-    first, again, other = (
-        evaluate_probabilities(pairs, seed=seed).summary()["intervals_95"]["iou"] for seed in (5, 5, 6)
-    )
-    assert first == again != other
+@pytest.fixture(scope="module")
+def report(evaluations, tmp_path_factory) -> Path:
+    return write_report(tmp_path_factory.mktemp("out") / "new" / "report", evaluations)
 
 
-def test_basicirstd_reads_the_grey_levels():
-    stem, probability, mask = pair("grey", [(10, 10, 5, 5)], [(10, 10, 5, 5, 1.0)])
-    mask[mask == 255] = 128
-    mask[11:14, 11:14] = 255
-    assert evaluate_probabilities([(stem, probability, mask)]).summary()["iou"] == 1.0
-    summary = evaluate_probabilities([(stem, probability, mask)], protocol="basicirstd").summary()
-    assert summary["iou"] == pytest.approx(9 / 41)
-    assert (summary["pd"], summary["fa_per_million_px"]) == (1.0, 0.0)
+@pytest.fixture(scope="module")
+def page(report) -> Page:
+    return Page(report.read_text(encoding="utf-8"))
 
 
-def test_resize256_scores_on_the_small_grid():
-    truth = [(100, 200, 8, 8)]
-    stem, probability, mask = pair("big", truth, [(100, 200, 8, 8, 1.0)], shape=(512, 512))
-    for prediction in (probability, probability[1::2, 1::2]):
-        summary = evaluate_probabilities([(stem, prediction, mask)], protocol="resize256").summary()
-        assert (summary["tp_px"], summary["fp_px"], summary["fn_px"]) == (16, 0, 0)
-        assert summary["num_px"] == 65536
+def test_nothing_is_fetched_and_nothing_runs(page):
+    assert not page.of("script", "link", "iframe", "object", "embed")
+    sources = [attributes["src"] for attributes in page.of("img")]
+    sources += [attributes["srcset"] for attributes in page.of("source")]
+    assert len(sources) > 10
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not any(re.match(r"\w+:|//", attributes["href"]) for attributes in page.of("a"))
+    assert "url(" not in page.text and "@import" not in page.text
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
 
 
-def test_truth_may_be_bool():
-    stem, probability, mask = three_pairs()[0]
-    from_bool = evaluate_probabilities([(stem, probability, mask > 0)]).summary()
-    assert from_bool == evaluate_probabilities([(stem, probability, mask)]).summary()
+def test_pictures_have_words_and_tables_have_headers(page):
+    assert all(attributes.get("alt", "").strip() for attributes in page.of("img"))
+    assert page.of("html")[0]["lang"] == "en"
+    assert [attributes["name"] for attributes in page.of("meta") if "name" in attributes] == ["viewport"]
+    assert {attributes.get("scope") for attributes in page.of("th")} == {"col", "row"}
+    assert len(page.tables) == len(page.of("caption")) == len(page.of("thead"))
+    for header, *rows in page.tables:
+        assert rows and {len(row) for row in rows} == {len(header)}
+    # Elements are balanced: what opens closes.
+    for tag in {tag for tag, _ in page.elements} - {"img", "source", "meta", "br", "rect", "circle", "path"}:
+        assert page.text.count(f"</{tag}>") == len(page.of(tag)), tag
 
 
-STEM, PROBABILITY, MASK = pair("x", [(1, 1, 2, 2)], [(1, 1, 2, 2, 1.0)])
+def test_names_are_escaped(page):
+    assert "<b>" not in page.text
+    assert 'Is <b> & "c" better than a on toy?' in page.words
+
+
+def test_numbers_are_those_of_the_summary(page, evaluations):
+    summary = evaluations[0].result.summary()
+    rows = page.table("metric", "value")
+    for label, key, decimals in (
+        ("IoU", "iou", 4),
+        ("nIoU", "niou", 4),
+        ("hIoU", "hiou", 4),
+        ("Pd (target recall)", "pd", 4),
+        ("Fa (1e-6)", "fa_per_million_px", 2),
+        ("target F1", "f1_targets", 4),
+        ("pixel F1", "f1_px", 4),
+        ("ROC AUC (pixels)", "roc_auc", 4),
+    ):
+        low, high = summary["intervals_95"][key]
+        assert rows[label][:2] == [f"{summary[key]:.{decimals}f}", f"{low:.{decimals}f} to {high:.{decimals}f}"]
+    assert list(rows) == [metric.title for metric in metrics_of("printed")]
+    assert all(f"{metric.title}{metric.meaning}" in page.words for metric in metrics_of("printed"))
+    assert rows["Pd (target recall)"][2] == f"{summary['num_hits']} of {NUM_IMAGES - 1} targets"
+    assert page.table("budget")["Fa (1e-6) ≤ 10"][0] == f"{summary['pd_at_fa_per_million_px']['10']['pd']:.4f}"
+    assert page.table("targets", "Pd")["area 9-24 px"][2:] == [f"{summary['num_hits']}", f"{NUM_IMAGES - 1}"]
+    overview = page.table("evaluation")
+    low, high = summary["intervals_95"]["iou"]
+    assert list(overview) == ["a on toy", '<b> & "c" on toy']
+    assert overview["a on toy"][0] == f"{summary['iou']:.3f}\n{low:.3f} to {high:.3f}"
+    assert overview["a on toy"][-4:] == [f"{NUM_IMAGES}", f"{NUM_IMAGES - 1}", "0.5", "native"]
+
+
+def test_settings_are_stated(page):
+    for text in ("num inference steps", "probability > 0.5", "centroid distance < 3 px", "50 resampled sets, seed 0"):
+        assert text in page.words
+    assert "max fa per million px" not in page.words  # None: not given
+
+
+def test_missed_targets_stand_beside_the_calibration(page, evaluations):
+    total = evaluations[0].result.counts
+    assert f"Missed targets, not in these numbers: {total.targets - total.hits}." in page.words
+    assert "conditional on being detected" in page.words
+    rows = page.table("confidences")
+    assert [label.partition(",")[0] for label in rows] == ["as predicted", "calibrated (platt)"] * 2
+
+
+def test_comparison_is_the_paired_bootstrap(page, evaluations):
+    a, b = (evaluation.result for evaluation in evaluations)
+    paired = compare_results(a, b)["fa_per_million_px"]
+    row = page.table("metric", "A")["Fa (1e-6) (lower is better)"]
+    shown = [float(cell.replace("−", "-").replace("+", "")) for cell in row[:3]]
+    values = [result.summary()["fa_per_million_px"] for result in (a, b)]
+    assert shown == pytest.approx([*values, paired.difference], abs=0.01)
+    assert row[-1] == f"{100 * (1 - paired.probability_b_above_a):.1f} %"
 
 
 @pytest.mark.parametrize(
-    ("pairs", "settings", "error", "message"),
+    ("low", "high", "lower_is_better", "words"),
     [
-        ([], {}, ValueError, "`pairs` must hold at least one image"),
-        ([(STEM, PROBABILITY, MASK)], {"threshold": 1.5}, ValueError, r"`threshold` must be in \[0, 1\], got 1.5"),
-        ([(STEM, PROBABILITY, MASK)], {"threshold": float("nan")}, ValueError, "`threshold`"),
-        ([(STEM, PROBABILITY, MASK)], {"protocol": "mine"}, ValueError, "`protocol` must be one of"),
-        ([(STEM, PROBABILITY, MASK)], {"matching": "nearest"}, ValueError, "`matching` must be one of"),
-        ([(STEM, PROBABILITY, MASK)], {"num_resamples": 0}, ValueError, "`num_resamples` must be at least 1"),
-        ([(STEM, PROBABILITY, MASK)], {"num_thresholds": -1}, ValueError, "`num_thresholds` must be at least 0"),
-        (
-            [(STEM, PROBABILITY > 0, MASK)],
-            {},
-            TypeError,
-            "`probability` of x must be a floating point array, got bool",
-        ),
-        ([(STEM, PROBABILITY[None], MASK)], {}, ValueError, r"`probability` of x must have shape \(H, W\)"),
-        ([(STEM, PROBABILITY * 255, MASK)], {}, ValueError, r"`probability` of x must be in \[0, 1\], got 0 to 255"),
-        ([(STEM, PROBABILITY * np.nan, MASK)], {}, ValueError, r"`probability` of x must be in \[0, 1\]"),
-        ([(STEM, PROBABILITY.T, MASK)], {}, ValueError, r"of x must have shape \(50, 100\), got \(100, 50\)"),
-        (
-            [(STEM, PROBABILITY.T, MASK)],
-            {"protocol": "resize256"},
-            ValueError,
-            r"must have shape \(50, 100\) or \(256, 256\), got \(100, 50\)",
-        ),
-        ([(STEM, PROBABILITY, MASK > 0)], {"protocol": "basicirstd"}, TypeError, "uint8 mask as stored"),
+        (0.1, 0.3, False, "X: new is better by 0.20 (95 % interval 0.10 to 0.30)."),
+        (0.1, 0.3, True, "X: old is better by 0.20 (95 % interval 0.10 to 0.30)."),
+        (-0.3, -0.1, True, "X: new is better by 0.20 (95 % interval 0.10 to 0.30)."),
+        (-0.3, -0.1, False, "X: old is better by 0.20 (95 % interval 0.10 to 0.30)."),
+        (-0.1, 0.3, False, "X: not told apart by these 9 images."),
+        (0.0, 0.3, True, "X: not told apart by these 9 images."),
+        (float("nan"), float("nan"), False, "X: undefined for one of the two, by these 9 images."),
     ],
 )
-def test_refuses(pairs, settings, error, message):
-    with pytest.raises(error, match=message):
-        evaluate_probabilities(pairs, **settings)
+def test_sentences(low, high, lower_is_better, words):
+    difference = float("nan") if low != low else (0.2 if low + high > 0 else -0.2)
+    paired = PairedDifference(difference, low, high, 0.75, 9)
+    found = Comparison(Metric("x", "X", "", decimals=2, lower_is_better=lower_is_better), 0.0, 0.0, paired)
+    assert found.sentence("old", "new") == words
+    assert found.share_b_better == (0.25 if lower_is_better else 0.75)
 
 
-def test_predictions_from_a_folder_score_like_arrays(tmp_path):
-    pairs = three_pairs()
-    for stem, probability, _ in pairs:
-        Image.fromarray(np.round(probability * 255).astype(np.uint8)).save(tmp_path / f"{stem}.png")
-    files = find_predictions(tmp_path, [stem for stem, _, _ in pairs])
-    from_files = evaluate_probabilities((stem, read_prediction(files[stem]), mask) for stem, _, mask in pairs)
-    # 0.5 of an 8-bit image is 128 / 255, just above the threshold: image b becomes a hit.
-    assert [image.counts.hits for image in from_files.per_image] == [1, 1, 0]
+def test_a_detector_is_not_told_apart_from_itself(tmp_path):
+    twins = [make_evaluation(name, make_pairs(0, 0.3), num_thresholds=0) for name in ("one", "two")]
+    page = Page(write_report(tmp_path, twins).read_text())
+    words = page.words
+    assert words.count(f": not told apart by these {NUM_IMAGES} images.") == len(page.table("metric", "A")) > 10
+    assert "is better by" not in words
+
+
+def test_only_evaluations_of_the_same_images_are_compared(tmp_path, evaluations):
+    a, b = evaluations
+    others = [
+        NamedEvaluation("a", "other data", {}, a.result),
+        NamedEvaluation("part", "toy", {}, evaluate_probabilities(make_pairs(0, 0.3)[:4], num_resamples=20)),
+    ]
+    words = Page(write_report(tmp_path, [a, *others]).read_text()).words
+    assert "better than" not in words
+    assert "Curves on toy" in words and "Curves on other data" in words
+
+
+def test_links_lead_to_the_images(page, report, evaluations):
+    links = [attributes["href"] for attributes in page.of("a")]
+    paths = {(report.parent / unquote(link)).resolve() for link in links}
+    assert all(path.is_file() for path in paths)
+    worst = {image.stem for evaluation in evaluations for image in evaluation.worst}
+    linked = {path.stem for path in paths if path.parent.name == "images of # one"}
+    assert linked == worst - {"frame 0#"}  # which has no file
+    assert report.parent / "per_image.csv" in paths
+
+
+def test_plots_lie_beside_the_page_and_on_it(report, page):
+    names = {path.name for path in (report.parent / "plots").iterdir()}
+    assert names == {
+        *(f"toy-{plot}.png" for plot in ("roc", "precision_recall", "pd_fa")),
+        "a-on-toy-reliability.png",
+        "b-c-on-toy-reliability.png",
+    }
+    on_page = {b64decode(attributes["src"].partition(",")[2]) for attributes in page.of("img")}
+    for path in (report.parent / "plots").iterdir():
+        assert path.read_bytes() in on_page
+        with Image.open(path) as plot:
+            assert min(plot.size) >= 500
+    assert len(page.of("source")) == len(names)  # a dark one of each
+    assert not list(report.parent.rglob("*.part"))
+
+
+def test_csv_gives_the_counts_back(report, evaluations):
+    rows = list(csv.DictReader(io.StringIO((report.parent / "per_image.csv").read_text(encoding="utf-8"))))
+    assert len(rows) == 2 * NUM_IMAGES
+    for evaluation, part in zip(evaluations, (rows[:NUM_IMAGES], rows[NUM_IMAGES:]), strict=True):
+        for found, row in zip(evaluation.result.per_image, part, strict=True):
+            assert ImageCounts(**{name: int(row[name]) for name in COUNT_FIELDS}) == found.counts
+            assert (row["detector"], row["data"], row["stem"]) == (evaluation.detector, "toy", found.stem)
+            assert float(row["iou"]) == iou(found.counts)
+            assert (row["threshold"], row["protocol"], row["matching"]) == ("0.5", "native", "greedy")
+    assert rows[0]["image"] == ""
+    assert (report.parent / unquote(rows[1]["image"])).resolve().stem == "frame 1#"
+
+
+def test_the_same_evaluations_give_the_same_report(report, evaluations, tmp_path):
+    again = write_report(report.parent.parent / "again", evaluations)
+    for path in (*report.parent.glob("*.*"), *report.parent.glob("plots/*")):
+        assert (again.parent / path.relative_to(report.parent)).read_bytes() == path.read_bytes()
+
+
+def pair(stem, truth_boxes, predicted_boxes, shape=(40, 60)):
+    mask, probability = np.zeros(shape, bool), np.zeros(shape, np.float32)
+    for top, left in truth_boxes:
+        mask[top : top + 2, left : left + 2] = True
+    for top, left in predicted_boxes:
+        probability[top : top + 2, left : left + 2] = 0.9
+    return stem, probability, mask, np.full(shape, 100, np.uint8)
+
+
+def worst_of(pairs, num_worst=12, **settings):
+    worst = WorstImages(num_worst)
+    evaluate_probabilities(pairs, num_thresholds=0, num_resamples=1, observe=worst.observe, **settings)
+    return worst.images
+
+
+RANKED = [
+    pair("clean", [], []),
+    pair("hit", [(10, 10)], [(10, 10)]),
+    pair("both", [(10, 10)], [(30, 40)]),
+    pair("missed", [(10, 10), (30, 40)], [(30, 40)]),
+    pair("false", [(30, 40)], [(10, 10), (30, 40)]),
+]
+
+
+def test_the_worst_images_are_kept_in_order():
+    worst = worst_of(RANKED, num_worst=3)
+    assert [(image.stem, image.misses, image.false_targets) for image in worst] == [
+        ("both", 1, 1),
+        ("false", 0, 1),  # equally bad as "missed": by the alphabet
+        ("missed", 1, 0),
+    ]
+    assert (worst[0].targets, worst[0].iou, worst[1].iou) == (1, 0.0, 0.5)
+    assert [len(image.overlay.details) for image in worst] == [2, 1, 1]
+    assert [image.stem for image in worst_of(RANKED[::-1], num_worst=4)][3] == "clean"
+    assert worst_of(RANKED, num_worst=0) == []
+
+
+def test_two_processes_keep_the_images_that_one_does():
+    one, merged = worst_of(RANKED, num_worst=2), WorstImages(2)
+    for k in (0, 1):
+        merged.add(*pickle.loads(pickle.dumps(worst_of(RANKED[k::2], num_worst=2))))
+    assert [(image.stem, image.overlay) for image in merged.images] == [(image.stem, image.overlay) for image in one]
+
+
+def colours(png):
+    with Image.open(io.BytesIO(png)) as image:
+        return set(map(tuple, np.asarray(image).reshape(-1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("stem", "marks"),
+    [
+        ("clean", set()),
+        ("hit", {HIT_COLOUR}),
+        ("both", {MISS_COLOUR, FALSE_ALARM_COLOUR}),
+        ("missed", {HIT_COLOUR, MISS_COLOUR}),
+        ("false", {HIT_COLOUR, FALSE_ALARM_COLOUR}),
+    ],
+)
+def test_marks_by_outcome(stem, marks):
+    (found,) = [image for image in worst_of(RANKED) if image.stem == stem]
+    assert colours(found.overlay.picture) & {HIT_COLOUR, MISS_COLOUR, FALSE_ALARM_COLOUR} == marks
+
+
+def test_marks_leave_their_targets_free():
+    (found,) = worst_of([pair("hit", [(10, 10)], [(10, 10)])])
+    with Image.open(io.BytesIO(found.overlay.picture)) as image:
+        picture = np.asarray(image)  # 11 times the 40 x 60 px
+    assert picture.shape == (440, 660, 3)
+    assert (picture[110:132, 110:132] == 100).all()
+    rows, columns = np.nonzero((picture == HIT_COLOUR).all(axis=2))
+    assert (rows.min() + rows.max()) / 2 == pytest.approx(120.5, abs=1.5)
+    assert (columns.min() + columns.max()) / 2 == pytest.approx(120.5, abs=1.5)
+
+
+def test_cut_outs_outline_truth_and_prediction():
+    (found,) = worst_of([pair("shifted", [(20, 20)], [(20, 26)])])
+    with Image.open(io.BytesIO(found.overlay.details[0])) as image:
+        detail = np.asarray(image)  # 8 times the 24 x 24 px around (20.5, 20.5): columns and rows 8 to 31
+    for colour, box in ((MISS_COLOUR, (94, 114, 94, 114)), (FALSE_ALARM_COLOUR, (96, 112, 144, 160))):
+        rows, columns = np.nonzero((detail == colour).all(axis=2))
+        assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == box
+
+
+@pytest.mark.parametrize(("shape", "size"), [((2, 3), (642, 428)), ((1200, 3000), (960, 384)), ((1, 1), (640, 640))])
+def test_pictures_of_any_image_have_a_size_for_the_eye(shape, size):
+    stem, probability, mask = "x", np.zeros(shape, np.float32), np.ones(shape, bool)
+    found = worst_of([(stem, probability, mask, np.full(shape, 7.0, np.float32))])[0].overlay
+    with Image.open(io.BytesIO(found.picture)) as picture, Image.open(io.BytesIO(found.details[0])) as detail:
+        assert picture.size == size
+        assert detail.size == (8 * min(24, shape[1]), 8 * min(24, shape[0]))
+
+
+def test_pictures_follow_the_protocol():
+    pairs = [pair("big", [(20, 40)], [(20, 40)], shape=(512, 512))]
+    settings = {"protocol": "resize256", "threshold": 0.4}
+    (found,) = worst_of(pairs, **settings)
+    assert found.iou == evaluate_probabilities(pairs, num_resamples=1, **settings).summary()["iou"]
+    with Image.open(io.BytesIO(found.overlay.picture)) as picture:
+        assert picture.size == (768, 768)  # 3 times 256
+    (black,) = worst_of([one[:3] for one in pairs], **settings)  # no image was given
+    with Image.open(io.BytesIO(black.overlay.picture)) as picture:
+        assert picture.size == (768, 768) and picture.getpixel((0, 0)) == (0, 0, 0)
+
+
+# Linear RGB as a dichromat sees it, Machado et al. 2009, severity 1.
+SEEN = {
+    "everyone": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("eyes", SEEN)
+def test_the_colour_blind_tell_the_marks_apart(eyes):
+    srgb = np.array([HIT_COLOUR, MISS_COLOUR, FALSE_ALARM_COLOUR]) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(SEEN[eyes]).T, 0, 1)
+    seen = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    lab = rgb2lab(seen[None])[0]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert deltaE_ciede2000(lab[first], lab[second]) > 20
+
+
+def test_without_curves_targets_and_predictions(tmp_path):
+    pairs = [pair(f"{k}", [], []) for k in range(3)]
+    found = make_evaluation("silent", pairs, num_thresholds=0)
+    page = Page(write_report(tmp_path, [found]).read_text())
+    assert "No target was predicted. Missed targets: 0." in page.words
+    assert page.table("metric", "value")["Pd (target recall)"][:2] == ["-", "- to -"]
+    assert not list((tmp_path / "plots").iterdir())
+    write_report(tmp_path, [make_evaluation("silent", pairs)])  # with curves, all undefined or 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda good: [], "`evaluations` must hold at least one"),
+        (lambda good: [good, good], "`evaluations` must have different names, got twice: a on toy"),
+    ],
+)
+def test_refuses(make, message, evaluations, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        write_report(tmp_path, make(evaluations[0]))
+
+
+def test_a_negative_number_of_worst_images_is_refused():
+    with pytest.raises(ValueError, match="`num_worst` must be at least 0, got -1"):
+        WorstImages(-1)
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, evaluations, tmp_path, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    for attempt in (check_dependencies, lambda: write_report(tmp_path / "out", evaluations)):
+        with pytest.raises(ModuleNotFoundError, match=rf"needs {package}: pip install 'irstd-ldm\[eval\]'$"):
+            attempt()
+    assert not (tmp_path / "out").exists()
+
+
+def test_writing_imports_matplotlib_late():
+    code = "import sys, irstd_ldm.evaluation.report.write; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+def test_a_browser_without_network_shows_it(report, tmp_path):
+    shot = tmp_path / "shot.png"
+    command = [
+        str(BROWSER),
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,6000"),
+        *("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"),
+        *(f"--screenshot={shot}", report.as_uri()),
+    ]
+    subprocess.run(command, capture_output=True, timeout=180, check=True)
+    with Image.open(shot) as image:
+        shown = image.convert("RGB")
+    assert shown.size == (1000, 6000)
+    found = {colour for _, colour in shown.getcolors(maxcolors=2**24)}
+    assert {(0, 114, 178), (213, 94, 0)} <= found  # the lines of both detectors

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from irstd_ldm.evaluation.bootstrap import estimate
+from irstd_ldm.evaluation.counts import AREA_STRATA, SCR_STRATA, TargetRecord, target_records
 from irstd_ldm.evaluation.matching import label_image
-from irstd_ldm.evaluation.strata import AREA_STRATA, SCR_STRATA, TargetRecord, stratum_statistic, target_records
+from irstd_ldm.evaluation.result import stratum_statistic
 from irstd_ldm.targets import signal_to_clutter_ratio
 
 

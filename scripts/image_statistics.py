@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy import fft, signal
 
-from ..targets import label_components, ring_window
+from irstd_ldm.targets import label_components, ring_window
 
 FLOOR_POWER = 1 / 12  # gray levels squared: the noise of rounding to whole levels; keeps the log of a flat crop finite
 HIGH_FREQUENCY = 0.25  # cycles per px; half of what the grid can hold
@@ -45,11 +45,12 @@ class Neighbours:
     """Synthetic images among the training images, by correlation of thumbnails in [-1, 1].
 
     Attributes:
-        nearest_other_share: share of the synthetic images that resemble another training image more than their source.
-        median_own: median correlation with the own source.
-        highest_other: highest correlation of a synthetic image with a training image that is not its source.
-        pair: the indices of that synthetic and of that training image.
-        highest_other_of_source: what the source of that synthetic image has with the same training image.
+        nearest_other_share: Share of the synthetic images that resemble another training image more than their own
+            source.
+        median_own: Median correlation with the own source.
+        highest_other: Highest correlation of a synthetic image with a training image that is not its source.
+        pair: The indices of that synthetic and of that training image.
+        highest_other_of_source: The correlation of the source of that synthetic image with the same training image.
     """
 
     nearest_other_share: float
@@ -62,14 +63,14 @@ class Neighbours:
 def random_crops(
     images: Sequence[np.ndarray], names: Sequence[str], side_px: int, per_image: int, seed: int
 ) -> np.ndarray:
-    """Square crops at uniform random places, the same places in images of one name and size.
+    """Square crops at uniform random positions, the same ones in images of one name and size.
 
     Args:
         images: N arrays (H, W).
-        names: of the N images, or of what they were made of: what is to be compared then shares its places.
-        side_px: of a crop.
-        per_image: crops of each image.
-        seed: of the places.
+        names: Names of the N images, or of their sources, so that images to be compared share their positions.
+        side_px: Side of a crop.
+        per_image: Number of crops of each image.
+        seed: Seed of the positions.
 
     Returns:
         (N * per_image, side_px, side_px).
@@ -128,7 +129,7 @@ def high_frequency_difference(frequency: np.ndarray, spectrum: np.ndarray, refer
 
 
 def patch_features(patches: np.ndarray) -> np.ndarray:
-    """What PATCH_FEATURES names, of each patch; (N, 5).
+    """The PATCH_FEATURES of each patch; (N, 5).
 
     Mean and standard deviation in gray levels; skewness (0 where a patch is flat); mean absolute difference of
     neighbours across and down; root mean square of the orthonormal DCT coefficients of the finer half (u + v >= S).
@@ -227,7 +228,7 @@ def thumbnails(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def nearest_training_images(synthetic: np.ndarray, training: np.ndarray, sources: Sequence[int]) -> Neighbours:
-    """Whom synthetic images resemble; an image is meant to resemble its own source, and no other one more than that.
+    """Training images that synthetic images resemble; an image is meant to resemble its own source the most.
 
     Args:
         synthetic, training: (N, D) and (M, D), M at least 2, as `thumbnails` returns them.

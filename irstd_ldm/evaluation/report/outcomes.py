@@ -1,28 +1,36 @@
-"""An image with its hits, misses and false alarms, told apart by colour and by shape."""
+"""Images with their hits, misses and false alarms, told apart by colour and by shape, and the worst of them."""
 
 import io
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from ...targets import Component
+from ...data.images import displayable
+from ...targets import Component, ConfidenceCalibration
 from ..matching import ImageComponents
+from ..metrics import iou
+from ..result import EvaluationResult, ImageEvaluation
 
-# Of Okabe and Ito's palette, which the usual colour-blindnesses tell apart; light enough for dark frames.
+# Okabe and Ito's palette, which the usual colour-blindnesses tell apart; light enough for dark frames.
 HIT_COLOUR = (86, 180, 233)
 MISS_COLOUR = (240, 228, 66)
 FALSE_ALARM_COLOUR = (213, 94, 0)
 EDGE_COLOUR = (0, 0, 0)
 
-LONG_SIDE_PX = (640, 960)  # of the picture: smaller images are enlarged by a whole factor, larger ones reduced
-MARGIN_PX = 9  # of the picture, between a component's box and the mark around it
+LONG_SIDE_PX = (640, 960)  # the picture's: smaller images are enlarged by a whole factor, larger ones reduced
+MARGIN_PX = 9  # picture pixels between a component's box and the mark around it
 LINE_PX = 3
-DETAIL_PX = 24  # of the image, the side of a cut-out around an error
+DETAIL_PX = 24  # image pixels, the side of a cut-out around an error
 DETAIL_SCALE = 8
 OUTLINE_PX = 2
 NUM_DETAILS = 3
+UNCHANGING_NOUNS = ("predicted", "px")
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,8 @@ class Overlay:
     """PNG files, RGB.
 
     Attributes:
-        picture: the whole image; marks stand around their components and cover none.
-        details: cut-outs around the first errors, enlarged: pixels with the outlines of truth and prediction.
+        picture: The whole image; marks stand around their components and cover none.
+        details: Cut-outs around the first errors, enlarged: pixels with the outlines of truth and prediction.
     """
 
     picture: bytes
@@ -39,11 +47,11 @@ class Overlay:
 
 
 def draw_outcomes(gray: np.ndarray, components: ImageComponents, pairs: list[tuple[int, int]]) -> Overlay:
-    """Draws what became of every target and every predicted component of an image.
+    """Draws the outcome of every target and every predicted component of an image.
 
     Args:
         gray: (H, W) uint8.
-        components: of the image.
+        components: Those of the image.
         pairs: (index in `components.targets`, index in `components.predicted`).
     """
     found, right = {target for target, _ in pairs}, {predicted for _, predicted in pairs}
@@ -59,6 +67,69 @@ def draw_outcomes(gray: np.ndarray, components: ImageComponents, pairs: list[tup
         _mark(draw, "circle", _around(target, scale), MISS_COLOUR)
     errors = [*misses, *false_alarms][:NUM_DETAILS]
     return Overlay(_png(picture), tuple(_png(_detail(gray, components, error)) for error in errors))
+
+
+@dataclass(frozen=True, eq=False)
+class WorstImage:
+    """An image with its overlay.
+
+    Attributes:
+        stem: Its name.
+        misses, false_targets: Targets without a predicted component, predicted components without a target.
+        targets: Number of targets of the image.
+        iou: IoU of its pixels.
+        overlay: Its pictures.
+    """
+
+    stem: str
+    misses: int
+    false_targets: int
+    targets: int
+    iou: float
+    overlay: Overlay
+
+    @property
+    def rank(self) -> tuple[int, float, str]:
+        """Sorts the worst image first."""
+        return -self.misses - self.false_targets, self.iou, self.stem
+
+
+class WorstImages:
+    """The images of an evaluation with the most errors, drawn as they stream past; memory holds these alone.
+
+    An image is worse with more errors (missed targets and false alarms), then with a lower IoU, then by its name.
+    Pass `observe` to `evaluate_probabilities`. It can be pickled.
+
+    Args:
+        num_worst: Highest number of images kept.
+
+    Attributes:
+        images: The images, the worst first.
+
+    Raises:
+        ValueError: `num_worst` is negative.
+    """
+
+    def __init__(self, num_worst: int = 12):
+        if num_worst < 0:
+            raise ValueError(f"`num_worst` must be at least 0, got {num_worst}")
+        self.num_worst = num_worst
+        self.images: list[WorstImage] = []
+
+    def observe(
+        self, image: ImageEvaluation, gray: np.ndarray, components: ImageComponents, pairs: list[tuple[int, int]]
+    ) -> None:
+        """Draws and keeps an image if it is among the worst; the arguments are those of `result.Observer`."""
+        counts = image.counts
+        misses, false_targets = counts.targets - counts.hits, counts.predicted - counts.hits
+        rank = -misses - false_targets, iou(counts), image.stem
+        if sum(worst.rank < rank for worst in self.images) < self.num_worst:
+            overlay = draw_outcomes(displayable(gray), components, pairs)
+            self.add(WorstImage(image.stem, misses, false_targets, counts.targets, iou(counts), overlay))
+
+    def add(self, *images: WorstImage) -> None:
+        """Keeps those of the images that are among the worst, which may have been drawn by another process."""
+        self.images = sorted([*self.images, *images], key=lambda image: image.rank)[: self.num_worst]
 
 
 def _resized(gray: np.ndarray) -> tuple[Image.Image, float]:
@@ -135,3 +206,45 @@ def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, format="PNG", optimize=True)
     return file.getvalue()
+
+
+@dataclass(frozen=True, eq=False)
+class NamedEvaluation:
+    """A detector on a data set: an evaluation with the names, files and settings that a report shows beside it.
+
+    Attributes:
+        detector, data: Names; evaluations of one `data` share plots and are compared.
+        settings: How the numbers were made (model, split, steps, ...), in the report's list of settings.
+        result: The numbers.
+        worst: The worst images of the same evaluation, drawn.
+        images: Image files by stem, for links; stems without a file are not linked.
+        calibration: The detector's calibration, shown beside its confidences.
+    """
+
+    detector: str
+    data: str
+    settings: Mapping[str, Any]
+    result: EvaluationResult
+    worst: Sequence[WorstImage] = ()
+    images: Mapping[str, Path] = field(default_factory=dict)
+    calibration: ConfidenceCalibration | None = None
+
+    @property
+    def name(self) -> str:
+        """DETECTOR on DATA."""
+        return f"{self.detector} on {self.data}"
+
+    @property
+    def stems(self) -> list[str]:
+        """The images, in the order of the result."""
+        return [image.stem for image in self.result.per_image]
+
+
+def file_stem(name: str) -> str:
+    """A name without blanks and separators, for a file."""
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "data"
+
+
+def count(value: int, noun: str) -> str:
+    """The number with thousands apart, and the noun, whose plural has an s."""
+    return f"{value:,} {noun}" + ("" if value == 1 or noun in UNCHANGING_NOUNS else "s")

@@ -1,0 +1,301 @@
+"""Writes a report into a folder: one page that stands alone, its plots, and a row per image."""
+
+import base64
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ... import __version__, files
+from ..bootstrap import PairedDifference
+from ..confidence import BINNINGS, ScoredTarget, reliability
+from ..counts import ImageCounts
+from ..curves import BUDGETS, budget_key, budget_label
+from ..metrics import METRICS, Metric, iou, metrics_of, number_text
+from ..result import EvaluationResult, compare_results
+from .outcomes import (
+    DETAIL_PX,
+    FALSE_ALARM_COLOUR,
+    HIT_COLOUR,
+    MISS_COLOUR,
+    NamedEvaluation,
+    count,
+)
+
+COUNT_FIELDS = tuple(field.name for field in fields(ImageCounts) if field.name != "images")
+FIELDS = ("detector", "data", "stem", "image", "protocol", "matching", "threshold", "iou", *COUNT_FIELDS)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two detectors A and B on the same images.
+
+    Attributes:
+        metric: The metric, or Pd at a budget.
+        a, b: Values, NaN where undefined.
+        paired: The difference B - A with its 95 % interval.
+    """
+
+    metric: Metric
+    a: float
+    b: float
+    paired: PairedDifference
+
+    @property
+    def share_b_better(self) -> float:
+        """Share of the resampled sets on which B is better, ties counting half; NaN where undefined."""
+        above = self.paired.probability_b_above_a
+        return 1 - above if self.metric.lower_is_better else above
+
+    @property
+    def share_text(self) -> str:
+        """The share in percent."""
+        return "-" if math.isnan(self.share_b_better) else f"{100 * self.share_b_better:.1f} %"
+
+    def sentence(self, name_a: str, name_b: str) -> str:
+        """The verdict of the images on this metric, in words; told apart where the interval leaves out 0."""
+        paired, label, decimals = self.paired, self.metric.title, self.metric.decimals
+        images = f"these {paired.num_images} images" if paired.num_images > 1 else "this one image"
+        if math.isnan(paired.difference):
+            return f"{label}: undefined for one of the two, by {images}."
+        if paired.low <= 0 <= paired.high:
+            return f"{label}: not told apart by {images}."
+        winner = name_b if (paired.low > 0) != self.metric.lower_is_better else name_a
+        ends = sorted((abs(paired.low), abs(paired.high)))
+        return (
+            f"{label}: {winner} is better by {number(abs(paired.difference), decimals)} "
+            f"(95 % interval {interval(ends, decimals)})."
+        )
+
+
+def compare(a: NamedEvaluation, b: NamedEvaluation) -> list[Comparison]:
+    """Every metric of the printed table and Pd at every budget that both have.
+
+    Raises:
+        ValueError: The images or the protocols differ.
+    """
+    shown = metrics_of("printed")
+    for rate, budgets in BUDGETS.items():
+        for budget in budgets:
+            label = f"Pd at {budget_label(rate)} ≤ {budget:g}"
+            shown.append(replace(METRICS["pd"], key=budget_key(rate, budget), label=label, aside="", tables=()))
+    found = compare_results(a.result, b.result)
+    return [
+        Comparison(
+            metric,
+            a.result.statistics[metric.key].point(),
+            b.result.statistics[metric.key].point(),
+            found[metric.key],
+        )
+        for metric in shown
+        if metric.key in found
+    ]
+
+
+def check_dependencies() -> None:
+    """Raises ModuleNotFoundError, naming the package and the extra, where `write_report` could not draw."""
+    for package in ("matplotlib", "jinja2"):
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"a report needs {package}: pip install 'irstd-ldm[eval]'")
+
+
+def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> Path:
+    """Writes `report.html`, `per_image.csv` and `plots/*.png`.
+
+    The page stands alone: tables with 95 % intervals, settings and N, the curves of every data set with one line per
+    detector, and per evaluation Pd by size and SCR, reliability and the worst images. On each data set, every
+    detector is compared with the first one that was evaluated on the same images under the same protocol.
+
+    Args:
+        folder: Made where absent; files of these names are replaced.
+        evaluations: At least one; their detectors and data sets are different pairs.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ModuleNotFoundError: matplotlib or jinja2 is absent.
+        OSError: A file cannot be written.
+        ValueError: There is no evaluation, or two have the same names.
+    """
+    check_dependencies()
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from .plots import Plots
+
+    if not evaluations:
+        raise ValueError("`evaluations` must hold at least one, got none")
+    names = [evaluation.name for evaluation in evaluations]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"`evaluations` must have different names, got twice: {', '.join(twice)}")
+    folder = Path(folder)
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    addresses = [_image_addresses(evaluation, folder) for evaluation in evaluations]
+    plots = Plots()
+    data_sets = []
+    for data in dict.fromkeys(evaluation.data for evaluation in evaluations):
+        on_data = [evaluation for evaluation in evaluations if evaluation.data == data]
+        with_curves = [evaluation for evaluation in on_data if evaluation.result.curves is not None]
+        data_sets.append(
+            {
+                "name": data,
+                "comparisons": [(a, b, compare(a, b)) for a, b in _comparable_pairs(on_data)],
+                "has_curves": bool(with_curves),
+                "plots": plots.add_curves(data, with_curves) if with_curves else [],
+            }
+        )
+    parts = []
+    for evaluation, files_of_images in zip(evaluations, addresses, strict=True):
+        curves = _reliability(evaluation)
+        by_width = [(label, found) for label, found in curves if found.binning == "width"]
+        parts.append(
+            {
+                "evaluation": evaluation,
+                "summary": evaluation.result.summary(),
+                "settings": list(_flat(evaluation.settings)),
+                "addresses": files_of_images,
+                "reliability": curves,
+                "plot": plots.add_reliability(evaluation.name, by_width) if curves else None,
+            }
+        )
+    environment = Environment(
+        autoescape=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    page = environment.get_template("page.html.jinja").render(
+        title=f"Evaluation: {names[0]}" if len(names) == 1 else f"{len(names)} evaluations",
+        version=__version__,
+        data_sets=data_sets,
+        parts=parts,
+        budgets=BUDGETS,
+        overview=metrics_of("overview"),
+        printed=metrics_of("printed"),
+        colours={"hit": HIT_COLOUR, "miss": MISS_COLOUR, "false_alarm": FALSE_ALARM_COLOUR},
+        detail_px=DETAIL_PX,
+        budget_label=budget_label,
+        count=count,
+        data_uri=_data_uri,
+        integer="{:,}".format,
+        interval=interval,
+        made_of=_made_of,
+        number=number,
+    )
+    for plot in plots.drawn:
+        files.write_bytes(folder / "plots" / plot.file_name, plot.light)
+    rows = _per_image_csv(evaluations, addresses)
+    files.write_bytes(folder / "per_image.csv", rows.encode(errors="surrogateescape"))
+    files.write_bytes(folder / "report.html", page.encode(errors="xmlcharrefreplace"))
+    return folder / "report.html"
+
+
+def number(value: float | None, decimals: int = 4) -> str:
+    """The number with a minus sign where negative; "-" where undefined."""
+    text = number_text(value, decimals)
+    return text if text == "-" else text.replace("-", "−")
+
+
+def interval(ends: Sequence[float | None], decimals: int = 4) -> str:
+    """LOW to HIGH."""
+    return f"{number(ends[0], decimals)} to {number(ends[1], decimals)}"
+
+
+def _made_of(metric: Metric, result: EvaluationResult) -> str:
+    """The numbers that the metric was made of."""
+    if metric.numerator is None:
+        return count(result.counts.area_px, "px")
+    if metric.made_of is None:
+        return count(result.counts.images, "image")
+    word, noun = metric.made_of
+    numerator, denominator = result.statistics[metric.key].terms.sum(axis=0)
+    return f"{numerator / metric.scale:,.0f} {word} {count(round(denominator), noun)}"
+
+
+def _reliability(evaluation: NamedEvaluation) -> list[tuple[str, Any]]:
+    """(label, reliability) of the confidences as predicted and as calibrated, by each binning; none without any."""
+    result = evaluation.result
+    scored = {"as predicted": [image.scored for image in result.per_image]}
+    if not any(scored["as predicted"]):
+        return []
+    if evaluation.calibration is not None:
+        apply = evaluation.calibration.apply
+        scored[f"calibrated ({evaluation.calibration.to_dict()['kind']})"] = [
+            [ScoredTarget(float(apply(one.confidence)), one.hit) for one in targets]
+            for targets in scored["as predicted"]
+        ]
+    measure = partial(
+        reliability, num_targets=result.counts.targets, num_resamples=result.num_resamples, seed=result.seed
+    )
+    return [(label, measure(of, binning=binning)) for binning in BINNINGS for label, of in scored.items()]
+
+
+def _comparable_pairs(evaluations: Sequence[NamedEvaluation]) -> list[tuple[NamedEvaluation, NamedEvaluation]]:
+    """Every evaluation of a data set with the first one on its images and protocol, where that is another one."""
+    first: dict[Any, NamedEvaluation] = {}
+    pairs = []
+    for evaluation in evaluations:
+        same = first.setdefault((tuple(evaluation.stems), evaluation.result.protocol), evaluation)
+        if same is not evaluation:
+            pairs.append((same, evaluation))
+    return pairs
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        elif value is not None:
+            yield key.replace("_", " "), str(value)
+
+
+def _image_addresses(evaluation: NamedEvaluation, folder: Path) -> dict[str, str]:
+    """The address of each image file, relative to `folder`, by stem; stems without a file are left out."""
+    folder, found = folder.resolve(), {}
+    for stem in evaluation.stems:
+        path = evaluation.images.get(stem)
+        if path is None or not path.is_file():
+            continue
+        path = path.resolve()
+        if path.drive != folder.drive:  # Windows knows no relative path there
+            found[stem] = path.as_uri()
+        else:
+            found[stem] = quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))
+    return found
+
+
+def _per_image_csv(evaluations: Sequence[NamedEvaluation], addresses: Sequence[Mapping[str, str]]) -> str:
+    """The counts of every image as CSV; `image` is the file relative to the report, empty where there is none."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for evaluation, files_of_images in zip(evaluations, addresses, strict=True):
+        result = evaluation.result
+        for found in result.per_image:
+            writer.writerow(
+                {
+                    "detector": evaluation.detector,
+                    "data": evaluation.data,
+                    "stem": found.stem,
+                    "image": files_of_images.get(found.stem, ""),
+                    "protocol": result.protocol.name,
+                    "matching": result.matching,
+                    "threshold": result.threshold,
+                    "iou": iou(found.counts),
+                    **{name: getattr(found.counts, name) for name in COUNT_FIELDS},
+                }
+            )
+    return text.getvalue()
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
