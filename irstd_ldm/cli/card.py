@@ -11,6 +11,7 @@ from PIL import Image
 
 from .. import __version__, bundled_checkpoint
 from ..data.synthetic import synthetic_scene
+from ..evaluation.metrics import metric_rows, metrics_of
 from ..files import write_text
 from ..hub.format import CARD, PICTURE, checkpoint_files, read_json
 from ..hub.model_card import TASK, CardResults, make_card
@@ -20,11 +21,11 @@ from .model import BUNDLED, load_pipeline
 from .pictures import draw_overlay, save_png
 
 SCENE_SEED = 0
-METRICS = {"iou": "IoU", "niou": "nIoU", "pd": "Pd", "fa_per_million_px": "Fa, 1e-6"}
+NEEDED = ("data", "images", "intervals_95", "iou", "niou", "pd", "fa_per_million_px")
 CONDITIONS = ("protocol", "threshold", "matching", "connectivity", "centroid_tolerance_px", "false_alarm_count")
 HOW_SCORED = """\
 Foreground is probability > threshold; targets are 8-connected; a hit is a centroid nearer than the tolerance. IoU,
-nIoU and Pd in percent, Fa in false-alarm pixels per million, 95 % bootstrap intervals over images in brackets.
+nIoU, Pd and F1 in percent, Fa in false-alarm pixels per million, 95 % bootstrap intervals over images in brackets.
 """
 
 
@@ -63,7 +64,7 @@ def read_metrics(path: Path, folder: Path, name: str) -> Mapping[str, Any]:
         ValueError: `evaluate` did not write it, or it is of another model.
     """
     metrics = read_json(path)
-    missing = {"data", "images", "intervals_95", *METRICS} - set(metrics)
+    missing = set(NEEDED) - set(metrics)
     if missing:
         raise ValueError(f"{path} is no metrics.json of `irstd-ldm evaluate`: it has no {', '.join(sorted(missing))}")
     model = metrics.get("model")
@@ -90,26 +91,22 @@ def card_results(metrics: Sequence[Mapping[str, Any]]) -> CardResults:
         }
         conditions = {name: one[name] for name in (*CONDITIONS, "num_images", "num_targets")}
         conditions |= {name: one["settings"][name] for name in ("num_inference_steps", "ensemble_size")}
-        for metric, label in METRICS.items():
-            is_fa = metric == "fa_per_million_px"
-            if one[metric] is None or not (one["num_targets"] or is_fa):  # without targets only Fa says something
-                row[label] = "-"
-                continue
-            ends = (one[metric], *one["intervals_95"][metric])
-            shown, low, high = ("-" if end is None else f"{(1 if is_fa else 100) * end:.1f}" for end in ends)
-            row[label] = f"{shown} ({low} to {high})"
-            entries.append(
-                EvalResult(
-                    task_type=TASK,
-                    dataset_type=data,
-                    dataset_name=f"{data}, {images}",
-                    dataset_split=images.removeprefix("split "),
-                    metric_type=metric,
-                    metric_name=label,
-                    metric_value=one[metric],
-                    metric_args={**conditions, "interval_95": one["intervals_95"][metric]},
+        shown = [metric.key for metric in metrics_of("card") if metric.key in one]
+        for key, (label, text) in zip(shown, metric_rows(one), strict=True):
+            row[label] = text
+            if text != "-":
+                entries.append(
+                    EvalResult(
+                        task_type=TASK,
+                        dataset_type=data,
+                        dataset_name=f"{data}, {images}",
+                        dataset_split=images.removeprefix("split "),
+                        metric_type=key,
+                        metric_name=label,
+                        metric_value=one[key],
+                        metric_args={**conditions, "interval_95": one["intervals_95"][key]},
+                    )
                 )
-            )
         rows.append(row)
     return CardResults(rows, HOW_SCORED, entries)
 
