@@ -159,12 +159,7 @@ def pictures(*columns: torch.Tensor) -> list[Sequence[np.ndarray]]:
 
 
 def load_base(name_or_path: str) -> dict[str, Any]:
-    """The latent diffusion model of a folder or repository: vae, unet, scheduler, and the empty prompt's embedding.
-
-    Raises:
-        OSError: A component is missing or has no safetensors weights.
-        ValueError: The denoiser does not fit the VAE's latents, or does not predict noise.
-    """
+    """The parts of a latent diffusion model of noise in a folder or repository, and the empty prompt's embedding."""
     vae = AutoencoderKL.from_pretrained(name_or_path, subfolder="vae", use_safetensors=True)
     unet = UNet2DConditionModel.from_pretrained(name_or_path, subfolder="unet", use_safetensors=True)
     scheduler = DDPMScheduler.from_pretrained(name_or_path, subfolder="scheduler")

@@ -249,10 +249,6 @@ class MovingAverage(AveragedModel):
 
     The first step copies; the decay of step n after it is min(`decay`, (1 + n) / (10 + n)): a long memory would keep
     the random start for long.
-
-    Args:
-        part: The trained part, whose device and memory format the average has.
-        decay: Decay in the long run.
     """
 
     def __init__(self, part: TrainedPart, decay: float):

@@ -37,9 +37,6 @@ def start(cls: type[Settings], run: Callable[[Settings], None], argv: Sequence[s
     """Run a trainer from the command line; of a recipe with stages, those that are missing or unfinished, in order.
 
     In the end OUTPUT_DIR holds the model of the last stage and its lists. `run` trains with given settings.
-
-    Raises:
-        ValueError: As `parse_plan` and `is_finished`; or a stage's start is not there, or not the one that it had.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     plan = parse_plan(cls, argv)
@@ -130,11 +127,7 @@ def read_record(output_dir: Path) -> dict[str, Any]:
 
 
 def is_finished(settings: TrainSettings) -> bool:
-    """Whether `output_dir` holds this run's trained model.
-
-    Raises:
-        ValueError: It holds one of other settings, data or weights, or checkpoints of a run of other settings.
-    """
+    """Whether `output_dir` holds this run's trained model; a model or checkpoints of other settings are refused."""
     output_dir = Path(settings.output_dir)
     record = read_record(output_dir)
     finished = "saved_sha256" in record
@@ -149,11 +142,7 @@ def is_finished(settings: TrainSettings) -> bool:
 
 
 def refuse_other_origin(settings: TrainSettings, found: Mapping[str, str]) -> None:
-    """Check that the checkpoints in `output_dir`, where there are any, are of a run of the same `origin`.
-
-    Raises:
-        ValueError: They are of other settings, lists of images or weights at the start.
-    """
+    """Refuse checkpoints in `output_dir` that are of other settings, lists of images or weights at the start."""
     output_dir = Path(settings.output_dir)
     is_finished(settings)
     record = read_record(output_dir)
@@ -208,12 +197,7 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit
 
 
 def find_checkpoint(settings: TrainSettings) -> Path | None:
-    """The checkpoint to go on from.
-
-    Raises:
-        ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones, among which the
-            run's own would be taken for the oldest.
-    """
+    """The checkpoint to go on from; one before others is refused: the run's own would be taken for the oldest."""
     checkpoints = list_checkpoints(Path(settings.output_dir))
     if settings.resume_from_checkpoint == "latest":
         return checkpoints[-1] if checkpoints else None

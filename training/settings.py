@@ -234,12 +234,7 @@ def _recipe_values(source: str, cls: type[TrainSettings], values: dict[str, Any]
 
 
 def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
-    """Read a flat YAML recipe; its `stages`, where it has them, are a list of such recipes.
-
-    Raises:
-        ValueError: A key is no field of `cls`, a value has another type than its field, `stages` is no list of
-            mappings, the trainer cannot go on from weights, or a stage sets what follows from the stage before.
-    """
+    """Read a flat YAML recipe; its `stages`, where it has them, are a list of such recipes, else a ValueError."""
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     if "stages" not in values:
         return _recipe_values(str(path), cls, values)

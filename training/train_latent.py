@@ -69,20 +69,7 @@ class LatentStep(nn.Module):
         return self
 
     def forward(self, image, mask, timesteps, noise, sample_noise, keep_features):
-        """Predict posteriors and masks; K = B + crops that are denoised once more.
-
-        Args:
-            image: (B, 1, S, S), about [-1, 1].
-            mask: (B, 1, S, S) in {0, 1}.
-            timesteps: (K,) int64, the first B of them the last timestep.
-            noise: (K, 8, h, w), standard normal.
-            sample_noise: (B, 4, h, w), standard normal.
-            keep_features: (levels, B, 1, 1, 1) in {0, 1}.
-
-        Returns:
-            Predicted and true posterior variables (K, 8, h, w), and mask logits (B, 1, S, S) decoded from a sample of
-            the posterior predicted from pure noise.
-        """
+        """Predicted and true posterior variables (K, 8, h, w), and mask logits (B, 1, S, S) out of pure noise."""
         with torch.no_grad():
             posterior = self.vae.encode(mask * 2 - 1).latent_dist
             variables = self.vae.posterior_to_variables(posterior)  # (B, 8, h, w)
@@ -113,12 +100,7 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
-    """The pretrained pipeline, or one with random weights around the trained Mask-VAE's encoder.
-
-    Raises:
-        ValueError: Not exactly one of `mask_vae` and `pretrained_model_name_or_path` is set, or either does not fit
-            the settings.
-    """
+    """The pretrained pipeline, or one with random weights around the trained Mask-VAE's encoder; either must fit."""
     if settings.pretrained_model_name_or_path is not None:
         pipeline = IRSTDLatentPipeline.from_pretrained(settings.pretrained_model_name_or_path)
         if settings.mask_vae is not None:
@@ -175,13 +157,13 @@ class LatentTask(DetectorTask):
     def loss(self, model, batch, step, generator):
         settings, vae = self.settings, self.pipeline.vae
         image, mask = batch["image"], batch["mask"]
-        latent_size = (mask.shape[-2] // 8, mask.shape[-1] // 8)
+        latent_size = (mask.shape[-2] // 8, mask.shape[-1] // 8)  # (h, w)
         latent_channels, levels = vae.config.latent_channels, len(vae.config.block_out_channels)
         last = self.pipeline.scheduler.config.num_train_timesteps - 1
         again = min(settings.uniform_timesteps, len(image))
         uniform = torch.randint(last + 1, (again,), generator=generator)
-        timesteps = torch.cat([torch.full((len(image),), last), uniform])  # (K,)
-        noise = torch.randn(len(timesteps), 2 * latent_channels, *latent_size, generator=generator)
+        timesteps = torch.cat([torch.full((len(image),), last), uniform])  # (K,), K = B + those denoised once more
+        noise = torch.randn(len(timesteps), 2 * latent_channels, *latent_size, generator=generator)  # (K, 8, h, w)
         sample_noise = torch.randn(len(image), latent_channels, *latent_size, generator=generator)
         kept = torch.rand(levels, len(image), 1, 1, 1, generator=generator) >= settings.feature_dropout
         predicted, variables, logits = model(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler
-from torch import nn
+from torch import Tensor, nn
 
 from irstd_ldm.data.crops import setting
 from irstd_ldm.evaluation.counts import count_image
@@ -64,10 +64,10 @@ class PixelSettings(DetectorSettings):
 class PixelStepOutput(NamedTuple):
     """The losses' ingredients, (B, 1, S, S) each: the denoiser's prediction from noisy masks, the encoder's logits."""
 
-    predicted: torch.Tensor
-    noisy: torch.Tensor
-    logits: torch.Tensor  # fused from all levels
-    side_logits: list[torch.Tensor]  # of each level
+    predicted: Tensor
+    noisy: Tensor
+    logits: Tensor  # fused from all levels
+    side_logits: list[Tensor]  # of each level
 
 
 class PixelStep(nn.Module):
@@ -77,7 +77,7 @@ class PixelStep(nn.Module):
         super().__init__()
         self.unet, self.conditional_encoder, self.scheduler = unet, conditional_encoder, scheduler
 
-    def forward(self, image, mask, timesteps, noise) -> PixelStepOutput:
+    def forward(self, image: Tensor, mask: Tensor, timesteps: Tensor, noise: Tensor) -> PixelStepOutput:
         """Encode images (B, 1, S, S), about [-1, 1], and denoise masks in {0, 1} with noise (B, 1, S, S)."""
         encoded = self.conditional_encoder(image)
         noisy = self.scheduler.add_noise(mask * 2 - 1, noise, timesteps)
@@ -102,21 +102,19 @@ def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
     )
 
 
-def deeply_supervised(
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], output: PixelStepOutput, mask: torch.Tensor
-) -> torch.Tensor:
+def deeply_supervised(loss: Callable[[Tensor, Tensor], Tensor], output: PixelStepOutput, mask: Tensor) -> Tensor:
     """The loss of the encoder's fused logits plus its mean over the levels' logits."""
     return loss(output.logits, mask) + torch.stack([loss(side, mask) for side in output.side_logits]).mean()
 
 
-def training_target(scheduler: DDIMScheduler, clean: torch.Tensor, noise, timesteps) -> torch.Tensor:
+def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """The denoiser's training target (B, 1, S, S), by the scheduler's prediction type."""
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(clean, noise, timesteps)
     return clean if scheduler.config.prediction_type == "sample" else noise
 
 
-def clean_estimate(scheduler: DDIMScheduler, predicted: torch.Tensor, noisy, timesteps) -> torch.Tensor:
+def clean_estimate(scheduler: DDIMScheduler, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
     """The clean mask (B, 1, S, S), about [-1, 1], that a prediction stands for."""
     if scheduler.config.prediction_type == "sample":
         return predicted
@@ -128,11 +126,7 @@ def clean_estimate(scheduler: DDIMScheduler, predicted: torch.Tensor, noisy, tim
 
 
 def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
-    """The pretrained pipeline, or one with random weights.
-
-    Raises:
-        ValueError: Networks or diffusion of the pretrained pipeline are not those of the settings.
-    """
+    """The pretrained pipeline, whose networks and diffusion must be as the settings say, or one of random weights."""
     if settings.pretrained_model_name_or_path is not None:
         pipeline = IRSTDDiffPipeline.from_pretrained(settings.pretrained_model_name_or_path)
         encoder, scheduler = pipeline.conditional_encoder.config, pipeline.scheduler.config

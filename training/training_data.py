@@ -59,12 +59,7 @@ class TrainingData:
 def read_training_data(
     settings: TrainSettings, crop_settings: CropSettings, normalization: str = "range"
 ) -> TrainingData:
-    """Read each data set's training list, split off its validation images and keep everything in memory.
-
-    Raises:
-        OSError: A list cannot be read.
-        ValueError: No such folder, no such image, or a list from which no share can be held out.
-    """
+    """Read each data set's training list, split off its validation images and keep everything in memory."""
     backgrounds: dict[str, np.ndarray] = {}
     if settings.background_dir is not None:
         backgrounds = read_backgrounds(settings.background_dir, settings.background_exclude or ())
