@@ -10,13 +10,12 @@ which it never saw.
 
 import argparse
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from markdown_tables import markdown, percent, samples_of_split, scores
+from markdown_tables import QUALITY, markdown, publish, quality, samples_of_split, scores
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.data.folder import Sample
@@ -29,10 +28,7 @@ Exchange = Callable[[int, int, torch.Tensor], torch.Tensor]
 def score(pipe: IRSTDLatentPipeline, samples: list[Sample], exchange: Exchange | None = None) -> list[ImageCounts]:
     """Counts per image, run as `irstd-ldm evaluate` does.
 
-    Args:
-        pipe: The detector.
-        samples: Labelled images.
-        exchange: Maps (index of the image, of the tile, predicted variables (1, 8, h, w)) to those that are decoded.
+    `exchange` maps (index of the image, of the tile, predicted variables (1, 8, h, w)) to those that are decoded.
     """
     counts = []
     for index, sample in enumerate(samples):
@@ -58,8 +54,9 @@ def record_variables(pipe: IRSTDLatentPipeline, samples: list[Sample]) -> list[l
     return recorded
 
 
-def fit(variables: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Variables of another image (1, 8, h', w') cut or continued by reflection to the grid `size` = (h, w)."""
+def fit(tiles: list[torch.Tensor], tile: int, size: torch.Size) -> torch.Tensor:
+    """Variables of another image's tile, cut or continued by reflection to the grid `size` = (h, w)."""
+    variables = tiles[tile % len(tiles)]  # (1, 8, h', w')
     cut = variables[..., : size[0], : size[1]].cpu().numpy()
     missing = [(0, 0), (0, 0), (0, size[0] - cut.shape[2]), (0, size[1] - cut.shape[3])]
     return torch.from_numpy(np.pad(cut, missing, mode="reflect")).to(variables)
@@ -80,7 +77,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="data set in the field's layout")
     parser.add_argument("--model", default=str(bundled_checkpoint()), help="folder; default: the bundled checkpoint")
     parser.add_argument("--trained", action="append", default=[], metavar="NAME=DIR", help="one more row")
-    parser.add_argument("--output", help="a JSON file for the table")
+    parser.add_argument("--output", type=Path, help="a JSON file for the table")
     arguments = parser.parse_args()
 
     samples = samples_of_split(arguments.model, arguments.data, "val")
@@ -90,9 +87,7 @@ def main() -> None:
     exchanges: dict[str, Exchange | None] = {
         "predicted posterior": None,
         "zero posterior": lambda index, tile, latents: torch.zeros_like(latents),
-        "another image's posterior": lambda index, tile, latents: fit(
-            others[index][tile % len(others[index])], latents.shape[2:]
-        ),
+        "another image's posterior": lambda index, tile, latents: fit(others[index], tile, latents.shape[2:]),
         "true posterior": lambda index, tile, latents: true_variables(pipe, samples[index].mask, tile),
     }
     counts = {name: score(pipe, samples, exchange) for name, exchange in exchanges.items()}
@@ -101,20 +96,9 @@ def main() -> None:
         counts[name] = score(other, samples_of_split(folder, arguments.data, "val"))
 
     table = {name: {**scores(of_row), "images": len(of_row)} for name, of_row in counts.items()}
-    rows = [
-        (
-            name,
-            f"{percent(row['iou'])} ({percent(*row['iou_interval_95'])})",
-            *(percent(row[key]) for key in ("niou", "pd")),
-            f"{row['fa_per_million_px']:.1f}",
-            row["images"],
-            row["targets"],
-        )
-        for name, row in table.items()
-    ]
-    print(markdown(("row", "IoU (95 %)", "nIoU", "Pd", "Fa / million px", "images", "targets"), rows))
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    rows = [[name, *quality(row), row["images"], row["targets"]] for name, row in table.items()]
+    text = markdown(("row", *QUALITY, "images", "targets"), rows)
+    publish("ablate.py", text, rows=table, output=arguments.output)
 
 
 if __name__ == "__main__":

@@ -45,11 +45,9 @@ class ClockNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (16, 32, 64, 128)
-        layers: list[nn.Module] = [nn.Conv2d(1, widths[0], 3, padding=1)]
-        for level, width in enumerate(widths):
-            if level:
-                layers.append(nn.Conv2d(widths[level - 1], width, 3, stride=2, padding=1))
+        layers: list[nn.Module] = []
+        for width in (16, 32, 64, 128):
+            layers.append(nn.Conv2d(width // 2, width, 3, 2, 1) if layers else nn.Conv2d(1, width, 3, padding=1))
             for _ in range(2):
                 layers += [nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
@@ -74,12 +72,8 @@ def clocks(subject: Callable[[], object], device: torch.device, rounds: int) -> 
 
 def clocks_in_turns(subjects: Subjects, device: torch.device, rounds: int) -> dict[str, float]:
     """Median over rounds of (seconds / clock's seconds), all timed in turns in each round, after three warm-ups."""
-    net = ClockNet().eval().to(device)
     x = torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
-
-    def tick() -> object:
-        return net(x)
-
+    tick = partial(ClockNet().eval().to(device), x)
     ratios: dict[str, list[float]] = {name: [] for name in subjects}
     with torch.inference_mode():
         for _ in range(3):
@@ -103,17 +97,13 @@ def parts(pipe: IRSTDLatentPipeline, size: int) -> Subjects:
         z = noisy[:, : pipe.vae.config.latent_channels]
     timestep = torch.tensor(pipe.scheduler.config.num_train_timesteps - 1, device=device)
 
-    def networks() -> None:
-        pipe.image_encoder(image)
-        pipe.unet(sample, timestep, encoded.tokens)
-        pipe.vae.decode(z, image_features=encoded.features)
-
-    return {
+    calls: Subjects = {
         "encoder": lambda: pipe.image_encoder(image),
         "denoiser": lambda: pipe.unet(sample, timestep, encoded.tokens),
         "decoder": lambda: pipe.vae.decode(z, image_features=encoded.features),
-        "networks": networks,
     }
+    together = [*calls.values()]
+    return calls | {"networks": lambda: [call() for call in together]}
 
 
 def runtimes(exported: Sequence[str], scene: np.ndarray, num_threads: int) -> Subjects:
@@ -122,12 +112,11 @@ def runtimes(exported: Sequence[str], scene: np.ndarray, num_threads: int) -> Su
     for folder in exported:
         description = read_description(folder)
         precision = "float32" if description.quantization is None else "int8"
-        for runtime, formats in READABLE.items():
-            if description.format in formats:
-                name = f"{runtime}, {description.format} {precision}"
-                subjects[name] = partial(
-                    ExportedDetectorRunner(folder, runtime, num_threads), scene, tile_size=scene.shape[0]
-                )
+        for runtime in (name for name, formats in READABLE.items() if description.format in formats):
+            detector = ExportedDetectorRunner(folder, runtime, num_threads)
+            subjects[f"{runtime}, {description.format} {precision}"] = partial(
+                detector, scene, tile_size=scene.shape[0]
+            )
     return subjects
 
 
@@ -188,8 +177,8 @@ def main() -> None:
     measured = clocks_in_turns(subjects, device, arguments.rounds)
     if "networks" in measured:
         measured["the rest"] = measured["pipeline"] - measured["networks"]
-    size, steps = arguments.size, pipe.config.default_num_inference_steps
-    print(f"{size}x{size}, batch 1, steps {steps}, {device}, {torch.get_num_threads()} threads")
+    steps, threads = pipe.config.default_num_inference_steps, torch.get_num_threads()
+    print(f"{arguments.size}x{arguments.size}, batch 1, steps {steps}, {device}, {threads} threads")
     for name, of_subject in measured.items():
         print(f"{name:<32}{of_subject:>8.2f} clocks")
     print(f"peak memory of eager torch {after:.0f} MiB, {after - before:.0f} MiB above the loaded model")

@@ -1,7 +1,7 @@
 """A picture of synthetic images beside what they were made of, for the eye."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -21,20 +21,13 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Example:
-    """One synthetic image; its source is None where it is not at hand.
-
-    Attributes:
-        caption: One line.
-        source, synthetic: (H, W) gray levels, 0 to 255, both of one shape.
-        mask: (H, W) bool, the synthetic image's.
-    """
+class Example(NamedTuple):
+    """One synthetic image and, where it is at hand, its source: gray levels (H, W), 0 to 255, of one shape."""
 
     caption: str
     source: np.ndarray | None
     synthetic: np.ndarray
-    mask: np.ndarray
+    mask: np.ndarray  # (H, W) bool, the synthetic image's
 
 
 def contact_sheet(examples: Sequence[Example]) -> Image.Image:
@@ -62,9 +55,8 @@ def _panels(example: Example) -> list[Image.Image | None]:
     source, synthetic = example.source, example.synthetic
     _, targets = label_components(example.mask)
     whole = (0, 0, synthetic.shape[1], synthetic.shape[0])
-    panels = [None if one is None else _panel(one, whole, targets) for one in (source, synthetic)]
     difference = None if source is None else 127.5 + (synthetic - source)
-    panels.append(None if difference is None else _panel(difference, whole, []))
+    panels = [_panel(source, whole, targets), _panel(synthetic, whole, targets), _panel(difference, whole, [])]
     if not targets:
         return [*panels, None, None]
     largest = max(targets, key=lambda target: target.area_px)
@@ -74,12 +66,16 @@ def _panels(example: Example) -> list[Image.Image | None]:
     close_ups = [one[window[1] : window[3], window[0] : window[2]] for one in (source, synthetic) if one is not None]
     low, high = min(one.min() for one in close_ups), max(one.max() for one in close_ups)
     gain = 255 / max(high - low, 1)
-    pair = (None if one is None else _panel(gain * (one - low), window, [largest]) for one in (source, synthetic))
-    return [*panels, *pair]
+    pair = (None if one is None else gain * (one - low) for one in (source, synthetic))
+    return [*panels, *(_panel(one, window, [largest]) for one in pair)]
 
 
-def _panel(levels: np.ndarray, window: tuple[int, int, int, int], targets: Sequence[Component]) -> Image.Image:
-    """The window (left, top, right, bottom) of (H, W) gray levels, enlarged to a panel, with boxes."""
+def _panel(
+    levels: np.ndarray | None, window: tuple[int, int, int, int], targets: Sequence[Component]
+) -> Image.Image | None:
+    """The window (left, top, right, bottom) of gray levels (H, W), where there are any, enlarged, with boxes."""
+    if levels is None:
+        return None
     left, top, right, bottom = window
     picture = Image.fromarray(np.clip(np.rint(levels[top:bottom, left:right]), 0, 255).astype(np.uint8))
     scale = PANEL_PX / max(picture.size)
@@ -87,10 +83,7 @@ def _panel(levels: np.ndarray, window: tuple[int, int, int, int], targets: Seque
     picture = picture.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
     draw = ImageDraw.Draw(picture)
     for target in targets:
-        box = (target.left, target.top, target.left + target.width, target.top + target.height)
-        x0, y0, x1, y1 = (
-            (edge - start + sign * BOX_MARGIN_PX) * scale
-            for edge, start, sign in zip(box, (left, top, left, top), (-1, -1, 1, 1), strict=True)
-        )
-        draw.rectangle((max(x0, 0), max(y0, 0), min(x1, size[0] - 1), min(y1, size[1] - 1)), outline=BOX_COLOUR)
+        corner = np.array([target.left - left, target.top - top])
+        box = scale * np.concatenate([corner - BOX_MARGIN_PX, corner + (target.width, target.height) + BOX_MARGIN_PX])
+        draw.rectangle(np.clip(box, 0, [size[0] - 1, size[1] - 1] * 2).tolist(), outline=BOX_COLOUR)
     return picture

@@ -16,13 +16,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+from markdown_tables import markdown
 from PIL import Image
 
+from irstd_ldm.cli import detect
 from irstd_ldm.cli.main import build_parser
+from irstd_ldm.cli.model import load_pipeline, resolve_device
 from irstd_ldm.data.images import to_gray
 from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.tiling import tile_windows
 
 MIB = 2**20
+COLUMNS = ("image", "megapixels", "tiles", "targets", "s", "ms per tile", "MiB of a tile", "MiB above it")
 
 
 def main() -> None:
@@ -34,8 +39,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args.measure, args.model)))
         return
-    print("| image | megapixels | tiles | targets | s | ms per tile | MiB of a tile | MiB above it |")
-    print("|---|---|---|---|---|---|---|---|")
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for megapixels in args.megapixels:
             side = round((megapixels * MIB) ** 0.5)
@@ -45,32 +49,22 @@ def main() -> None:
             command += ["--model", args.model] if args.model else []
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
-            print(
-                f"| {side}x{side} | {side * side / MIB:.0f} | {found['tiles']} | {found['targets']} | "
-                f"{found['seconds']:.1f} | {1000 * found['seconds'] / found['tiles']:.0f} | {found['tile_mib']:.0f} | "
-                f"{found['mib']:.0f} |",
-                flush=True,
-            )
+            measured = [found["seconds"], 1000 * found["seconds"] / found["tiles"], found["tile_mib"], found["mib"]]
+            sizes = [f"{side}x{side}", round(side * side / MIB), found["tiles"], found["targets"]]
+            rows.append([*sizes, f"{measured[0]:.1f}", *(f"{value:.0f}" for value in measured[1:])])
+    print(markdown(COLUMNS, rows))
 
 
 def large_scene(side: int) -> np.ndarray:
-    """(side, side) uint16."""
+    """A scene (side, side) uint16, repeated and mirrored without a seam."""
     scene = synthetic_scene(512, 512, num_targets=1, scr=8.0, seed=1, bit_depth=16).image
-    both = np.concatenate([scene, scene[:, ::-1]], axis=1)
-    block = np.concatenate([both, both[::-1]])  # (1024, 1024), seamless
-    repeats = -(-side // len(block))
-    return np.tile(block, (repeats, repeats))[:side, :side]
+    return np.pad(scene, (0, side - len(scene)), mode="symmetric")
 
 
 def measure(path: Path, model: str | None) -> dict[str, float]:
     """Runs `detect` on one file in this process, the model loaded before."""
-    from irstd_ldm.cli import detect
-    from irstd_ldm.cli.model import load_pipeline, resolve_device
-    from irstd_ldm.tiling import tile_windows
-
-    args = build_parser().parse_args(
-        ["detect", str(path), "--output", str(path.with_suffix("")), *(["--model", model] if model else [])]
-    )
+    command = ["detect", str(path), "--output", str(path.with_suffix(""))]
+    args = build_parser().parse_args([*command, "--model", model] if model else command)
     pipeline = load_pipeline(args, resolve_device(None))
     tile_size, tile_overlap = pipeline.config.default_tile_size, pipeline.config.default_tile_overlap
     loaded = resident_kib("VmRSS")

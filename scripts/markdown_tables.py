@@ -1,6 +1,7 @@
 """Common to the scripts: the images of a split, their scores, and Markdown tables, also inside documents."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
 from irstd_ldm.evaluation.counts import ImageCounts
 from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores
 
+QUALITY = ("IoU (95 %)", "nIoU", "Pd", "Fa / million px")
 END = "<!-- end of the table -->"
 BEGINNING = "<!-- table of scripts/"
 
@@ -30,10 +32,27 @@ def percent(*values: float, form: str = ".1f") -> str:
     return " to ".join(f"{100 * value:{form}}" for value in values)
 
 
+def quality(row: Mapping[str, Any]) -> list[str]:
+    """The cells under `QUALITY`, of what `scores` returns."""
+    iou = f"{percent(row['iou'])} ({percent(*row['iou_interval_95'])})"
+    return [iou, percent(row["niou"]), percent(row["pd"]), f"{row['fa_per_million_px']:.1f}"]
+
+
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines).replace(" --- ", "---")
+
+
+def publish(
+    script: str, text: str, document: Path | None = None, rows: Any = None, output: Path | None = None
+) -> None:
+    """Print a script's table, and write it into a document and its rows into a JSON file where these are named."""
+    print(text)
+    if document is not None:
+        insert(document, script, text)
+    if output is not None:
+        output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 def insert(document: Path, script: str, text: str) -> None:

@@ -10,14 +10,13 @@ image at native size, and is compared with the first row on the same images. Clo
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmark import clocks
-from markdown_tables import insert, markdown, percent, samples_of_split, scores
+from markdown_tables import QUALITY, markdown, percent, publish, quality, samples_of_split, scores
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDDiffPipeline
@@ -38,42 +37,27 @@ def measure(
     rows: list[dict[str, Any]] = []
     first: list[ImageCounts] = []
     for number in steps:
-        counts = [
-            count_image(pipe(sample.image, num_inference_steps=number).mask[0, 0], sample.mask)
-            for sample in tqdm(samples, desc=f"{number} steps")
-        ]
+        run = partial(pipe, num_inference_steps=number)
+        progress = tqdm(samples, desc=f"{number} steps")
+        counts = [count_image(run(sample.image).mask[0, 0], sample.mask) for sample in progress]
         first = first or counts
         difference = paired_bootstrap(first, counts, "iou")
-        rows.append(
-            {
-                "steps": number,
-                **scores(counts),
-                "iou_difference": difference.difference,
-                "iou_difference_interval_95": (difference.low, difference.high),
-                "clocks": clocks(partial(pipe, image, num_inference_steps=number, tile_size=0), pipe.device, rounds),
-            }
-        )
+        row = {"steps": number, **scores(counts), "iou_difference": difference.difference}
+        row["iou_difference_interval_95"] = (difference.low, difference.high)
+        rows.append(row | {"clocks": clocks(partial(run, image, tile_size=0), pipe.device, rounds)})
     return rows
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A Markdown table, quality in percent."""
     first = "encoder alone" if rows[0]["steps"] == 0 else f"{rows[0]['steps']} steps"
-    columns = ("steps", "IoU (95 %)", f"IoU - that of {first} (95 %)", "nIoU", "Pd", "Fa / million px", "clocks")
     lines = []
     for row in rows:
+        iou, *others = quality(row)
         interval = percent(*row["iou_difference_interval_95"], form="+.1f")
-        difference = f"{percent(row['iou_difference'], form='+.1f')} ({interval})"
-        lines.append(
-            (
-                row["steps"] or "encoder alone",
-                f"{percent(row['iou'])} ({percent(*row['iou_interval_95'])})",
-                "-" if row is rows[0] else difference,
-                *(percent(row[key]) for key in ("niou", "pd")),
-                *(f"{row[key]:.1f}" for key in ("fa_per_million_px", "clocks")),
-            )
-        )
-    return markdown(columns, lines)
+        difference = f"{percent(row['iou_difference'], form='+.1f')} ({interval})" if row is not rows[0] else "-"
+        lines.append([row["steps"] or "encoder alone", iou, difference, *others, f"{row['clocks']:.1f}"])
+    return markdown(("steps", QUALITY[0], f"IoU - that of {first} (95 %)", *QUALITY[1:], "clocks"), lines)
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -119,13 +103,9 @@ def main() -> None:
         f"({pipe.scheduler.config.prediction_type} prediction):"
     )
     text = f"{caption}\n\n{table(rows)}"
-    print(text)
-    if arguments.document:
-        insert(arguments.document, "pixel_steps.py", text)
+    publish("pixel_steps.py", text, arguments.document, rows, arguments.output)
     if arguments.plot:
         plot(rows, arguments.plot)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

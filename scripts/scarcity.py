@@ -17,11 +17,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markdown_tables import insert, markdown, percent, scores
+from markdown_tables import markdown, percent, publish, scores
 from tqdm import tqdm
 
 from irstd_ldm import IRSTDLatentPipeline
@@ -42,26 +43,14 @@ from irstd_ldm.training import (
 ARMS = ("originals", "squeezed", "generated", "planted")
 SQUEEZE_PROBABILITY = 0.5  # share of the crops, in the arms that squeeze
 SETTINGS = (  # those that what is kept depends on; shares, arms and seeds may be added
-    "data",
-    "backgrounds",
-    "list",
-    "max_train_steps",
-    "mask_vae_steps",
-    "generator_steps",
-    "num_inference_steps",
-    "resolution",
-    "train_batch_size",
-    "mixed_precision",
+    *("data", "backgrounds", "list", "max_train_steps", "mask_vae_steps", "generator_steps", "num_inference_steps"),
+    *("resolution", "train_batch_size", "mixed_precision"),
 )
 LEFT_OUT = "S7*"  # background family that nothing in this project is trained on
 
 
 def check_settings(arguments: argparse.Namespace) -> None:
-    """Compare the settings with those of the trainings in --output; before the first training, note them there.
-
-    Raises:
-        ValueError: A setting differs.
-    """
+    """Note the settings in --output before the first training; refuse other ones than those noted."""
     settings = {name: getattr(arguments, name) for name in SETTINGS} | {"smallest_fraction": min(arguments.fractions)}
     settings |= {name: str(value.resolve()) for name, value in settings.items() if isinstance(value, Path)}
     path = arguments.output / "settings.json"
@@ -81,11 +70,7 @@ def share_of(stems: Sequence[str], fraction: float) -> list[str]:
 
 
 class Share:
-    """One share of the training list and everything that is trained on it.
-
-    Raises:
-        ValueError: The list names an image that is on a test list.
-    """
+    """One share of the training list and everything that is trained on it."""
 
     def __init__(self, arguments: argparse.Namespace, fraction: float):
         self.arguments = arguments
@@ -161,35 +146,33 @@ class Share:
         return self.train(train_latent, f"{arm}-{seed}", self.arguments.max_train_steps, data, **settings)
 
 
-def count_test_images(detector: Path, data: Path, resolution: int) -> list[ImageCounts]:
+def count_test_images(detector: Path, arguments: argparse.Namespace) -> list[ImageCounts]:
     """Counts per test image, in tiles of the training crops' size; kept beside the detector."""
     path = detector / "test_counts.json"
     if not path.exists():
-        pipe = IRSTDLatentPipeline.from_pretrained(detector)
-        tile_size = max(resolution, MIN_PADDED_SIZE)
-        samples = tqdm(IRSTDFolder(data, split="test"), desc=detector.name)
-        counts = [count_image(pipe(sample.image, tile_size=tile_size).mask[0, 0], sample.mask) for sample in samples]
+        tile_size = max(arguments.resolution, MIN_PADDED_SIZE)
+        pipe = partial(IRSTDLatentPipeline.from_pretrained(detector), tile_size=tile_size)
+        samples = tqdm(IRSTDFolder(arguments.data, split="test"), desc=detector.name)
+        counts = [count_image(pipe(sample.image).mask[0, 0], sample.mask) for sample in samples]
         path.write_text(json.dumps([asdict(one) for one in counts]), encoding="utf-8")
     return [ImageCounts(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def row(
-    fraction: float, num_images: int, arm: str, seeds: list[list[ImageCounts]], first: list[ImageCounts]
-) -> tuple[str, ...]:
+def row(name: str, arm: str, seeds: list[list[ImageCounts]], first: list[ImageCounts]) -> list[str]:
     """One line of the table: an image's counts are summed over the seeds, then images are resampled."""
     pooled = pool(seeds)
     of_arm, difference = scores(pooled), paired_bootstrap(first, pooled, "iou")
     single = [iou(sum(counts, ImageCounts.zero())) for counts in seeds]
     interval = percent(difference.low, difference.high, form="+.1f")
-    return (
-        f"{100 * fraction:g} % ({num_images})",
+    return [
+        name,
         arm,
         f"{percent(float(np.mean(single)))} ({percent(min(single), max(single))})",
         percent(*of_arm["iou_interval_95"]),
         f"{percent(difference.difference, form='+.1f')} ({interval})",
         percent(of_arm["pd"]),
         f"{of_arm['fa_per_million_px']:.1f}",
-    )
+    ]
 
 
 def pool(seeds: list[list[ImageCounts]]) -> list[ImageCounts]:
@@ -201,15 +184,11 @@ def table(arguments: argparse.Namespace) -> str:
     """Train and score everything that is not there yet, and lay it out under a caption."""
     rows = []
     for fraction in arguments.fractions:
-        share = Share(arguments, fraction)
-        first: list[ImageCounts] = []
+        share, first = Share(arguments, fraction), []
         for arm in arguments.arms:
-            seeds = [
-                count_test_images(share.detector(arm, seed), arguments.data, arguments.resolution)
-                for seed in arguments.seeds
-            ]
+            seeds = [count_test_images(share.detector(arm, seed), arguments) for seed in arguments.seeds]
             first = first or pool(seeds)
-            rows.append(row(fraction, len(share.stems), arm, seeds, first))
+            rows.append(row(f"{100 * fraction:g} % ({len(share.stems)})", arm, seeds, first))
     columns = ("share (images)", "arm", "IoU, mean of seeds (range)", "95 % over images", "IoU - originals (95 %)")
     return (
         f"{arguments.max_train_steps} steps of {arguments.train_batch_size} crops of {arguments.resolution} px, "
@@ -238,10 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--document", type=Path, help="Markdown file whose table is replaced")
     arguments = parser.parse_args(argv)
     check_settings(arguments)
-    text = table(arguments)
-    print(text)
-    if arguments.document is not None:
-        insert(arguments.document, "scarcity.py", text)
+    publish("scarcity.py", table(arguments), arguments.document)
 
 
 if __name__ == "__main__":

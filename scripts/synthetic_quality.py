@@ -23,16 +23,15 @@ a network, a download, and are not used.
 import argparse
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import image_statistics as quality
 import numpy as np
 from contact_sheet import Example, contact_sheet
-from markdown_tables import insert, markdown
+from markdown_tables import markdown, publish
 
 from irstd_ldm.cli.synthesis_folder import PROVENANCE, SETTINGS
 from irstd_ldm.data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, read_stem_list
@@ -40,6 +39,21 @@ from irstd_ldm.pipelines.pipeline_gaussian_agnostic import unit_range
 from irstd_ldm.targets import label_components, signal_to_clutter_ratio
 
 SCR_QUANTILES = (0.1, 0.5, 0.9)
+COLUMNS = (  # title, key of a row, format
+    ("N", "images", "{}"),
+    ("spectrum, dB", "spectrum_db", "{:.2f}"),
+    ("fine, dB", "fine_db", "{:+.2f}"),
+    ("patches", "patches", "{:.2f}"),
+    ("targets", "targets", "{}"),
+    ("SCR 10/50/90 %", "scr_quantiles", "{0[0]:.1f} / {0[1]:.1f} / {0[2]:.1f}"),
+    ("contrast, median", "contrast_median", "{:.2f}"),
+    ("below half", "below_half", "{:.1%}"),
+    ("lost", "lost", "{:.1%}"),
+    ("unlabelled", "unlabelled", "{}"),
+    ("nearest is another", "nearest_other_share", "{:.1%}"),
+    ("r, own source", "median_own", "{:.3f}"),
+    ("r, highest other", "highest_other", "{:.3f}"),
+)
 
 
 def real_levels(image: np.ndarray) -> np.ndarray:
@@ -58,41 +72,42 @@ def samples_of(root: Path, stems: Sequence[str]) -> dict[str, Sample]:
     unknown = sorted(set(stems) - set(folder.stems))
     if unknown:
         raise ValueError(f"`stems` must be of images in '{root}', got {unknown[0]!r}")
-    indices = {stem: index for index, stem in enumerate(folder.stems)}
-    return {stem: folder[indices[stem]] for stem in stems}
+    return {stem: folder[folder.stems.index(stem)] for stem in stems}
 
 
-class SyntheticSet:
-    """The synthetic images of one folder that `synthesize` wrote; what it copied of the originals is left out.
+@dataclass
+class MeasuredSet:
+    """Images that one row is about; real ones are as if each were a synthetic one of itself."""
 
-    Raises:
-        ValueError: The folder has no synthetic images.
-    """
+    name: str
+    kind: str
+    samples: list[Sample]
+    images: list[np.ndarray]  # of the samples, in gray levels
+    sources: list[str]  # one per image
+    training: list[str]  # that the images, or their generator, were made of
 
-    def __init__(self, root: Path):
-        self.name = root.name
-        with (root / PROVENANCE).open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["kind"] != "original"]
-        if not rows:
-            raise ValueError(f"`synthetic` must be folders with synthetic images, '{root}' lists none")
-        self.kind = rows[0]["kind"]
-        self.sources = [row["source"] for row in rows]  # one per image
-        self.samples = list(samples_of(root, [row["name"] for row in rows]).values())
-        given = json.loads((root / SETTINGS).read_text(encoding="utf-8"))["sources"]
-        self.training: list[str] = [] if self.kind == "planted" else given
 
-    @cached_property
-    def images(self) -> list[np.ndarray]:
-        return [synthetic_levels(sample.image) for sample in self.samples]
+def real_set(name: str, samples: dict[str, Sample], training: Iterable[str]) -> MeasuredSet:
+    """Real images by stem."""
+    images = [real_levels(sample.image) for sample in samples.values()]
+    return MeasuredSet(name, "real", [*samples.values()], images, [*samples], [*training])
+
+
+def synthetic_set(root: Path) -> MeasuredSet:
+    """The synthetic images of a folder that `synthesize` wrote, without the originals that it copied; at least one."""
+    with (root / PROVENANCE).open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] != "original"]
+    if not rows:
+        raise ValueError(f"`synthetic` must be folders with synthetic images, '{root}' lists none")
+    kind = rows[0]["kind"]
+    samples = [*samples_of(root, [row["name"] for row in rows]).values()]
+    images = [synthetic_levels(sample.image) for sample in samples]
+    given = json.loads((root / SETTINGS).read_text(encoding="utf-8"))["sources"] if kind != "planted" else []
+    return MeasuredSet(root.name, kind, samples, images, [row["source"] for row in rows], given)
 
 
 def held_out_list(data: Path, lists: Sequence[str], sources: set[str]) -> list[str]:
-    """The stems of the real images to compare with.
-
-    Args:
-        data: The data set.
-        lists: Files of stems, or "val" for the data set's own list; none: the training list without `sources`.
-        sources: Stems that the synthetic images, or their generator, were made of.
+    """The stems of the real images to compare with: those of `lists`, else of the training list without `sources`.
 
     Raises:
         ValueError: There is an image of a test list or of `sources`, or none at all.
@@ -142,7 +157,7 @@ class Reference:
         return *quality.radial_spectrum(crops), quality.patch_features(patches)
 
 
-def scr_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, Any]:
+def scr_of(images: Sequence[np.ndarray], masks: Iterable[np.ndarray]) -> dict[str, Any]:
     """Quantiles of the SCR of all targets; a target in an even or empty ring has none and is counted."""
     ratios = []
     for image, mask in zip(images, masks, strict=True):
@@ -153,7 +168,7 @@ def scr_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[st
     return {"targets": len(ratios), "scr_undefined": len(ratios) - len(defined), "scr_quantiles": quantiles}
 
 
-def fidelity(made: SyntheticSet, sources: dict[str, Sample]) -> dict[str, Any]:
+def fidelity(made: MeasuredSet, sources: dict[str, Sample]) -> dict[str, Any]:
     """The outcome of the sources' targets."""
     found: list[quality.TargetContrast] = []
     for image, sample, source in zip(made.images, made.samples, made.sources, strict=True):
@@ -168,86 +183,42 @@ def fidelity(made: SyntheticSet, sources: dict[str, Sample]) -> dict[str, Any]:
     }
 
 
-def resemblance(
-    names: Sequence[str], images: Sequence[np.ndarray], sources: Sequence[str], training: dict[str, Sample]
-) -> dict[str, Any]:
-    """Nearest training images of named images, or nothing where there are not two of them."""
-    if len(training) < 2:
+def resemblance(made: MeasuredSet, real: dict[str, Sample]) -> dict[str, Any]:
+    """The nearest training images, or nothing where there are not two of them."""
+    if len(made.training) < 2:
         return {}
-    stems = list(training)
-    references = quality.thumbnails([real_levels(sample.image) for sample in training.values()])
-    own = [stems.index(source) for source in sources]
-    found = quality.nearest_training_images(quality.thumbnails(images), references, own)
-    return asdict(found) | {"pair": (names[found.pair[0]], stems[found.pair[1]])}
+    references = quality.thumbnails([real_levels(real[stem].image) for stem in made.training])
+    own = [made.training.index(source) for source in made.sources]
+    found = quality.nearest_training_images(quality.thumbnails(made.images), references, own)
+    return asdict(found) | {"pair": (made.samples[found.pair[0]].stem, made.training[found.pair[1]])}
 
 
-def measure_set(made: SyntheticSet, real: dict[str, Sample], reference: Reference) -> dict[str, Any]:
-    """One synthetic folder."""
+def measure(made: MeasuredSet, real: dict[str, Sample], reference: Reference) -> dict[str, Any]:
+    """One row."""
     row: dict[str, Any] = {"name": made.name, "kind": made.kind, "images": len(made.images)}
-    row |= reference.distances(made.images, made.sources) | scr_of(
-        made.images, [sample.mask for sample in made.samples]
-    )
-    if made.training:
-        row |= fidelity(made, real)
-        names = [sample.stem for sample in made.samples]
-        row |= resemblance(names, made.images, made.sources, {stem: real[stem] for stem in made.training})
-    return row
-
-
-def measure_real(
-    name: str, samples: dict[str, Sample], training: dict[str, Sample], reference: Reference
-) -> dict[str, Any]:
-    """A baseline: real images, of `training` where that is not empty, as if each were a synthetic one of itself."""
-    stems, images = list(samples), [real_levels(sample.image) for sample in samples.values()]
-    row: dict[str, Any] = {"name": name, "kind": "real", "images": len(images)}
-    row |= reference.distances(images, stems) | scr_of(images, [sample.mask for sample in samples.values()])
-    return row | resemblance(stems, images, stems, training)
-
-
-COLUMNS = (
-    "images", "N", "spectrum, dB", "fine, dB", "patches", "targets", "SCR 10/50/90 %", "contrast, median",
-    "below half", "lost", "unlabelled", "nearest is another", "r, own source", "r, highest other",
-)  # fmt: skip
+    row |= reference.distances(made.images, made.sources)
+    row |= scr_of(made.images, (sample.mask for sample in made.samples)) | resemblance(made, real)
+    return row | fidelity(made, real) if made.kind not in ("real", "planted") else row
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """One line of the table."""
-    synthetic = row["kind"] != "real"
-    scr, other, before = row["scr_quantiles"], row.get("highest_other"), row.get("highest_other_of_source")
-    return [
-        f"{row['name']} ({row['kind']})",
-        str(row["images"]),
-        f"{row['spectrum_db']:.2f}",
-        f"{row['fine_db']:+.2f}",
-        f"{row['patches']:.2f}",
-        str(row["targets"]),
-        "-" if scr is None else " / ".join(f"{value:.1f}" for value in scr),
-        _cell(row.get("contrast_median"), "{:.2f}"),
-        _cell(row.get("below_half"), "{:.1%}"),
-        _cell(row.get("lost"), "{:.1%}"),
-        _cell(row.get("unlabelled"), "{}"),
-        _cell(row.get("nearest_other_share") if synthetic else None, "{:.1%}"),
-        _cell(row.get("median_own") if synthetic else None, "{:.3f}"),
-        _cell(other, "{:.3f}") + (f" ({before:.3f})" if synthetic and other is not None else ""),
-    ]
+    """One line of the table; a real image is its own source."""
+    is_real = row["kind"] == "real"
+    hidden = ("nearest_other_share", "median_own") if is_real else ()
+    line = [f"{row['name']} ({row['kind']})"]
+    for _, key, form in COLUMNS:
+        value = None if key in hidden else row.get(key)
+        line.append("-" if value is None else form.format(value).replace("%", " %"))
+    if not is_real and "highest_other" in row:
+        line[-1] += f" ({row['highest_other_of_source']:.3f})"
+    return line
 
 
-def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value).replace("%", " %")
-
-
-def examples(made: SyntheticSet, sources: dict[str, np.ndarray], count: int, seed: int) -> list[Example]:
+def examples(made: MeasuredSet, sources: dict[str, np.ndarray], count: int, seed: int) -> list[Example]:
     """A few images of one folder, drawn by the seed."""
-    chosen = np.random.default_rng(seed).permutation(len(made.samples))[:count]
-    return [
-        Example(
-            f"{made.kind}: {made.samples[number].stem}",
-            sources.get(made.sources[number]),
-            made.images[number],
-            made.samples[number].mask,
-        )
-        for number in sorted(chosen)
-    ]
+    chosen = sorted(np.random.default_rng(seed).permutation(len(made.samples))[:count])
+    rows = [(made.samples[index], made.sources[index], made.images[index]) for index in chosen]
+    return [Example(f"{made.kind}: {one.stem}", sources.get(source), image, one.mask) for one, source, image in rows]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -268,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")
     arguments = parser.parse_args(argv)
     try:
-        sets = [SyntheticSet(root) for root in arguments.synthetic]
+        sets = [synthetic_set(root) for root in arguments.synthetic]
         given = dict.fromkeys(stem for made in sets for stem in made.training)
         held_out = held_out_list(arguments.data, arguments.held_out, set(given))
         real = samples_of(arguments.data, list(given))
@@ -277,27 +248,23 @@ def main(argv: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
 
-    sampling = (arguments.crop_px, arguments.crops, arguments.patches, arguments.seed)
-    reference = Reference(held_out_samples, *sampling)
-    rows = []
+    reference = Reference(held_out_samples, arguments.crop_px, arguments.crops, arguments.patches, arguments.seed)
     drawn = {source for made in sets if made.training for source in made.sources}
-    if drawn:
-        rows.append(measure_real("sources", {stem: real[stem] for stem in real if stem in drawn}, real, reference))
     planted_on = sorted({source for made in sets if not made.training for source in made.sources} & set(frames))
+    baselines = []
+    if drawn:
+        baselines.append(real_set("sources", {stem: real[stem] for stem in real if stem in drawn}, real))
     if planted_on:
         empty = {stem: Sample(stem, frames[stem], np.zeros(frames[stem].shape, bool)) for stem in planted_on}
-        rows.append(measure_real("frames", empty, {}, reference))
-    rows += [measure_set(made, real, reference) for made in sets]
+        baselines.append(real_set("frames", empty, ()))
+    rows = [measure(made, real, reference) for made in (*baselines, *sets)]
     caption = (
         f"{arguments.data.name}, against {len(held_out)} held-out images, {arguments.crops} crops of "
         f"{arguments.crop_px} px and {arguments.patches} patches per image, seed {arguments.seed}:"
     )
-    text = f"{caption}\n\n{markdown(COLUMNS, map(cells, rows))}"
-    print(text)
-    if arguments.document is not None:
-        insert(arguments.document, "synthetic_quality.py", text)
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    titles = ["images", *(title for title, _, _ in COLUMNS)]
+    text = f"{caption}\n\n{markdown(titles, map(cells, rows))}"
+    publish("synthetic_quality.py", text, arguments.document, rows, arguments.output)
     if arguments.sheet is not None:
         shown = []
         for made in sets:

@@ -132,6 +132,6 @@ def test_confidences_are_measured_with_and_without_diffusion(tiny_checkpoint, tm
     assert capsys.readouterr().out.count("\n| ") == len(table)
     assert table["no diffusion"] != table["E = 1, 1 steps"] != table["E = 2, 1 steps"]
     for row in table.values():
-        bins = row["as predicted"]["bins"]
-        assert sum(b["num_predicted"] for b in bins) == row["num_predicted"]
-        assert 0 <= row["after Platt"]["brier"] <= row["as predicted"]["brier"]
+        predicted, calibrated = row["as predicted"], row["after Platt"]
+        assert sum(b["num_predicted"] for b in predicted["bins"]) == predicted["num_predicted"]
+        assert 0 <= calibrated["brier"]["value"] <= predicted["brier"]["value"]

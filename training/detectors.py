@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,12 +23,9 @@ MINING_THRESHOLD = 0.1  # probability from which a pixel nearly is a false alarm
 
 
 class DetectorTask(Task):
-    """A detector around which a trainer builds its model.
+    """A detector, `pipeline`, of the class `pipeline_class`, around which a trainer builds its model.
 
-    Attributes:
-        pipeline_class: The detector's class.
-        normalization: The rule of `gray_range` that a detector from random weights is trained with.
-        pipeline: The detector.
+    One from random weights is trained with the rule `normalization` of `gray_range`.
     """
 
     headline = "iou"
@@ -69,18 +65,9 @@ class DetectorTask(Task):
             scores["background_fa_per_million_px"] = 1e6 * false_alarms_px / sum(frame.size for frame in frames)
         return Validation(scores, rows)
 
-    def save_components(self, folder: Path) -> None:
-        """Write the pipeline."""
-        self.pipeline.save_pretrained(folder)
-
 
 def cover_crops(pipeline: IRSTDDetectionPipeline, resolution: int) -> None:
-    """Make the default tiles at least as large as the crops of training; 0, no tiles, stays.
-
-    Args:
-        pipeline: The detector.
-        resolution: Side of the crops, in pixels.
-    """
+    """Make the default tiles at least as large as the crops of training; 0, no tiles, stays."""
     tile_size = pipeline.config.default_tile_size
     pipeline.register_to_config(default_tile_size=tile_size and max(tile_size, resolution))
 
@@ -89,9 +76,6 @@ def mine_hard_negatives(pipeline: IRSTDDetectionPipeline, data: TrainingData, se
     """Point the crops at the false alarms of a pretrained detector on the frames without targets.
 
     They are found once, before the first step, so that a resumed run sees the same crops.
-
-    Raises:
-        ValueError: Hard negatives are asked for without a pretrained detector or without frames to find them on.
     """
     if not settings.hard_negative_probability:
         return
@@ -109,10 +93,7 @@ def scores_of_data_sets(
 ) -> dict[str, float]:
     """The scores of all held-out images, and of each of several data sets as SCORE/NAME.
 
-    Args:
-        data: The data sets.
-        counts: Counts of each of `data.val_samples`.
-        score: Maps the counts of some images to their scores.
+    `counts` are those of `data.val_samples`; `score` maps the counts of some images to their scores.
     """
     scores = score([*counts])
     if len(data.data_sets) > 1:

@@ -1,6 +1,6 @@
 """The common part of the generator's trainers: settings, crops, squeezed pairs, the base of stage 2."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,13 +17,13 @@ from ..data.images import normalize_image
 from ..models.configurations import GENERATOR_CONFIGURATIONS
 from ..models.prompt_embedding import PromptEmbedding
 from ..pipelines.pipeline_gaussian_agnostic import encode_gray, latent_scale
-from .loop import Task
+from .loop import SHOWN, Task, Validation
 from .settings import TrainSettings
 from .training_data import TrainingData, read_training_data
 
 VALIDATION_PX = 128  # side of the validation crops, from the middle of each image
 VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
-SAMPLES, SAMPLING_STEPS = 6, 20  # for the picture at a validation
+SAMPLING_STEPS = 20  # for the picture at a validation
 LEFT_OUT = ("inversion", "rescale", "gamma", "gain", "range", "blur", "noise", "column_noise")  # augmentations
 
 
@@ -41,11 +41,7 @@ class GeneratorTask(Task):
 
     @classmethod
     def read_data(cls, settings: GeneratorSettings) -> TrainingData:
-        """The training list's images, cropped around targets and anywhere.
-
-        Raises:
-            ValueError: A training image is on a test list of the data set.
-        """
+        """The training list's images, cropped around targets and anywhere; images of a test list are refused."""
         backgrounds = 0.3 if settings.background_dir is not None else 0.0
         crops = CropSettings(
             target_probability=0.4,
@@ -65,28 +61,60 @@ class GeneratorTask(Task):
         return data
 
 
+class ReconstructionTask(GeneratorTask):
+    """Images from something less, validated by their PSNR."""
+
+    headline = "psnr"
+
+    def reconstruct(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Images (B, 1, H, W) in [0, 1] that were made of given ones, by the name of their score."""
+        raise NotImplementedError
+
+    def validate(self) -> Validation:
+        """PSNR of what is made of the held-out images."""
+        image = validation_batch(self.data.val_samples).to(next(self.model.parameters()).device)
+        made = self.reconstruct(image)
+        return Validation({name: psnr(one, image) for name, one in made.items()}, pictures(image, *made.values()))
+
+
 class NoisePredictionTask(GeneratorTask):
-    """Squared error of the predicted noise, uniform timesteps.
+    """Squared error of the predicted noise of images' latents, uniform timesteps.
 
     The model's forward pass takes what `inputs` returns, timesteps (B,) and two kinds of standard normal noise
     (B, C, h, w), that of the diffusion and that of the posterior's sample, and predicts the former.
     """
 
     headline = "mse"
+    vae: AutoencoderKL
 
-    def inputs(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """The tensors that the model sees of a batch, the image first."""
+    def inputs(self, image: torch.Tensor, generator: torch.Generator, generation: bool = False) -> list[torch.Tensor]:
+        """The tensors that the model sees of images (B, 1, H, W), about [-1, 1], in training or as in generation."""
+        raise NotImplementedError
+
+    def examples(self, inputs: list[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
+        """Columns (B, 1, H, W) in [0, 1] of a validation's picture beside the images."""
         raise NotImplementedError
 
     def loss(self, model, batch, step, generator):
-        inputs = self.inputs(batch, generator)
-        image = inputs[0]
+        inputs = self.inputs(batch["image"], generator)
         num_timesteps = self.model.scheduler.config.num_train_timesteps
-        timesteps = torch.randint(num_timesteps, (len(image),), generator=generator).to(image.device)
-        shape = latent_shape(self.model.vae, image)
-        noise, sample_noise = (torch.randn(shape, generator=generator).to(image) for _ in range(2))
+        timesteps = torch.randint(num_timesteps, (len(inputs[0]),), generator=generator).to(inputs[0].device)
+        noise, sample_noise = (latent_noise(self.vae, inputs[0], generator) for _ in range(2))
         loss = (model(*inputs, timesteps, noise, sample_noise) - noise).square().mean()
         return loss, {"mse": loss.detach()}
+
+    def validate(self) -> Validation:
+        """The squared error of the posteriors' means at fixed timesteps and noise, and examples."""
+        image = validation_batch(self.data.val_samples).to(self.vae.device)
+        generator = torch.Generator().manual_seed(0)
+        inputs = self.inputs(image * 2 - 1, generator, generation=True)
+        errors = []
+        for timestep in VALIDATION_TIMESTEPS:
+            noise = latent_noise(self.vae, image, generator)
+            timesteps = torch.full((len(image),), timestep, device=image.device)
+            errors.append((self.model(*inputs, timesteps, noise, torch.zeros_like(noise)) - noise).square().mean())
+        examples = self.examples([one[:SHOWN] for one in inputs], generator)
+        return Validation({"mse": float(torch.stack(errors).mean())}, pictures(image[:SHOWN], *examples))
 
 
 def squeezed_batch(image: torch.Tensor, generator: torch.Generator, generation: bool = False) -> torch.Tensor:
@@ -107,10 +135,10 @@ def validation_batch(samples: Sequence[Sample], limit: int = 32) -> torch.Tensor
     return torch.from_numpy(np.stack(crops)[:, None]).float()
 
 
-def latent_shape(vae: AutoencoderKL, image: torch.Tensor) -> tuple[int, ...]:
-    """(B, C, h, w) of the latents of (B, 1, H, W)."""
-    scale = latent_scale(vae)
-    return (len(image), vae.config.latent_channels, image.shape[2] // scale, image.shape[3] // scale)
+def latent_noise(vae: AutoencoderKL, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal noise (B, C, h, w) of the shape of the latents of images (B, 1, H, W)."""
+    size = (side // latent_scale(vae) for side in image.shape[2:])
+    return torch.randn((len(image), vae.config.latent_channels, *size), generator=generator).to(image)
 
 
 def sample_latents(vae: AutoencoderKL, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -119,60 +147,22 @@ def sample_latents(vae: AutoencoderKL, image: torch.Tensor, noise: torch.Tensor)
     return (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
 
 
-def noise_error(
-    predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    vae: AutoencoderKL,
-    image: torch.Tensor,
-    generator: torch.Generator,
-) -> float:
-    """Mean squared error of the predicted noise at fixed timesteps, of the means of the images' posteriors.
-
-    Args:
-        predict: Maps timesteps (B,), noise and the posterior's noise (B, C, h, w) to the predicted noise.
-        vae: The VAE of the latents.
-        image: (B, 1, H, W).
-        generator: Source of the noise, on the CPU.
-    """
-    errors = []
-    for timestep in VALIDATION_TIMESTEPS:
-        noise = torch.randn(latent_shape(vae, image), generator=generator).to(image)
-        timesteps = torch.full((len(image),), timestep, device=image.device)
-        errors.append((predict(timesteps, noise, torch.zeros_like(noise)) - noise).square().mean())
-    return float(torch.stack(errors).mean())
-
-
 def psnr(image: torch.Tensor, reference: torch.Tensor) -> float:
     """Peak signal-to-noise ratio in dB of images (B, 1, H, W) in [0, 1], the mean over the images."""
     error = (image - reference).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)  # (B,)
     return float((-10 * error.log10()).mean())
 
 
-def pictures(*columns: torch.Tensor, rows: int = 6) -> list[list[np.ndarray]]:
+def pictures(*columns: torch.Tensor) -> list[Sequence[np.ndarray]]:
     """Rows of a validation's picture, given its columns (B, 1, H, W) in [0, 1]."""
-    return [[column[row, 0].float().cpu().numpy() for column in columns] for row in range(min(rows, len(columns[0])))]
+    return [*zip(*(column[:, 0].float().cpu().numpy() for column in columns), strict=True)]
 
 
-@dataclass(frozen=True)
-class GeneratorBase:
-    """A latent diffusion model of images and what it cross-attends to."""
-
-    vae: AutoencoderKL
-    unet: UNet2DConditionModel
-    prompt_embedding: PromptEmbedding
-    scheduler: DDPMScheduler
-
-
-def load_base(name_or_path: str) -> GeneratorBase:
-    """Load `vae`, `unet`, `scheduler` and, where the model index names a text encoder, the empty prompt's embedding.
-
-    Raises:
-        OSError: A component is missing or has no safetensors weights.
-        ValueError: The denoiser does not fit the VAE's latents, or does not predict noise.
-    """
-    parts: dict[str, Any] = {"pretrained_model_name_or_path": name_or_path}
-    vae = AutoencoderKL.from_pretrained(**parts, subfolder="vae", use_safetensors=True)
-    unet = UNet2DConditionModel.from_pretrained(**parts, subfolder="unet", use_safetensors=True)
-    scheduler = DDPMScheduler.from_pretrained(**parts, subfolder="scheduler")
+def load_base(name_or_path: str) -> dict[str, Any]:
+    """The parts of a latent diffusion model of noise in a folder or repository, and the empty prompt's embedding."""
+    vae = AutoencoderKL.from_pretrained(name_or_path, subfolder="vae", use_safetensors=True)
+    unet = UNet2DConditionModel.from_pretrained(name_or_path, subfolder="unet", use_safetensors=True)
+    scheduler = DDPMScheduler.from_pretrained(name_or_path, subfolder="scheduler")
     if unet.config.in_channels != vae.config.latent_channels:
         raise ValueError(
             f"the denoiser of `{name_or_path}` takes {unet.config.in_channels} channels, "
@@ -181,25 +171,20 @@ def load_base(name_or_path: str) -> GeneratorBase:
     predicted = scheduler.config.prediction_type
     if predicted != "epsilon":
         raise ValueError(f"the denoiser of `{name_or_path}` must predict noise (epsilon), got {predicted}")
-    if has_text_encoder(name_or_path):
-        embedding = empty_prompt(name_or_path)
-    else:
-        embedding = torch.zeros(1, 1, unet.config.cross_attention_dim)
+    embedding = empty_prompt(name_or_path, unet.config.cross_attention_dim)
     prompt_embedding = PromptEmbedding(*embedding.shape[1:])
     prompt_embedding.embedding.data.copy_(embedding)
-    return GeneratorBase(vae, unet, prompt_embedding, scheduler)
-
-
-def has_text_encoder(name_or_path: str) -> bool:
-    """Whether the folder or repository has a model index that names a text encoder."""
-    if Path(name_or_path).is_dir() and not (Path(name_or_path) / DiffusionPipeline.config_name).is_file():
-        return False
-    return DiffusionPipeline.load_config(name_or_path).get("text_encoder", [None])[0] is not None
+    return {"vae": vae, "unet": unet, "scheduler": scheduler, "prompt_embedding": prompt_embedding}
 
 
 @torch.no_grad()
-def empty_prompt(name_or_path: str) -> torch.Tensor:
-    """The text encoder's last hidden states for the empty prompt, (1, L, D), computed once."""
+def empty_prompt(name_or_path: str, width: int) -> torch.Tensor:
+    """What the text encoder says of the empty prompt, (1, L, D); zeros (1, 1, width) where the index names none."""
+    folder = Path(name_or_path)
+    has_index = not folder.is_dir() or (folder / DiffusionPipeline.config_name).is_file()
+    index = DiffusionPipeline.load_config(name_or_path) if has_index else {}
+    if index.get("text_encoder", [None])[0] is None:
+        return torch.zeros(1, 1, width)
     tokenizer = CLIPTokenizer.from_pretrained(name_or_path, subfolder="tokenizer")
     encoder = CLIPTextModel.from_pretrained(name_or_path, subfolder="text_encoder", use_safetensors=True)
     tokens = tokenizer(

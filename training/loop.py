@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import gather_object, send_to_device, set_seed
 from diffusers.optimization import get_scheduler
 from huggingface_hub import HfApi
 from PIL import Image
@@ -28,23 +28,11 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from ..hub.format import CARD, safe_files
+from ..files import write_json
+from ..hub.format import CARD
 from ..hub.model_card import make_card
 from ..hub.upload import HUB_ERRORS, explain, upload, upload_contents
-from .runs import (
-    SETTINGS,
-    append_line,
-    checkpoint_step,
-    find_checkpoint,
-    keep_until,
-    make_record,
-    origin,
-    refuse_other_origin,
-    save_checkpoint,
-    start,
-    state_sha256,
-    write_record,
-)
+from . import runs
 from .settings import TrainSettings, save_settings
 from .training_data import TrainingData, write_split
 
@@ -62,22 +50,23 @@ class Validation:
 
     Attributes:
         scores: Scalars by name.
-        rows: Examples, each a row of images (H, W) in [0, 1], such as image, truth and prediction.
+        rows: Examples, each a row of as many images (H, W) in [0, 1], such as image, truth and prediction.
     """
 
     scores: dict[str, float]
-    rows: list[list[np.ndarray]] = field(repr=False)
+    rows: list[Sequence[np.ndarray]]
 
     @property
     def picture(self) -> np.ndarray:
         """The first rows, images cut to their top left corner: (rows * 192, columns * 192, 3) uint8."""
-        rows = self.rows[:SHOWN]
-        canvas = np.zeros((len(rows) * TILE_PX, max(map(len, rows)) * TILE_PX), np.uint8)
-        for i, row in enumerate(rows):
-            for j, image in enumerate(row):
-                tile = np.rint(np.clip(image[:TILE_PX, :TILE_PX], 0, 1) * 255).astype(np.uint8)
-                canvas[i * TILE_PX :, j * TILE_PX :][: tile.shape[0], : tile.shape[1]] = tile
-        return np.repeat(canvas[:, :, None], 3, axis=2)
+        gray = np.block([[_tile(image) for image in row] for row in self.rows[:SHOWN]])
+        return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _tile(image: np.ndarray) -> np.ndarray:
+    """The top left corner of an image (H, W) in [0, 1], (192, 192) uint8, black where the image ends."""
+    corner = np.rint(np.clip(image[:TILE_PX, :TILE_PX], 0, 1) * 255).astype(np.uint8)
+    return np.pad(corner, [(0, TILE_PX - side) for side in corner.shape])
 
 
 class Task:
@@ -87,11 +76,13 @@ class Task:
         settings_class: The trainer's settings.
         headline: Name of the scalar, of a batch and of a validation, that the progress bar shows beside the loss.
         model: The `nn.Module` whose trainable parameters are optimised; its forward pass is one training step's.
+        pipeline: The pipeline that is saved, of tasks that do not save components of their own.
     """
 
     settings_class: ClassVar[type[TrainSettings]]
     headline: ClassVar[str]
     model: Any
+    pipeline: Any
 
     def __init__(self, settings: Any, data: TrainingData):
         self.settings, self.data = settings, data
@@ -113,7 +104,7 @@ class Task:
 
     def save_components(self, folder: Path) -> None:
         """Write the trained components; the model is in evaluation mode."""
-        raise NotImplementedError
+        self.pipeline.save_pretrained(folder)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the trained components and the lists of images."""
@@ -136,7 +127,7 @@ class Task:
     @classmethod
     def main(cls, argv: Sequence[str] | None = None) -> None:
         """Train as the command line says."""
-        start(cls.settings_class, cls.run, argv)
+        runs.start(cls.settings_class, cls.run, argv)
 
 
 class StepSampler(Sampler[int]):
@@ -164,16 +155,13 @@ def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> 1))
 
 
-def _open_repository(repo_id: str) -> None:
-    """Make the repository on the Hub if it is absent: a login that may not fails before the training, not after it.
-
-    Raises:
-        OSError: The Hub refuses or does not answer.
-    """
+@contextmanager
+def _hub_errors(repo_id: str, prefix: str = "") -> Iterator[None]:
+    """A context in which an error of the Hub becomes an OSError of one line."""
     try:
-        HfApi().create_repo(repo_id, exist_ok=True)
+        yield
     except HUB_ERRORS as error:
-        raise OSError(f"`hub_model_id` {explain(error, repo_id)}") from error
+        raise OSError(prefix + explain(error, repo_id)) from error
 
 
 @torch.no_grad()
@@ -189,30 +177,20 @@ def _save(task: Task, settings: TrainSettings, folder: Path) -> None:
 
 
 def _push(task: Task, settings: TrainSettings, record: dict[str, Any], step: int) -> None:
-    """Upload the components as they are now, and a card, in one commit.
-
-    Raises:
-        OSError: The Hub refuses, does not answer or breaks off; what it has stays as it was.
-    """
+    """Upload the components as they are now, and a card, in one commit; of a failure nothing is left on the Hub."""
     repo_id = settings.hub_repo_id
     with TemporaryDirectory() as name:
         folder = Path(name)
         _save(task, settings, folder)
         card = make_card(folder, repo_id, run=record, settings=asdict(settings))
         (folder / CARD).write_text(str(card), encoding="utf-8")
-        files = safe_files(folder, {path.parent.name for path in folder.glob("*/*config.json")})
-        try:
-            upload(folder, upload_contents(folder, files), repo_id, f"{record['trainer']}, step {step}")
-        except HUB_ERRORS as error:
-            raise OSError(explain(error, repo_id)) from error
+        with _hub_errors(repo_id):
+            contents = upload_contents(folder, runs.model_files(folder))
+            upload(folder, contents, repo_id, f"{record['trainer']}, step {step}")
 
 
 def _weights_sha256(parameters: list[nn.Parameter]) -> list[str]:
-    """The digest of the weights in each process, in the processes' order.
-
-    Raises:
-        RuntimeError: The processes hold different weights.
-    """
+    """The digest of the weights in each process, in the processes' order; they must be equal."""
     digest = hashlib.sha256()
     for parameter in parameters:
         digest.update(parameter.detach().cpu().numpy().tobytes())
@@ -226,7 +204,7 @@ def _weights_sha256(parameters: list[nn.Parameter]) -> list[str]:
 def _validate(task: Task, accelerator: Accelerator, output_dir: Path, step: int) -> Validation:
     task.model.eval()
     validation = task.validate()
-    append_line(output_dir / VALIDATION_LOG, step, validation.scores)
+    runs.append_line(output_dir / VALIDATION_LOG, step, validation.scores)
     accelerator.log({f"validation/{name}": score for name, score in validation.scores.items()}, step=step)
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
@@ -246,29 +224,12 @@ def _warn_of_slow_bf16(accelerator: Accelerator) -> None:
         logger.warning("this processor computes bf16 by way of float32, which may be many times slower than float32")
 
 
-def _to_device(batch: dict[str, torch.Tensor], device: torch.device, channels_last: bool) -> dict[str, torch.Tensor]:
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    if channels_last:
-        batch = {name: tensor.to(memory_format=torch.channels_last) for name, tensor in batch.items()}
-    return batch
-
-
-class _Finiteness:
-    """The first steps at which loss and gradient were not finite, kept on the device: to look is to wait for it."""
-
-    def __init__(self, device: torch.device):
-        never = torch.tensor(torch.iinfo(torch.int64).max, device=device)
-        self.first = {"loss": never, "gradient's norm": never}
-
-    def note(self, name: str, value: torch.Tensor, step: int) -> None:
-        first = self.first[name]
-        self.first[name] = torch.where(value.isfinite(), first, first.clamp(max=step))
-
-    def check(self, num_steps: int) -> None:
-        """Raise FloatingPointError if something was not finite in the first `num_steps` steps."""
-        for name, first in self.first.items():
-            if first.item() < num_steps:
-                raise FloatingPointError(f"the {name} is not finite at step {first.item()}")
+def _check_finite(checks: list[tuple[int, str, torch.Tensor]]) -> None:
+    """Raise for the first (step, name, whether it was finite) that was not; to look is to wait for the device."""
+    for step, name, is_finite in checks:
+        if not is_finite:
+            raise FloatingPointError(f"the {name} is not finite at step {step}")
+    checks.clear()
 
 
 class TrainedPart(nn.Module):
@@ -288,10 +249,6 @@ class MovingAverage(AveragedModel):
 
     The first step copies; the decay of step n after it is min(`decay`, (1 + n) / (10 + n)): a long memory would keep
     the random start for long.
-
-    Args:
-        part: What is averaged, on its device, in its memory format.
-        decay: Decay in the long run.
     """
 
     def __init__(self, part: TrainedPart, decay: float):
@@ -342,9 +299,6 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     On a CPU each process uses `num_cpu_threads` threads, by default all cores divided by the processes: launchers set
     ``OMP_NUM_THREADS=1`` where it is unset, which cannot be told from a choice, so that variable does not count here.
 
-    With `push_to_hub` the averaged weights go to the Hub after every validation and at the end. An upload that fails
-    on the way is logged, and the next one makes up for it; at the end it raises, the model being saved by then.
-
     Args:
         settings: The run's.
         task: Model, loss and validation.
@@ -371,22 +325,23 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         torch.set_num_threads(settings.num_cpu_threads or max(cores // accelerator.num_processes, 1))
     _warn_of_slow_bf16(accelerator)
     set_seed(settings.seed)
-    checkpoint = find_checkpoint(settings)
-    first_step = checkpoint_step(checkpoint) if checkpoint is not None else 0
-    found = origin(settings, lists, task.model)
-    refuse_other_origin(settings, found)
+    checkpoint = runs.find_checkpoint(settings)
+    first_step = runs.checkpoint_step(checkpoint) if checkpoint is not None else 0
+    found = runs.origin(settings, lists, task.model)
+    runs.refuse_other_origin(settings, found)
     accelerator.wait_for_everyone()
-    record = make_record(accelerator, settings, first_step=first_step, **found)
+    record = runs.make_record(accelerator, settings, first_step=first_step, **found)
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         for partial in output_dir.glob("partial-checkpoint-*"):
             shutil.rmtree(partial)
         for log in (LOSS_LOG, VALIDATION_LOG):
-            keep_until(output_dir / log, first_step)
-        save_settings(settings, output_dir / SETTINGS)
-        write_record(output_dir, record)
+            runs.keep_until(output_dir / log, first_step)
+        save_settings(settings, output_dir / runs.SETTINGS)
+        write_json(output_dir / runs.RECORD, record)
         if settings.push_to_hub:
-            _open_repository(settings.hub_repo_id)
+            with _hub_errors(settings.hub_repo_id, "`hub_model_id` "):  # before the training, not after it
+                HfApi().create_repo(settings.hub_repo_id, exist_ok=True)
     accelerator.wait_for_everyone()
     if settings.report_to:
         accelerator.init_trackers("logs")
@@ -400,10 +355,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         parameters, lr=settings.learning_rate, weight_decay=settings.adam_weight_decay, fused=True
     )
     lr_scheduler = get_scheduler(
-        settings.lr_scheduler,
-        optimizer,
-        num_warmup_steps=settings.lr_warmup_steps,
-        num_training_steps=settings.max_train_steps,
+        settings.lr_scheduler, optimizer, None, settings.lr_warmup_steps, settings.max_train_steps
     )
     model, optimizer = accelerator.prepare(task.model, optimizer)
     accelerator.register_for_checkpointing(lr_scheduler)
@@ -428,14 +380,12 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         prefetch_factor=4 if num_workers else None,
         pin_memory=accelerator.device.type == "cuda",
     )
+    is_main = accelerator.is_main_process
     progress = tqdm(
-        total=settings.max_train_steps,
-        initial=first_step,
-        desc=type(settings).__name__,
-        disable=not accelerator.is_main_process,
+        total=settings.max_train_steps, initial=first_step, desc=type(settings).__name__, disable=not is_main
     )
     validates = settings.validation_steps > 0 and settings.val_fraction > 0
-    finiteness = _Finiteness(accelerator.device)
+    checks: list[tuple[int, str, torch.Tensor]] = []
     shown: dict[str, str] = {}
     shown_step, shown_at = first_step, time.monotonic()
     batches = iter(loader)
@@ -444,7 +394,9 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         generator = step_generator(settings.seed, step, accelerator.process_index)
         measured: dict[str, torch.Tensor] = {}
         for part in range(num_parts):
-            batch = _to_device(next(batches), accelerator.device, settings.channels_last)
+            batch = send_to_device(next(batches), accelerator.device, non_blocking=True)
+            if settings.channels_last:
+                batch = {name: tensor.to(memory_format=torch.channels_last) for name, tensor in batch.items()}
             with accelerator.no_sync(model) if part + 1 < num_parts else nullcontext():
                 with accelerator.autocast():
                     loss, scalars = task.loss(model, batch, step, generator)
@@ -452,9 +404,9 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
             for name, scalar in {**scalars, "loss": loss}.items():
                 measured[name] = measured.get(name, 0) + scalar.detach() / num_parts
         gradient_norm = accelerator.clip_grad_norm_(parameters, settings.max_grad_norm)
-        finiteness.note("loss", measured["loss"], step)
+        checks.append((step, "loss", measured["loss"].isfinite()))
         if settings.mixed_precision != "fp16":
-            finiteness.note("gradient's norm", gradient_norm, step)
+            checks.append((step, "gradient's norm", gradient_norm.isfinite()))
         optimizer.step()
         lr_scheduler.step()
         optimizer.zero_grad()
@@ -467,7 +419,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         saves = done % settings.checkpointing_steps == 0 or last
         is_validated = validates and (done % settings.validation_steps == 0 or last)
         if logs or saves or is_validated:
-            finiteness.check(done)
+            _check_finite(checks)
         if logs or step == first_step:
             values = {name: scalar.item() for name, scalar in measured.items()}
             shown |= {name: f"{values[name]:.3f}" for name in ("loss", task.headline)}
@@ -475,11 +427,11 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
             rate = (done - shown_step) * crops_per_step * accelerator.num_processes / seconds
             shown["crops/s"] = f"{rate:.1f}"
             shown_step, shown_at = done, shown_at + seconds
-        if logs and accelerator.is_main_process:
+        if logs and is_main:
             values["learning_rate"] = lr_scheduler.get_last_lr()[0]
-            append_line(output_dir / LOSS_LOG, done, values)
+            runs.append_line(output_dir / LOSS_LOG, done, values)
             accelerator.log(values, step=done)
-        if is_validated and accelerator.is_main_process:
+        if is_validated and is_main:
             with averaged_weights(task.model, average):
                 validation = _validate(task, accelerator, output_dir, done)
                 if settings.push_to_hub and not last:
@@ -491,18 +443,18 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
             shown[f"val_{task.headline}"] = f"{validation.scores[task.headline]:.3f}"
         progress.set_postfix(shown, refresh=False)
         if saves:
-            save_checkpoint(accelerator, output_dir, done, settings.checkpoints_total_limit)
+            runs.save_checkpoint(accelerator, output_dir, done, settings.checkpoints_total_limit)
     progress.close()
 
     digests = _weights_sha256(parameters)
-    if accelerator.is_main_process:
+    if is_main:
         with averaged_weights(task.model, average):
-            saved = state_sha256(task.model, settings.half_precision)
+            saved = runs.state_sha256(task.model, settings.half_precision)
             record |= {"weights_sha256": digests, "saved_sha256": saved}
             _save(task, settings, output_dir)
             if settings.push_to_hub:
                 _push(task, settings, record, settings.max_train_steps)
-        write_record(output_dir, record)
+        write_json(output_dir / runs.RECORD, record)
     accelerator.wait_for_everyone()
     for tracker in accelerator.trackers:
         tracker.finish()

@@ -8,12 +8,7 @@ TARGET_MARGIN_PX = 8  # around a target, within which `background_weights` are 1
 
 
 def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """[`probability_dice_loss`] of the logits' probabilities.
-
-    Args:
-        logits: (B, 1, H, W).
-        mask: (B, 1, H, W) in {0, 1}.
-    """
+    """[`probability_dice_loss`] of the probabilities of logits (B, 1, H, W) and a mask (B, 1, H, W) in {0, 1}."""
     return probability_dice_loss(logits.float().sigmoid(), mask)
 
 
@@ -32,24 +27,15 @@ def probability_dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torc
 
 
 def bce_loss(logits: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """Binary cross-entropy, mean over pixels.
-
-    Args:
-        logits: (B, 1, H, W).
-        mask: (B, 1, H, W) in {0, 1}.
-        weight: (B, 1, H, W), of each pixel; None = 1.
-    """
+    """Binary cross-entropy of logits and a mask in {0, 1}, mean over pixels, weighted or not; all (B, 1, H, W)."""
     return F.binary_cross_entropy_with_logits(logits.float(), mask, weight)
 
 
 def background_weights(mask: torch.Tensor, background_weight: float) -> torch.Tensor:
     """(B, 1, H, W): 1 within 8 rows and columns of a target's pixels, `background_weight` elsewhere.
 
-    Above 1 they ask for more evidence before a place becomes a target, and leave open how far its mask reaches.
-
-    Args:
-        mask: (B, 1, H, W) in {0, 1}.
-        background_weight: Weight of a pixel away from targets.
+    Above 1 they ask for more evidence before a pixel becomes a target, and leave open how far a mask (B, 1, H, W) in
+    {0, 1} reaches.
     """
     side = 2 * TARGET_MARGIN_PX + 1
     rows = F.max_pool2d(mask, (side, 1), stride=1, padding=(TARGET_MARGIN_PX, 0))
@@ -86,11 +72,6 @@ def posterior_loss(predicted: torch.Tensor, variables: torch.Tensor) -> torch.Te
 
 @torch.no_grad()
 def batch_iou(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Pixel IoU of a batch at probability 0.5, for the log; 0 where both are empty.
-
-    Args:
-        logits: (B, 1, H, W).
-        mask: (B, 1, H, W) in {0, 1}.
-    """
+    """Pixel IoU of a batch (B, 1, H, W) at probability 0.5, for the log; 0 where prediction and mask are empty."""
     found, truth = logits > 0, mask.bool()
     return (found & truth).sum() / (found | truth).sum().clamp_min(1)

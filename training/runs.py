@@ -36,15 +36,7 @@ logger = logging.getLogger(__name__)
 def start(cls: type[Settings], run: Callable[[Settings], None], argv: Sequence[str] | None = None) -> None:
     """Run a trainer from the command line; of a recipe with stages, those that are missing or unfinished, in order.
 
-    In the end OUTPUT_DIR holds the model of the last stage and its lists.
-
-    Args:
-        cls: The trainer's settings.
-        run: Trains with given settings.
-        argv: The command line; None = the process's own.
-
-    Raises:
-        ValueError: As `parse_plan` and `is_finished`; or a stage's start is not there, or not the one that it had.
+    In the end OUTPUT_DIR holds the model of the last stage and its lists. `run` trains with given settings.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     plan = parse_plan(cls, argv)
@@ -67,11 +59,7 @@ def start(cls: type[Settings], run: Callable[[Settings], None], argv: Sequence[s
 
 
 def _check_start(output_dir: Path, number: int, finished: bool) -> None:
-    """Check that a stage follows from those before it that are still there, each from the one before.
-
-    Raises:
-        ValueError: The stage before is not finished, or a finished one, up to this one, started from other weights.
-    """
+    """Refuse a stage where the one before is unfinished, or a finished one up to it started from other weights."""
     before = stage_folder(output_dir, number - 1)
     if "saved_sha256" not in read_record(before):
         raise ValueError(f"stage {number} starts from the weights in {before}, where there is no finished stage")
@@ -86,13 +74,17 @@ def _check_start(output_dir: Path, number: int, finished: bool) -> None:
 
 def _copy_model(folder: Path, output_dir: Path) -> None:
     """Copy a stage's model and lists; lists of an earlier model go."""
-    for pattern in LISTS:
-        for stale in output_dir.glob(pattern):
-            if not (folder / stale.name).exists():
-                stale.unlink()
-    for file in safe_files(folder, {config.parent.name for config in folder.glob("*/*config.json")}):
+    for stale in [path for pattern in LISTS for path in output_dir.glob(pattern)]:
+        if not (folder / stale.name).exists():
+            stale.unlink()
+    for file in model_files(folder):
         (output_dir / file).parent.mkdir(exist_ok=True)
         shutil.copy(folder / file, output_dir / file)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of the components in a folder, their lists too, relative to it."""
+    return safe_files(folder, {config.parent.name for config in folder.glob("*/*config.json")})
 
 
 def state_sha256(model: nn.Module, half_precision: bool = False) -> str:
@@ -129,23 +121,13 @@ def make_record(accelerator: Accelerator, settings: TrainSettings, **values: Any
     }
 
 
-def write_record(output_dir: Path, record: Mapping[str, Any]) -> None:
-    """Write ``run.json``; one with the digest `saved_sha256` of the saved model says that the run is finished."""
-    write_text(output_dir / RECORD, json.dumps(record, indent=2) + "\n")
-
-
 def read_record(output_dir: Path) -> dict[str, Any]:
-    """The content of ``run.json``, empty where there is none."""
+    """The content of ``run.json``, empty where there is none; with `saved_sha256` the run is finished."""
     return read_json(output_dir / RECORD) if (output_dir / RECORD).is_file() else {}
 
 
 def is_finished(settings: TrainSettings) -> bool:
-    """Whether `output_dir` holds this run's trained model.
-
-    Raises:
-        ValueError: It holds one of other settings or from data or weights of other names, or checkpoints of a run of
-            other settings.
-    """
+    """Whether `output_dir` holds this run's trained model; a model or checkpoints of other settings are refused."""
     output_dir = Path(settings.output_dir)
     record = read_record(output_dir)
     finished = "saved_sha256" in record
@@ -160,15 +142,7 @@ def is_finished(settings: TrainSettings) -> bool:
 
 
 def refuse_other_origin(settings: TrainSettings, found: Mapping[str, str]) -> None:
-    """Check that the checkpoints in `output_dir`, where there are any, are of this run.
-
-    Args:
-        settings: The run's.
-        found: What `origin` returns.
-
-    Raises:
-        ValueError: They are of other settings, lists of images or weights at the start.
-    """
+    """Refuse checkpoints in `output_dir` that are of other settings, lists of images or weights at the start."""
     output_dir = Path(settings.output_dir)
     is_finished(settings)
     record = read_record(output_dir)
@@ -223,21 +197,14 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit
 
 
 def find_checkpoint(settings: TrainSettings) -> Path | None:
-    """The checkpoint to go on from.
-
-    Raises:
-        ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones, among which the
-            run's own would be taken for the oldest.
-    """
+    """The checkpoint to go on from; one before others is refused: the run's own would be taken for the oldest."""
     checkpoints = list_checkpoints(Path(settings.output_dir))
     if settings.resume_from_checkpoint == "latest":
         return checkpoints[-1] if checkpoints else None
-    checkpoint, step = None, 0
-    if settings.resume_from_checkpoint is not None:
-        checkpoint = Path(settings.resume_from_checkpoint)
-        if not checkpoint.is_dir() or not re.fullmatch(r"checkpoint-\d+", checkpoint.name):
-            raise ValueError(f"`resume_from_checkpoint` must be latest or a folder checkpoint-STEP, got {checkpoint}")
-        step = checkpoint_step(checkpoint)
+    checkpoint = None if settings.resume_from_checkpoint is None else Path(settings.resume_from_checkpoint)
+    if checkpoint and not (checkpoint.is_dir() and re.fullmatch(r"checkpoint-\d+", checkpoint.name)):
+        raise ValueError(f"`resume_from_checkpoint` must be latest or a folder checkpoint-STEP, got {checkpoint}")
+    step = checkpoint_step(checkpoint) if checkpoint else 0
     later = [folder.name for folder in checkpoints if checkpoint_step(folder) > step]
     if later:
         raise ValueError(

@@ -5,9 +5,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 import yaml
@@ -33,9 +34,8 @@ class TrainSettings:
 
     `start_settings` are those that name the weights to start from; a trainer without any cannot train in stages.
 
-    A run may go on with other values of fields marked `may_change`: they say where it writes, how often one looks, or
-    on what it is computed. Of those marked `is_path`, what a run is made from, the last part must stay, once it is
-    finished; until then its digests tell.
+    A run may go on with other values of fields marked `may_change`. Of those marked `is_path`, from which a run is
+    made, the last part must stay once it is finished; until then its digests tell.
     """
 
     configurations: ClassVar[dict[str, Any]] = CONFIGURATIONS
@@ -83,9 +83,11 @@ class TrainSettings:
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"`val_fraction` must lie in [0, 1), got {self.val_fraction}")
         for field in fields(self):
-            least = field.metadata.get("at_least")
-            if least is not None and getattr(self, field.name) < least:
-                raise ValueError(f"`{field.name}` must be at least {least}, got {getattr(self, field.name)}")
+            value, marks = getattr(self, field.name), field.metadata
+            if "at_least" in marks and value < marks["at_least"]:
+                raise ValueError(f"`{field.name}` must be at least {marks['at_least']}, got {value}")
+            if "one_of" in marks and value not in marks["one_of"]:
+                raise ValueError(f"`{field.name}` must be one of {', '.join(marks['one_of'])}, got {value!r}")
         if self.model not in self.configurations:
             raise ValueError(f"`model` must be one of {', '.join(self.configurations)}, got {self.model!r}")
         if self.compile and self.channels_last:
@@ -123,16 +125,9 @@ class TrainSettings:
         return [self.train_list] if isinstance(self.train_list, str) else [*self.train_list]
 
     @property
-    def shares(self) -> list[float]:
-        """Each data set's part of the crops of images; they sum to 1."""
-        parts = self.train_data_shares or [1.0] * len(self.roots)
-        return [part / sum(parts) for part in parts]
-
-    @property
     def sha256(self) -> str:
         """Digest of the settings that must not change between two parts of a run."""
-        later = {field.name: field.default for field in fields(CropSettings)}
-        later = {name: default for name, default in later.items() if name not in DIGESTED_CROP_SETTINGS}
+        later = {f.name: f.default for f in fields(CropSettings) if f.name not in DIGESTED_CROP_SETTINGS}
         values = {name: getattr(self, name) for name in _fixed(self)}
         values = {name: value for name, value in values.items() if name not in later or value != later[name]}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -164,10 +159,6 @@ def _types(annotation: Any) -> list[Any]:
     return [option for option in get_args(annotation) if option is not NoneType] or [annotation]
 
 
-def _is_optional(annotation: Any) -> bool:
-    return NoneType in get_args(annotation)
-
-
 def _or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     """A converter that makes None of null, as a recipe does, and else calls `kind`."""
 
@@ -188,7 +179,7 @@ def _add_argument(group: argparse._ArgumentGroup, field: Any) -> None:
         if get_origin(kind) is list:
             keywords["nargs"] = "*"
             (kind,) = get_args(kind)
-        keywords["type"] = _or_null(kind) if _is_optional(field.type) else kind
+        keywords["type"] = _or_null(kind) if NoneType in get_args(field.type) else kind
     default = "required" if field.default is MISSING else f"default: {yaml.safe_dump(field.default).splitlines()[0]}"
     help_text = f"{field.metadata['help']} ({default})".replace("%", "%%")
     group.add_argument(f"--{field.name}", help=help_text, **keywords)
@@ -212,53 +203,38 @@ def _make_parser(cls: type) -> argparse.ArgumentParser:
 
 
 def _as_type(value: Any, kind: Any) -> Any:
-    """A recipe's value as a type. YAML reads 1e-3, without a point, as text.
-
-    Raises:
-        TypeError, ValueError: The value has another type.
-    """
-    if get_origin(kind) is list and isinstance(value, list):
+    """A recipe's value as a type, or a TypeError or ValueError. YAML reads 1e-3, without a point, as text."""
+    if isinstance(kind, UnionType):
+        for option in get_args(kind):
+            with suppress(TypeError, ValueError):
+                return _as_type(value, option)
+    elif get_origin(kind) is list and isinstance(value, list):
         return [_as_type(item, get_args(kind)[0]) for item in value]
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+    elif kind is float and type(value) in (int, float, str):
         return float(value)
-    if type(value) is not kind:
-        raise TypeError
-    return value
+    elif type(value) is kind:
+        return value
+    raise TypeError
 
 
 def _recipe_values(source: str, cls: type[TrainSettings], values: dict[str, Any]) -> dict[str, Any]:
-    """The values as the fields' types.
-
-    Raises:
-        ValueError: A name is no field, or a value has another type.
-    """
+    """The values as the fields' types."""
     annotations = {field.name: field.type for field in fields(cls)}
     unknown = sorted(set(values) - set(annotations))
     if unknown:
         raise ValueError(f"`{source}` has settings that {cls.__name__} does not know: {', '.join(unknown)}")
-    return {name: _recipe_value(name, value, annotations[name]) for name, value in values.items()}
-
-
-def _recipe_value(name: str, value: Any, annotation: Any) -> Any:
-    if value is None and _is_optional(annotation):
-        return None
-    for kind in _types(annotation):
+    typed = {}
+    for name, value in values.items():
         try:
-            return _as_type(value, kind)
+            typed[name] = _as_type(value, annotations[name])
         except (TypeError, ValueError):
-            pass
-    allowed = " or ".join(kind.__name__ if isinstance(kind, type) else str(kind) for kind in _types(annotation))
-    raise ValueError(f"`{name}` must be of type {allowed}, got {value!r}")
+            kinds = (kind.__name__ if isinstance(kind, type) else str(kind) for kind in _types(annotations[name]))
+            raise ValueError(f"`{name}` must be of type {' or '.join(kinds)}, got {value!r}") from None
+    return typed
 
 
 def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
-    """Read a flat YAML recipe; its `stages`, where it has them, are a list of such recipes.
-
-    Raises:
-        ValueError: A key is no field of `cls`, or a value has another type than its field. Or `stages` is no list of
-            mappings, the trainer cannot go on from weights and so has no stages, or a stage sets what follows from
-            the stage before.
-    """
+    """Read a flat YAML recipe; its `stages`, where it has them, are a list of such recipes, else a ValueError."""
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     if "stages" not in values:
         return _recipe_values(str(path), cls, values)
@@ -271,26 +247,18 @@ def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
         fixed = sorted({"output_dir", *cls.start_settings} & set(stage))
         if fixed:
             raise ValueError(f"stage {number} of `{path}` must not set {', '.join(fixed)}: stages follow each other")
-    return _recipe_values(str(path), cls, values) | {
-        "stages": [_recipe_values(f"{path}, stage {k}", cls, stage) for k, stage in enumerate(stages, start=1)]
-    }
+    typed = [_recipe_values(f"{path}, stage {k}", cls, stage) for k, stage in enumerate(stages, start=1)]
+    return _recipe_values(str(path), cls, values) | {"stages": typed}
 
 
 @dataclass(frozen=True)
 class Plan(Generic[Settings]):
-    """The trainings that one command runs.
-
-    Attributes:
-        output_dir: Where the model is in the end.
-        stages: The settings of each stage, in order; those of the one run, where the recipe has no stages.
-        is_staged: Whether the recipe has stages.
-        only: The number, from 1, of the one stage that is to run; None = all.
-    """
+    """The trainings that one command runs; the model is in `output_dir` in the end."""
 
     output_dir: Path
-    stages: list[Settings]
+    stages: list[Settings]  # in order; one where the recipe has no stages
     is_staged: bool
-    only: int | None
+    only: int | None  # the number, from 1, of the one stage that is to run; None = all
 
 
 def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[Settings]:
@@ -343,10 +311,10 @@ def save_settings(settings: TrainSettings, path: Path) -> None:
 
 
 def changed_settings(settings: TrainSettings, path: Path, finished: bool) -> list[str]:
-    """Differences to the settings in a file of `save_settings` that must not be, as ``name: saved -> now``.
+    """Forbidden differences to the settings in a file of `save_settings`, as ``name: saved -> now``.
 
     A setting that the file does not know had its default. Of a finished run the names of data and weights must not
-    differ either, wherever they lie; an unfinished one is told by its digests.
+    differ either, wherever they lie.
     """
     saved: dict[str, Any] = {field.name: field.default for field in fields(settings)}
     saved |= yaml.safe_load(path.read_text(encoding="utf-8"))

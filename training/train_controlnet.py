@@ -8,29 +8,22 @@
 """
 
 from dataclasses import MISSING, dataclass
-from functools import partial
-from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel
+from diffusers import ControlNetModel
 from torch import nn
 
 from irstd_ldm.data.crops import setting
 from irstd_ldm.models.restoration import IRSTDRestorationModel
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline
 from irstd_ldm.training.generator import (
-    SAMPLES,
     SAMPLING_STEPS,
     GeneratorSettings,
     NoisePredictionTask,
     load_base,
-    noise_error,
-    pictures,
     sample_latents,
     squeezed_batch,
-    validation_batch,
 )
-from irstd_ldm.training.loop import Validation
 from irstd_ldm.training.training_data import TrainingData
 
 
@@ -58,19 +51,7 @@ class ControlledDiffusion(nn.Module):
         self.controlnet = pipeline.controlnet
         self.scheduler = pipeline.scheduler
 
-    @property
-    def vae(self) -> AutoencoderKL:
-        """The frozen VAE of the latents."""
-        return self.pipeline.vae
-
-    def forward(
-        self,
-        image: torch.Tensor,
-        squeezed: torch.Tensor,
-        timesteps: torch.Tensor,
-        noise: torch.Tensor,
-        sample_noise: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, image, squeezed, timesteps, noise, sample_noise) -> torch.Tensor:
         """The controlled denoiser's noise (B, C, h, w) for images and squeezed copies (B, 1, H, W) in [0, 1]."""
         pipeline = self.pipeline
         with torch.no_grad():
@@ -89,19 +70,13 @@ def make_pipeline(settings: ControlNetSettings) -> GaussianAgnosticPipeline:
     base = load_base(settings.pretrained_model_name_or_path)
     torch.manual_seed(settings.seed)
     controlnet = ControlNetModel.from_unet(
-        base.unet,
-        conditioning_channels=base.vae.config.latent_channels,
-        conditioning_embedding_out_channels=(base.unet.config.block_out_channels[0],),
+        base["unet"],
+        conditioning_channels=base["vae"].config.latent_channels,
+        conditioning_embedding_out_channels=(base["unet"].config.block_out_channels[0],),
     )
-    return GaussianAgnosticPipeline(
-        restoration=IRSTDRestorationModel.from_pretrained(settings.restoration, subfolder="restoration"),
-        vae=base.vae,
-        unet=base.unet,
-        controlnet=controlnet,
-        prompt_embedding=base.prompt_embedding,
-        scheduler=base.scheduler,
-        default_num_inference_steps=settings.num_inference_steps,
-    )
+    restoration = IRSTDRestorationModel.from_pretrained(settings.restoration, subfolder="restoration")
+    steps = settings.num_inference_steps
+    return GaussianAgnosticPipeline(restoration, controlnet=controlnet, default_num_inference_steps=steps, **base)
 
 
 class ControlNetTask(NoisePredictionTask):
@@ -112,29 +87,22 @@ class ControlNetTask(NoisePredictionTask):
     def __init__(self, settings: ControlNetSettings, data: TrainingData):
         super().__init__(settings, data)
         self.pipeline = make_pipeline(settings)
+        self.vae = self.pipeline.vae
         self.pipeline.set_progress_bar_config(disable=True)
         self.checkpoint_gradients(self.pipeline.controlnet)
         self.model = ControlledDiffusion(self.pipeline)
 
-    def inputs(self, batch, generator):
+    def inputs(self, image, generator, generation=False):
         """The image and its squeezed copy, in [0, 1]."""
-        image = ((batch["image"] + 1) / 2).clamp(0, 1)
-        return image, squeezed_batch(image, generator)
+        image = ((image + 1) / 2).clamp(0, 1)
+        return [image, squeezed_batch(image, generator, generation)]
 
-    def validate(self) -> Validation:
-        """The squared error at fixed timesteps and noise, and image, squeezed, restored and generated examples."""
-        image = validation_batch(self.data.val_samples).to(self.pipeline.device)
-        generator = torch.Generator().manual_seed(0)
-        squeezed = squeezed_batch(image, generator, generation=True)
-        error = noise_error(partial(self.model, image, squeezed), self.pipeline.vae, image, generator)
-        restored = self.pipeline.restore(squeezed[:SAMPLES], 0, 0)
+    def examples(self, inputs, generator):
+        """Squeezed, restored and generated images."""
+        _, squeezed = inputs
+        restored = self.pipeline.restore(squeezed, 0, 0)
         generators = [torch.Generator().manual_seed(k) for k in range(len(restored))]
-        generated = self.pipeline.refine(restored, generators, SAMPLING_STEPS, 1.0, 0, 0)
-        return Validation({"mse": error}, pictures(image[:SAMPLES], squeezed[:SAMPLES], restored, generated))
-
-    def save_components(self, folder: Path) -> None:
-        """Write the pipeline, the frozen parts too."""
-        self.pipeline.save_pretrained(folder)
+        return [squeezed, restored, self.pipeline.refine(restored, generators, SAMPLING_STEPS, 1.0, 0, 0)]
 
 
 main = ControlNetTask.main

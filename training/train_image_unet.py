@@ -7,7 +7,6 @@ Not needed where a Stable-Diffusion-like folder serves as the base of train_cont
 """
 
 from dataclasses import MISSING, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,17 +17,12 @@ from irstd_ldm.data.crops import setting
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import decode_gray
 from irstd_ldm.training.generator import (
-    SAMPLES,
     SAMPLING_STEPS,
     GeneratorSettings,
     NoisePredictionTask,
-    latent_shape,
-    noise_error,
-    pictures,
+    latent_noise,
     sample_latents,
-    validation_batch,
 )
-from irstd_ldm.training.loop import Validation
 from irstd_ldm.training.training_data import TrainingData
 
 
@@ -46,9 +40,7 @@ class ImageDiffusion(nn.Module):
         super().__init__()
         self.vae, self.unet, self.scheduler = vae.requires_grad_(False), unet, scheduler
 
-    def forward(
-        self, image: torch.Tensor, timesteps: torch.Tensor, noise: torch.Tensor, sample_noise: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, image, timesteps, noise, sample_noise) -> torch.Tensor:
         """The denoiser's noise (B, C, h, w) for images (B, 1, H, W) in [-1, 1]."""
         with torch.no_grad():
             latents = sample_latents(self.vae, image, sample_noise)
@@ -76,30 +68,25 @@ class ImageUNetTask(NoisePredictionTask):
 
     def __init__(self, settings: ImageUNetSettings, data: TrainingData):
         super().__init__(settings, data)
-        vae = AutoencoderKL.from_pretrained(settings.image_vae, subfolder="vae", use_safetensors=True)
+        self.vae = AutoencoderKL.from_pretrained(settings.image_vae, subfolder="vae", use_safetensors=True)
         torch.manual_seed(settings.seed)
         unet = UNet2DConditionModel(**GENERATOR_CONFIGURATIONS[settings.model]["unet"])
         self.checkpoint_gradients(unet)
-        self.model = ImageDiffusion(vae, unet, make_scheduler())
+        self.model = ImageDiffusion(self.vae, unet, make_scheduler())
 
-    def inputs(self, batch, generator):
+    def inputs(self, image, generator, generation=False):
         """The image in [-1, 1]."""
-        return (batch["image"].clamp(-1, 1),)
+        return [image.clamp(-1, 1)]
 
-    def validate(self) -> Validation:
-        """The squared error at fixed timesteps and noise, and a few samples."""
-        vae, unet = self.model.vae, self.model.unet
-        image = validation_batch(self.data.val_samples).to(vae.device) * 2 - 1
-        generator = torch.Generator().manual_seed(0)
-        error = noise_error(partial(self.model, image), vae, image, generator)
-        latents = torch.randn(latent_shape(vae, image[:SAMPLES]), generator=generator).to(image)
-        prompt = image.new_zeros(len(latents), 1, unet.config.cross_attention_dim)
+    def examples(self, inputs, generator):
+        """A few samples."""
+        latents, unet = latent_noise(self.vae, inputs[0], generator), self.model.unet
+        prompt = latents.new_zeros(len(latents), 1, unet.config.cross_attention_dim)
         scheduler = make_scheduler()
         scheduler.set_timesteps(SAMPLING_STEPS)
         for t in scheduler.timesteps:
             latents = scheduler.step(unet(latents, t, prompt).sample, t, latents, generator=generator).prev_sample
-        samples = (decode_gray(vae, latents / vae.config.scaling_factor) + 1) / 2
-        return Validation({"mse": error}, pictures((image[:SAMPLES] + 1) / 2, samples))
+        return [(decode_gray(self.vae, latents / self.vae.config.scaling_factor) + 1) / 2]
 
     def save_components(self, folder: Path) -> None:
         """Write the base, with the VAE, for `--pretrained_model_name_or_path` of train_controlnet.py."""

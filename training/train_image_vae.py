@@ -14,15 +14,7 @@ from torch import nn
 from irstd_ldm.data.crops import setting
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import decode_gray, encode_gray
-from irstd_ldm.training.generator import (
-    GeneratorSettings,
-    GeneratorTask,
-    latent_shape,
-    pictures,
-    psnr,
-    validation_batch,
-)
-from irstd_ldm.training.loop import Validation
+from irstd_ldm.training.generator import GeneratorSettings, ReconstructionTask, latent_noise
 from irstd_ldm.training.losses import kl_loss
 from irstd_ldm.training.training_data import TrainingData
 
@@ -47,11 +39,10 @@ class ImageVAEStep(nn.Module):
         return decode_gray(self.vae, posterior.mean + posterior.std * noise), posterior
 
 
-class ImageVAETask(GeneratorTask):
+class ImageVAETask(ReconstructionTask):
     """Reconstruction by the absolute error, and KL."""
 
     settings_class = ImageVAESettings
-    headline = "psnr"
 
     def __init__(self, settings: ImageVAESettings, data: TrainingData):
         super().__init__(settings, data)
@@ -62,18 +53,15 @@ class ImageVAETask(GeneratorTask):
 
     def loss(self, model, batch, step, generator):
         image = batch["image"].clamp(-1, 1)
-        noise = torch.randn(latent_shape(self.vae, image), generator=generator).to(image)
-        reconstructed, posterior = model(image, noise)
+        reconstructed, posterior = model(image, latent_noise(self.vae, image, generator))
         terms = {"l1": (reconstructed - image).abs().mean(), "kl": kl_loss(posterior)}
         error = ((reconstructed - image) / 2).square().mean().detach()
         return terms["l1"] + self.settings.kl_weight * terms["kl"], {**terms, "psnr": -10 * error.log10()}
 
-    def validate(self) -> Validation:
-        """PSNR of images decoded from their posteriors' modes."""
-        image = validation_batch(self.data.val_samples).to(self.vae.device)
+    def reconstruct(self, image):
+        """Images decoded from their posteriors' modes."""
         latents = encode_gray(self.vae, image * 2 - 1).mode()
-        reconstructed = ((decode_gray(self.vae, latents) + 1) / 2).clamp(0, 1)
-        return Validation({"psnr": psnr(reconstructed, image)}, pictures(image, reconstructed))
+        return {"psnr": ((decode_gray(self.vae, latents) + 1) / 2).clamp(0, 1)}
 
     def save_components(self, folder: Path) -> None:
         """Write the VAE, its latents' deviation measured over training crops as `scaling_factor`."""

@@ -6,7 +6,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from diffusers import DDIMScheduler
@@ -18,15 +18,8 @@ from irstd_ldm.models.image_encoder import IRSTDImageEncoder
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+from irstd_ldm.training import losses
 from irstd_ldm.training.detectors import DetectorTask
-from irstd_ldm.training.losses import (
-    background_weights,
-    batch_iou,
-    bce_loss,
-    dice_loss,
-    klda_loss,
-    posterior_loss,
-)
 from irstd_ldm.training.settings import DetectorSettings
 from irstd_ldm.training.training_data import TrainingData
 
@@ -55,20 +48,6 @@ class LatentSettings(DetectorSettings):
     feature_dropout: float = setting(0.1, "Share of the crops' feature levels that the decoder does not see.")
 
 
-class LatentStepOutput(NamedTuple):
-    """The losses' ingredients; K = B + crops that are denoised once more.
-
-    Attributes:
-        predicted: Predicted posterior variables (K, 8, h, w).
-        variables: True posterior variables (K, 8, h, w).
-        logits: Mask logits (B, 1, S, S) decoded from a sample of the posterior predicted from pure noise.
-    """
-
-    predicted: torch.Tensor
-    variables: torch.Tensor
-    logits: torch.Tensor
-
-
 class LatentStep(nn.Module):
     """One training step's forward pass through the three networks.
 
@@ -76,15 +55,10 @@ class LatentStep(nn.Module):
     denoised again at the timesteps given, which teaches the steps after the first.
     """
 
-    def __init__(
-        self,
-        vae: MaskAutoencoderKL,
-        unet: IRSTDUNet2DConditionModel,
-        image_encoder: IRSTDImageEncoder,
-        scheduler: DDIMScheduler,
-    ):
+    def __init__(self, pipeline: IRSTDLatentPipeline):
         super().__init__()
-        self.vae, self.unet, self.image_encoder, self.scheduler = vae, unet, image_encoder, scheduler
+        self.vae, self.unet, self.image_encoder = pipeline.vae, pipeline.unet, pipeline.image_encoder
+        self.scheduler = pipeline.scheduler
         self.vae.encoder.requires_grad_(False)
         self.vae.quant_conv.requires_grad_(False)
 
@@ -94,25 +68,8 @@ class LatentStep(nn.Module):
         self.vae.encoder.eval()
         return self
 
-    def forward(
-        self,
-        image: torch.Tensor,
-        mask: torch.Tensor,
-        timesteps: torch.Tensor,
-        noise: torch.Tensor,
-        sample_noise: torch.Tensor,
-        keep_features: torch.Tensor,
-    ) -> LatentStepOutput:
-        """Predict posteriors and masks.
-
-        Args:
-            image: (B, 1, S, S), about [-1, 1].
-            mask: (B, 1, S, S) in {0, 1}.
-            timesteps: (K,) int64, the first B of them the last timestep.
-            noise: (K, 8, h, w), standard normal.
-            sample_noise: (B, 4, h, w), standard normal.
-            keep_features: (levels, B, 1, 1, 1) in {0, 1}.
-        """
+    def forward(self, image, mask, timesteps, noise, sample_noise, keep_features):
+        """Predicted and true posterior variables (K, 8, h, w), and mask logits (B, 1, S, S) out of pure noise."""
         with torch.no_grad():
             posterior = self.vae.encode(mask * 2 - 1).latent_dist
             variables = self.vae.posterior_to_variables(posterior)  # (B, 8, h, w)
@@ -127,7 +84,7 @@ class LatentStep(nn.Module):
         z = from_noise.mean + from_noise.std * sample_noise  # (B, 4, h, w)
         features = [feature * keep for feature, keep in zip(encoded.features, keep_features, strict=True)]
         logits = self.vae.decode(z.to(image.dtype), image_features=features).sample
-        return LatentStepOutput(predicted, variables, logits)
+        return predicted, variables, logits
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -143,21 +100,13 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
-    """The pretrained pipeline, or one with random weights around the trained Mask-VAE's encoder.
-
-    Raises:
-        ValueError: Not exactly one of `mask_vae` and `pretrained_model_name_or_path` is set, `mask_vae` holds no
-            Mask-VAE or one of another configuration, or `use_fae` or `use_liw` differ from the pretrained pipeline.
-    """
+    """The pretrained pipeline, or one with random weights around the trained Mask-VAE's encoder; either must fit."""
     if settings.pretrained_model_name_or_path is not None:
         pipeline = IRSTDLatentPipeline.from_pretrained(settings.pretrained_model_name_or_path)
         if settings.mask_vae is not None:
             raise ValueError("`mask_vae` and `pretrained_model_name_or_path` exclude each other, got both")
-        present = {
-            "use_fae": any(pipeline.image_encoder.config.frequency_attention),
-            "use_liw": pipeline.unet.config.use_liw,
-        }
-        for name, value in present.items():
+        has_fae = any(pipeline.image_encoder.config.frequency_attention)
+        for name, value in (("use_fae", has_fae), ("use_liw", pipeline.unet.config.use_liw)):
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained pipeline")
         pipeline.register_to_config(calibration=None)  # it is of the weights that training changes
@@ -202,40 +151,39 @@ class LatentTask(DetectorTask):
 
     def __init__(self, settings: LatentSettings, data: TrainingData):
         super().__init__(settings, data, make_pipeline(settings))
-        networks = (self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder)
-        self.checkpoint_gradients(*networks)
-        self.model = LatentStep(*networks, self.pipeline.scheduler)
+        self.checkpoint_gradients(self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder)
+        self.model = LatentStep(self.pipeline)
 
     def loss(self, model, batch, step, generator):
         settings, vae = self.settings, self.pipeline.vae
         image, mask = batch["image"], batch["mask"]
-        latent_size = (mask.shape[-2] // 8, mask.shape[-1] // 8)
+        latent_size = (mask.shape[-2] // 8, mask.shape[-1] // 8)  # (h, w)
         latent_channels, levels = vae.config.latent_channels, len(vae.config.block_out_channels)
         last = self.pipeline.scheduler.config.num_train_timesteps - 1
         again = min(settings.uniform_timesteps, len(image))
-        timesteps = torch.cat(
-            [torch.full((len(image),), last), torch.randint(last + 1, (again,), generator=generator)]
-        )
-        noise = torch.randn(len(timesteps), 2 * latent_channels, *latent_size, generator=generator)
+        uniform = torch.randint(last + 1, (again,), generator=generator)
+        timesteps = torch.cat([torch.full((len(image),), last), uniform])  # (K,), K = B + those denoised once more
+        noise = torch.randn(len(timesteps), 2 * latent_channels, *latent_size, generator=generator)  # (K, 8, h, w)
         sample_noise = torch.randn(len(image), latent_channels, *latent_size, generator=generator)
         kept = torch.rand(levels, len(image), 1, 1, 1, generator=generator) >= settings.feature_dropout
-        output = model(
+        predicted, variables, logits = model(
             image, mask, timesteps.to(image.device), noise.to(image), sample_noise.to(image), kept.to(image)
         )
 
-        weights = None if settings.background_weight == 1 else background_weights(mask, settings.background_weight)
-        posterior = vae.variables_to_posterior(output.variables)
-        predicted = vae.variables_to_posterior(output.predicted.float())
+        posteriors = [vae.variables_to_posterior(one) for one in (predicted.float(), variables)]
+        weights = None
+        if settings.background_weight != 1:
+            weights = losses.background_weights(mask, settings.background_weight)
         terms = {
-            "posterior": posterior_loss(output.predicted, output.variables),
-            "klda": klda_loss(predicted, posterior, vae.config.klda_min_logvar),
-            "bce": bce_loss(output.logits, mask, weights),
-            "dice": dice_loss(output.logits, mask),
+            "posterior": losses.posterior_loss(predicted, variables),
+            "klda": losses.klda_loss(*posteriors, vae.config.klda_min_logvar),
+            "bce": losses.bce_loss(logits, mask, weights),
+            "dice": losses.dice_loss(logits, mask),
         }
         factors = {name: getattr(settings, f"{name}_weight") for name in terms}
         factors["klda"] *= min(1.0, step / max(settings.klda_warmup_steps, 1))
         loss = sum(factors[name] * term for name, term in terms.items())
-        return loss, {**terms, "iou": batch_iou(output.logits, mask)}
+        return loss, {**terms, "iou": losses.batch_iou(logits, mask)}
 
 
 main = LatentTask.main

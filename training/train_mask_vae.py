@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from irstd_ldm.data.crops import CropSettings, setting
-from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import iou
+from irstd_ldm.evaluation.counts import count_image
+from irstd_ldm.evaluation.metrics import detection_scores
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.training.detectors import scores_of_data_sets
@@ -39,7 +39,7 @@ class MaskVAESettings(TrainSettings):
 
 
 class MaskVAEStep(nn.Module):
-    """One training step's forward pass: masks and noise in, logits and losses' ingredients out."""
+    """One training step's forward pass: masks and noise in, logits and posterior out."""
 
     def __init__(self, vae: MaskAutoencoderKL):
         super().__init__()
@@ -95,24 +95,18 @@ class MaskVAETask(Task):
             probability = self.vae(padded * 2 - 1).sample.sigmoid()[0, 0, :height, :width].cpu().numpy()
             counts.append(count_image(probability > 0.5, sample.mask))
             rows.append([sample.mask.astype(np.float32), probability])
-        scores = scores_of_data_sets(self.data, counts, lambda of: {"iou": iou(sum(of, ImageCounts.zero()))})
+        scores = scores_of_data_sets(self.data, counts, lambda some: {"iou": detection_scores(some)["iou"]})
         return Validation(scores, rows)
 
-    def measure_statistics(self) -> None:
-        """Put the posterior's mean and log-variance over training masks into the config as normalisation."""
-        means, logvars = [], []
-        for k in range(self.settings.statistics_crops):
-            posterior = self.vae.encode(self.data.crops[k]["mask"][None].to(self.vae.device) * 2 - 1).latent_dist
-            means.append(posterior.mean.flatten())
-            logvars.append(posterior.logvar.flatten())
-        mean, logvar = torch.cat(means), torch.cat(logvars)
+    def save_components(self, folder: Path) -> None:
+        """Write the Mask-VAE, with the mean and deviation of its posteriors of training masks in its config."""
+        crops = (self.data.crops[k]["mask"][None] for k in range(self.settings.statistics_crops))
+        posteriors = [self.vae.encode(mask.to(self.vae.device) * 2 - 1).latent_dist for mask in crops]
+        mean = torch.cat([posterior.mean.flatten() for posterior in posteriors])
+        logvar = torch.cat([posterior.logvar.flatten() for posterior in posteriors])
         self.vae.register_to_config(
             scaling_factor=1 / mean.std().item(), logvar_mean=logvar.mean().item(), logvar_std=logvar.std().item()
         )
-
-    def save_components(self, folder: Path) -> None:
-        """Write the Mask-VAE with its statistics."""
-        self.measure_statistics()
         self.vae.save_pretrained(folder / "vae")
 
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler
-from torch import nn
+from torch import Tensor, nn
 
 from irstd_ldm.data.crops import setting
-from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import iou
+from irstd_ldm.evaluation.counts import count_image
+from irstd_ldm.evaluation.metrics import detection_scores
 from irstd_ldm.models.conditional_encoder import ConditionalEncoder
 from irstd_ldm.models.configurations import PIXEL_CONFIGURATIONS
 from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
@@ -39,8 +39,12 @@ class PixelSettings(DetectorSettings):
     use_liw: bool = setting(True, "LIW on the second skip of the conditional encoder.")
     use_residuals: bool = setting(True, "The encoder's features enter the denoiser; as released: false.")
     num_train_timesteps: int = setting(1000, "T of the diffusion.")
-    beta_schedule: str = setting("squaredcos_cap_v2", "squaredcos_cap_v2, or linear as published: 0.1/T to 20/T.")
-    prediction_type: str = setting("sample", "What the denoiser predicts: sample, v_prediction or epsilon.")
+    beta_schedule: str = setting(
+        "squaredcos_cap_v2", "squaredcos_cap_v2, or linear as published: 0.1/T to 20/T.", one_of=BETA_SCHEDULES
+    )
+    prediction_type: str = setting(
+        "sample", "What the denoiser predicts: sample, v_prediction or epsilon.", one_of=PREDICTION_TYPES
+    )
     num_inference_steps: int = setting(1, "Denoising steps of the validation, and the checkpoint's default.")
     last_timestep_share: float = setting(0.5, "Share of crops denoised from pure noise; others uniformly.")
     diffusion_weight: float = setting(50.0, "Weight of the squared error of the denoiser's prediction.")
@@ -50,32 +54,20 @@ class PixelSettings(DetectorSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, allowed in (("prediction_type", PREDICTION_TYPES), ("beta_schedule", BETA_SCHEDULES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not 0 <= self.last_timestep_share <= 1:
             raise ValueError(f"`last_timestep_share` must lie in [0, 1], got {self.last_timestep_share}")
         if not 1 <= self.num_inference_steps <= self.num_train_timesteps:
-            raise ValueError(
-                f"`num_inference_steps` must lie in [1, `num_train_timesteps`] = [1, {self.num_train_timesteps}], "
-                f"got {self.num_inference_steps}"
-            )
+            allowed = f"[1, `num_train_timesteps`] = [1, {self.num_train_timesteps}]"
+            raise ValueError(f"`num_inference_steps` must lie in {allowed}, got {self.num_inference_steps}")
 
 
 class PixelStepOutput(NamedTuple):
-    """The losses' ingredients.
+    """The losses' ingredients, (B, 1, S, S) each: the denoiser's prediction from noisy masks, the encoder's logits."""
 
-    Attributes:
-        predicted: The denoiser's prediction (B, 1, S, S).
-        noisy: The noisy masks (B, 1, S, S) that it was made from.
-        logits: The encoder's mask logits (B, 1, S, S), fused from all levels.
-        side_logits: Its mask logits per level, (B, 1, S, S) each.
-    """
-
-    predicted: torch.Tensor
-    noisy: torch.Tensor
-    logits: torch.Tensor
-    side_logits: list[torch.Tensor]
+    predicted: Tensor
+    noisy: Tensor
+    logits: Tensor  # fused from all levels
+    side_logits: list[Tensor]  # of each level
 
 
 class PixelStep(nn.Module):
@@ -85,17 +77,8 @@ class PixelStep(nn.Module):
         super().__init__()
         self.unet, self.conditional_encoder, self.scheduler = unet, conditional_encoder, scheduler
 
-    def forward(
-        self, image: torch.Tensor, mask: torch.Tensor, timesteps: torch.Tensor, noise: torch.Tensor
-    ) -> PixelStepOutput:
-        """Encode and denoise.
-
-        Args:
-            image: (B, 1, S, S), about [-1, 1].
-            mask: (B, 1, S, S) in {0, 1}.
-            timesteps: (B,) int64.
-            noise: (B, 1, S, S), standard normal.
-        """
+    def forward(self, image: Tensor, mask: Tensor, timesteps: Tensor, noise: Tensor) -> PixelStepOutput:
+        """Encode images (B, 1, S, S), about [-1, 1], and denoise masks in {0, 1} with noise (B, 1, S, S)."""
         encoded = self.conditional_encoder(image)
         noisy = self.scheduler.add_noise(mask * 2 - 1, noise, timesteps)
         config = self.unet.config
@@ -119,27 +102,19 @@ def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
     )
 
 
-def deeply_supervised(
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], output: PixelStepOutput, mask: torch.Tensor
-) -> torch.Tensor:
+def deeply_supervised(loss: Callable[[Tensor, Tensor], Tensor], output: PixelStepOutput, mask: Tensor) -> Tensor:
     """The loss of the encoder's fused logits plus its mean over the levels' logits."""
     return loss(output.logits, mask) + torch.stack([loss(side, mask) for side in output.side_logits]).mean()
 
 
-def training_target(
-    scheduler: DDIMScheduler, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-) -> torch.Tensor:
+def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """The denoiser's training target (B, 1, S, S), by the scheduler's prediction type."""
-    if scheduler.config.prediction_type == "sample":
-        return clean
-    if scheduler.config.prediction_type == "epsilon":
-        return noise
-    return scheduler.get_velocity(clean, noise, timesteps)
+    if scheduler.config.prediction_type == "v_prediction":
+        return scheduler.get_velocity(clean, noise, timesteps)
+    return clean if scheduler.config.prediction_type == "sample" else noise
 
 
-def clean_estimate(
-    scheduler: DDIMScheduler, predicted: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor
-) -> torch.Tensor:
+def clean_estimate(scheduler: DDIMScheduler, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
     """The clean mask (B, 1, S, S), about [-1, 1], that a prediction stands for."""
     if scheduler.config.prediction_type == "sample":
         return predicted
@@ -151,12 +126,7 @@ def clean_estimate(
 
 
 def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
-    """The pretrained pipeline, or one with random weights.
-
-    Raises:
-        ValueError: `use_liw`, `use_residuals`, `num_train_timesteps`, `beta_schedule` or `prediction_type` differ from
-            the pretrained pipeline.
-    """
+    """The pretrained pipeline, whose networks and diffusion must be as the settings say, or one of random weights."""
     if settings.pretrained_model_name_or_path is not None:
         pipeline = IRSTDDiffPipeline.from_pretrained(settings.pretrained_model_name_or_path)
         encoder, scheduler = pipeline.conditional_encoder.config, pipeline.scheduler.config
@@ -165,10 +135,8 @@ def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
         for name, value in pretrained.items():
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is {value!r} in the pretrained pipeline, got {getattr(settings, name)!r}")
-        pipeline.register_to_config(
-            default_num_inference_steps=settings.num_inference_steps,
-            calibration=None,  # it is of the weights that training changes
-        )
+        # the calibration is of the weights that training changes
+        pipeline.register_to_config(default_num_inference_steps=settings.num_inference_steps, calibration=None)
         return pipeline
     configuration = PIXEL_CONFIGURATIONS[settings.model]
     encoder_arguments = configuration["conditional_encoder"] | {"use_liw": settings.use_liw}
@@ -226,9 +194,8 @@ class PixelTask(DetectorTask):
             count_image(self.pipeline(sample.image, num_inference_steps=0).mask[0, 0], sample.mask)
             for sample in self.data.val_samples
         ]
-        validation.scores |= scores_of_data_sets(
-            self.data, counts, lambda of: {"encoder_iou": iou(sum(of, ImageCounts.zero()))}
-        )
+        scores = scores_of_data_sets(self.data, counts, detection_scores)
+        validation.scores |= {f"encoder_{name}": value for name, value in scores.items() if name.startswith("iou")}
         return validation
 
 

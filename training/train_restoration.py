@@ -11,15 +11,7 @@ import torch
 
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.models.restoration import IRSTDRestorationModel
-from irstd_ldm.training.generator import (
-    GeneratorSettings,
-    GeneratorTask,
-    pictures,
-    psnr,
-    squeezed_batch,
-    validation_batch,
-)
-from irstd_ldm.training.loop import Validation
+from irstd_ldm.training.generator import GeneratorSettings, ReconstructionTask, squeezed_batch
 from irstd_ldm.training.training_data import TrainingData
 
 
@@ -28,11 +20,10 @@ class RestorationSettings(GeneratorSettings):
     """Settings of the restoration's trainer."""
 
 
-class RestorationTask(GeneratorTask):
+class RestorationTask(ReconstructionTask):
     """Squared error between the image and its restored squeezed copy."""
 
     settings_class = RestorationSettings
-    headline = "psnr"
 
     def __init__(self, settings: RestorationSettings, data: TrainingData):
         super().__init__(settings, data)
@@ -45,13 +36,10 @@ class RestorationTask(GeneratorTask):
         loss = (restored - image).square().mean()
         return loss, {"psnr": -10 * loss.detach().log10()}
 
-    def validate(self) -> Validation:
-        """PSNR of images squeezed as in generation, before and after the restoration."""
-        image = validation_batch(self.data.val_samples).to(self.model.device)
+    def reconstruct(self, image):
+        """The images squeezed as in generation, and restored."""
         squeezed = squeezed_batch(image, torch.Generator().manual_seed(0), generation=True)
-        restored = self.model(squeezed).sample.clamp(0, 1)
-        scores = {"psnr": psnr(restored, image), "squeezed_psnr": psnr(squeezed, image)}
-        return Validation(scores, pictures(image, squeezed, restored))
+        return {"squeezed_psnr": squeezed, "psnr": self.model(squeezed).sample.clamp(0, 1)}
 
     def save_components(self, folder: Path) -> None:
         """Write the restoration."""

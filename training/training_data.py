@@ -16,35 +16,21 @@ SPLIT_SEED = 0  # fixed: runs of other seeds, and continuations of a run, hold o
 
 @dataclass(frozen=True)
 class DataSet:
-    """The images of one data set.
-
-    Attributes:
-        root: Its folder.
-        name: The folder's name.
-        train_stems: Stems that are trained on.
-        val_samples: Held-out labelled images.
-    """
+    """The labelled images of one data set: the stems that are trained on, and the images that are held out."""
 
     root: Path
-    name: str
+    name: str  # the folder's
     train_stems: list[str]
     val_samples: list[Sample]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Training and validation data of a run.
+    """Training and validation data of a run; frames without targets are (H, W) each, by stem."""
 
-    Attributes:
-        crops: Training crops; item k is a function of the seed and k.
-        data_sets: The labelled images.
-        train_backgrounds: Frames without targets that are trained on, (H, W) each, by stem in the crops' order.
-        val_backgrounds: Held-out frames without targets, (H, W) each, by stem.
-    """
-
-    crops: TrainingCrops
+    crops: TrainingCrops  # item k is a function of the seed and k
     data_sets: list[DataSet]
-    train_backgrounds: dict[str, np.ndarray]
+    train_backgrounds: dict[str, np.ndarray]  # in the crops' order
     val_backgrounds: dict[str, np.ndarray]
 
     @property
@@ -73,26 +59,13 @@ class TrainingData:
 def read_training_data(
     settings: TrainSettings, crop_settings: CropSettings, normalization: str = "range"
 ) -> TrainingData:
-    """Read each data set's training list, split off its validation images and keep everything in memory.
-
-    Args:
-        settings: The run's.
-        crop_settings: Kinds of crops and augmentations.
-        normalization: The rule by which crops are normalised.
-
-    Raises:
-        OSError: A list cannot be read.
-        ValueError: No such folder, no such image, or a list from which no share can be held out.
-    """
-    folders = [
-        IRSTDFolder(root, split="train", list_file=list_file)
-        for root, list_file in zip(settings.roots, settings.lists, strict=True)
-    ]
+    """Read each data set's training list, split off its validation images and keep everything in memory."""
     backgrounds: dict[str, np.ndarray] = {}
     if settings.background_dir is not None:
         backgrounds = read_backgrounds(settings.background_dir, settings.background_exclude or ())
     data_sets, train_samples = [], []
-    for folder in folders:
+    for root, list_file in zip(settings.roots, settings.lists, strict=True):
+        folder = IRSTDFolder(root, split="train", list_file=list_file)
         samples = {sample.stem: sample for sample in folder}
         train_stems, val_stems = _split(folder, samples, settings.val_fraction)
         train_samples.append([samples[stem] for stem in train_stems])
@@ -105,7 +78,7 @@ def read_training_data(
         [*train_backgrounds.values()],
         crop_settings,
         settings.seed,
-        settings.shares,
+        settings.train_data_shares,
         size=settings.resolution,
         normalization=normalization,
     )

@@ -114,7 +114,7 @@ def test_the_four_trainers_make_a_pipeline(settings, synthetic_root, tmp_path):
 def test_a_stable_diffusion_folder_is_a_base(settings, tmp_path):
     expected = make_stable_diffusion(tmp_path / "sd")
     base = load_base(str(tmp_path / "sd"))
-    torch.testing.assert_close(base.prompt_embedding(2), expected.expand(2, -1, -1))
+    torch.testing.assert_close(base["prompt_embedding"](2), expected.expand(2, -1, -1))
     train_restoration.main(flags(settings, output_dir=str(tmp_path / "restoration")))
     names = {"restoration": str(tmp_path / "restoration"), "pretrained_model_name_or_path": str(tmp_path / "sd")}
     train_controlnet.main(flags(settings, output_dir=str(tmp_path / "pipeline"), **names))
