@@ -16,11 +16,11 @@ from ..files import part_path
 from ..targets import Target
 from ..tracking import Track
 from . import CommandError
-from .pictures import draw_overlay
+from .outputs import OUTLINE_COLOUR, draw_overlay
 
 DEFAULT_RATE = 25  # frames per second, of a sequence without a rate
 TAIL_FRAMES = 30
-TRACK_COLOUR, MISSED_COLOUR, OUTLINE_COLOUR = (64, 220, 255), (160, 160, 160), (0, 0, 0)
+TRACK_COLOUR, MISSED_COLOUR = (64, 220, 255), (160, 160, 160)
 # MP4 in fragments of at most this many frames, written without look-ahead and at once: a kill leaves all but the last.
 FRAGMENT_FRAMES = 25
 CODECS = {"libx264": {"crf": "20", "preset": "veryfast", "tune": "zerolatency"}, "mpeg4": {"qscale": "3"}}
@@ -31,14 +31,7 @@ class AnnotatedVideo:
     """Writes an MP4 frame by frame: boxes and confidences, and of tracks their ids and where they came from.
 
     The encoder is H.264 where this PyAV has it, else MPEG-4. Frames are shown at a constant rate. The file has a
-    temporary name until `close`.
-
-    Args:
-        path: the file, NAME.mp4.
-        frames_per_second: None = 25.
-
-    Raises:
-        CommandError: PyAV is not installed.
+    temporary name until `close`. A size that the encoder refuses is a RuntimeError, a full disk an OSError.
     """
 
     def __init__(self, path: Path, frames_per_second: float | None):
@@ -59,17 +52,7 @@ class AnnotatedVideo:
         tracks: Sequence[Track],
         value_range: tuple[float, float] | None = None,
     ) -> None:
-        """Appends a frame.
-
-        Args:
-            gray: (H, W), as `to_gray` returns it, of one size in all frames.
-            targets, tracks: of this frame.
-            value_range: black and white, None as in `displayable`.
-
-        Raises:
-            OSError: the disk refuses.
-            RuntimeError: the encoder does: it has a largest size, say.
-        """
+        """Appends a frame (H, W), of one size in all frames; `value_range` is as in `displayable`."""
         shown = displayable(gray, value_range)
         picture = draw_overlay(shown, targets)
         self._follow(tracks)
@@ -82,11 +65,7 @@ class AnnotatedVideo:
             self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Ends the file and gives it its name.
-
-        Raises:
-            OSError, RuntimeError: as `add`.
-        """
+        """Ends the file and gives it its name."""
         if self._container is not None:
             with self._encoding():
                 self._container.mux(self._stream.encode())
@@ -112,12 +91,7 @@ class AnnotatedVideo:
 
     def _open(self, width: int, height: int) -> None:
         codec = next(name for name in CODECS if name in self._av.codecs_available)
-        self._container = self._av.open(
-            str(part_path(self._path)),
-            "w",
-            format="mp4",
-            options=CONTAINER,
-        )
+        self._container = self._av.open(str(part_path(self._path)), "w", format="mp4", options=CONTAINER)
         self._stream = self._container.add_stream(
             codec, rate=self._rate, width=width, height=height, options={**CODECS[codec], "g": str(FRAGMENT_FRAMES)}
         )

@@ -11,7 +11,7 @@ from irstd_ldm.hub.remote_code import remote_code
 
 from .server import TOKEN
 
-COMMAND = ("-m", "irstd_ldm.cli.main")
+COMMAND = ("-m", "irstd_ldm.cli")
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 CODE = ("image_encoder/irstd_image_encoder.py", "unet/irstd_unet.py", "vae/irstd_mask_vae.py")
 
