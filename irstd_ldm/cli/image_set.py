@@ -17,23 +17,9 @@ HF_PREFIX = "hf:"
 class ImageSet:
     """Some images of a data set, read one at a time.
 
-    Args:
-        root: ROOT/images and ROOT/masks; without targets, a folder of frames or its parent; "hf:" and a folder or a
-            Hub id: a Hugging Face data set.
-        split: "train", "test" or "val": the stems on the folder's list of it.
-        list_file: A text file of stems, instead of the folder's.
-        no_targets: The frames hold no target; no masks are read.
-        include: A shell pattern of stems.
-        protocol: Name of the protocol; `basicirstd` reads masks as stored.
-
-    Attributes:
-        stems: In the order of work.
-        files: Stem -> image file, where there are files.
-        description: Which images these are.
-
-    Raises:
-        OSError: A list that cannot be read.
-        ValueError: No such folder or image, no list of the split, or two images of one stem.
+    The root holds images/ and masks/; without targets it is a folder of frames, or its parent; "hf:" and a folder or
+    a Hub id is a Hugging Face data set. `include` is a shell pattern of stems. `files` has the image files by their
+    stems, where there are files. What is not there is a ValueError, a list that cannot be read an OSError.
     """
 
     def __init__(

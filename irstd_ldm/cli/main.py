@@ -53,6 +53,7 @@ DIR/cross_dataset.json. A data set hf:FOLDER or hf:OWNER/NAME is read by Hugging
   torchrun --nproc_per_node 2 -m irstd_ldm.cli evaluate ...
 """
 
+CALIBRATE_LINE = "thresholds that keep false-alarm budgets, stored in a checkpoint"
 CALIBRATE_HELP = """\
 Finds the lowest threshold that keeps each false-alarm budget on validation images and stores it in
 DIR/model_index.json, with the data's name. `detect` and `evaluate` take it by --max-fa-per-million-px, a pipeline by
@@ -60,6 +61,7 @@ max_fa_per_million_px. Fits the confidence of targets too, by Platt's method on 
 threshold. Images that a model was trained on, or is to be judged by, are no validation images.
 """
 
+SYNTHESIZE_LINE = "more training images: generated, squeezed, or with planted targets"
 SYNTHESIZE_HELP = """\
 Makes training images and writes a data set in the field's layout.
 
@@ -116,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names need not be encodable
     try:
-        return importlib.import_module(f".{args.command}", __package__).run(args)
+        module, function = COMMANDS[args.command][0].split(".")
+        return getattr(importlib.import_module(f".{module}", __package__), function)(args)
     except CommandError as error:
         print(f"irstd-ldm {args.command}: {error}", file=sys.stderr)
         return error.exit_code
@@ -134,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"irstd-ldm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (help_line, description, add_arguments) in COMMANDS.items():
+    for name, (_, help_line, description, add_arguments) in COMMANDS.items():
         command = commands.add_parser(
             name,
             help=help_line,
@@ -218,30 +221,32 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
     _add_threshold(parser)
     _add_sampling(parser)
     _add_reading(parser)
-    group = parser.add_argument_group("inputs of several frames")
-    group.add_argument("--tracks", action="store_true", help="follow targets from frame to frame: DIR/NAME/tracks.csv")
-    group.add_argument(
+    add_for_sequences = parser.add_argument_group("inputs of several frames").add_argument
+    add_for_sequences("--tracks", action="store_true", help="follow targets from frame to frame: DIR/NAME/tracks.csv")
+    add_for_sequences(
         "--annotated-video", action="store_true", help="the frames with targets and tracks: DIR/NAME/annotated.mp4"
     )
-    group.add_argument("--resume", action="store_true", help="go on after the last frame in DIR/NAME/detections.jsonl")
+    add_for_sequences("--resume", action="store_true", help="go on after the last frame in DIR/NAME/detections.jsonl")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="ROOT", help="the data sets' folders")
+    add = parser.add_argument
+    add("--data", type=Path, nargs="+", required=True, metavar="ROOT", help="the data sets' folders")
     _add_list(
         parser,
         ("train", "test", "val", "validation"),
         "which list; val is MODEL/val_ROOT.txt or MODEL/val.txt (with --predictions: ROOT's); default: test",
     )
-    parser.add_argument(
+    add(
         "--no-targets",
         action="store_true",
         help="ROOT/images (or ROOT) holds frames without any target: no masks are read, all detections are false; "
         "of all frames or of those of --list",
     )
-    parser.add_argument("--include", metavar="GLOB", help="only the stems that match, such as 'S7*'")
+    add("--include", metavar="GLOB", help="only the stems that match, such as 'S7*'")
     source = parser.add_mutually_exclusive_group()
-    _add_model(source, nargs="+", help="one model or several; default: the bundled checkpoint")
+    several = "one model or several; default: the bundled checkpoint"
+    source.add_argument("--model", nargs="+", metavar="PATH_OR_HUB_ID", help=several)
     source.add_argument(
         "--predictions",
         type=Path,
@@ -251,33 +256,26 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     _add_output(parser, "where metrics.json goes")
     _add_threshold(parser)
-    parser.add_argument(
-        "--protocol", choices=("native", "basicirstd", "resize256"), default="native", help="default: native"
-    )
-    parser.add_argument(
-        "--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="of centroids; default: greedy"
-    )
-    parser.add_argument(
-        "--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/"
-    )
-    parser.add_argument(
-        "--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area"
-    )
+    add("--protocol", choices=("native", "basicirstd", "resize256"), default="native", help="default: native")
+    add("--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="of centroids; default: greedy")
+    add("--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/")
+    add("--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area")
     _add_sampling(parser)
     _add_runtime(parser)
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="the checkpoint, which is written to")
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="the data set's folder")
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR", help="the checkpoint, which is written to")
+    add("--data", type=Path, required=True, metavar="ROOT", help="the data set's folder")
     _add_list(parser, ("train", "val"), "which list; val is DIR/val_ROOT.txt or DIR/val.txt; default: val", "val")
-    parser.add_argument(
+    add(
         "--backgrounds",
         type=Path,
         metavar="ROOT",
         help="frames without targets: those of ROOT/images on DIR/val_backgrounds.txt must keep the budgets too",
     )
-    parser.add_argument(
+    add(
         "--max-fa-per-million-px",
         type=_positive_float,
         nargs="+",
@@ -289,12 +287,13 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     _add_model(parser)
-    parser.add_argument("--format", choices=("onnx", "openvino"), required=True)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="absent or empty")
-    _add_steps(parser, _positive_int, "denoising steps; default: the checkpoint's")
-    parser.add_argument("--int8", action="store_true", help="int8 convolutions; needs --calibration")
-    parser.add_argument(
+    add("--format", choices=("onnx", "openvino"), required=True)
+    add("--output", type=Path, required=True, metavar="DIR", help="absent or empty")
+    add("--num-inference-steps", type=_positive_int, metavar="N", help="denoising steps; default: the checkpoint's")
+    add("--int8", action="store_true", help="int8 convolutions; needs --calibration")
+    add(
         "--calibration",
         type=Path,
         metavar="ROOT",
@@ -303,8 +302,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_card(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the checkpoint")
-    parser.add_argument(
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="the checkpoint")
+    add(
         "--metrics",
         type=Path,
         nargs="+",
@@ -312,70 +312,55 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="metrics.json files that `irstd-ldm evaluate --model DIR` wrote; a row of the results each",
     )
-    parser.add_argument("--name", metavar="OWNER/NAME", help="what the usage snippet loads; default: DIR")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="the trainer's output_dir (run.json, settings.yaml)")
-    parser.add_argument(
-        "--notes", type=Path, metavar="FILE", help="Markdown on limitations and history; model_cards/TEMPLATE.md"
-    )
+    add("--name", metavar="OWNER/NAME", help="what the usage snippet loads; default: DIR")
+    add("--run", type=Path, metavar="RUN", help="the trainer's output_dir (run.json, settings.yaml)")
+    add("--notes", type=Path, metavar="FILE", help="Markdown on limitations and history; model_cards/TEMPLATE.md")
 
 
 def _add_push(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the checkpoint, a trainer's output_dir for example")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME, made if absent")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", metavar="BRANCH", help="made if absent; default: main")
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="the checkpoint, a trainer's output_dir for example")
+    add("repo_id", metavar="REPO_ID", help="OWNER/NAME, made if absent")
+    add("--private", action="store_true", help="make a new repository private")
+    add("--revision", metavar="BRANCH", help="made if absent; default: main")
 
 
 def _add_pull(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME")
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit; default: main")
+    add = parser.add_argument
+    add("repo_id", metavar="REPO_ID", help="OWNER/NAME")
+    add("folder", type=Path, metavar="DIR")
+    add("--revision", metavar="R", help="branch, tag or commit; default: main")
 
 
 def _add_synthesize(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="the labelled data set's folder")
+    add = parser.add_argument
+    add("--data", type=Path, metavar="ROOT", help="the labelled data set's folder")
     _add_list(parser, ("train",), "which list of ROOT; default: train", "train")
-    parser.add_argument("--count", type=_positive_int, required=True, metavar="N", help="synthetic images")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="absent, empty, or begun before")
-    parser.add_argument("--mode", choices=("generated", "squeezed", "planted"), default="generated")
-    parser.add_argument("--originals", action="store_true", help="the source images too, first on the list")
-    _add_model(parser, help="generated: a GaussianAgnosticPipeline")
-    _add_steps(parser, _positive_int, "generated; default: the checkpoint's")
-    parser.add_argument(
-        "--strength", type=_unit_interval, default=1.0, metavar="S", help="generated: share of the steps; default: 1"
-    )
-    parser.add_argument(
-        "--color-fix", choices=("wavelet", "adain", "none"), default="wavelet", help="generated; default: wavelet"
-    )
-    parser.add_argument(
-        "--no-paste-targets", dest="paste_targets", action="store_false", help="generated: targets as generated"
-    )
-    parser.add_argument("--backgrounds", type=Path, metavar="ROOT", help="planted: frames without targets, images/")
-    parser.add_argument("--exclude", nargs="*", metavar="GLOB", help="planted: stems of frames to leave out")
-    for name, default, help_line in (
-        ("--scr", [3.0, 12.0], "targets"),
-        ("--sigma-px", [0.6, 2.0], "the point spread"),
-    ):
-        parser.add_argument(
-            name,
-            type=_positive_float,
-            nargs=2,
-            default=default,
-            metavar=("LOW", "HIGH"),
-            help=f"planted: of {help_line}",
-        )
-    _add_seed(parser, "of everything random; default: 0")
+    add("--count", type=_positive_int, required=True, metavar="N", help="synthetic images")
+    add("--output", type=Path, required=True, metavar="DIR", help="absent, empty, or begun before")
+    add("--mode", choices=("generated", "squeezed", "planted"), default="generated")
+    add("--originals", action="store_true", help="the source images too, first on the list")
+    add("--model", metavar="PATH_OR_HUB_ID", help="generated: a GaussianAgnosticPipeline")
+    add("--num-inference-steps", type=_positive_int, metavar="N", help="generated; default: the checkpoint's")
+    add("--strength", type=_unit_interval, default=1.0, metavar="S", help="generated: share of the steps; default: 1")
+    add("--color-fix", choices=("wavelet", "adain", "none"), default="wavelet", help="generated; default: wavelet")
+    add("--no-paste-targets", dest="paste_targets", action="store_false", help="generated: targets as generated")
+    add("--backgrounds", type=Path, metavar="ROOT", help="planted: frames without targets, images/")
+    add("--exclude", nargs="*", metavar="GLOB", help="planted: stems of frames to leave out")
+    limits: dict[str, Any] = {"type": _positive_float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+    add("--scr", default=[3.0, 12.0], help="planted: of targets", **limits)
+    add("--sigma-px", default=[0.6, 2.0], help="planted: of the point spread", **limits)
+    add("--seed", type=_seed, default=0, metavar="S", help="of everything random; default: 0")
     _add_device(parser)
 
 
 def _add_app(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     _add_model(parser)
     _add_device(parser)
-    parser.add_argument("--host", default="127.0.0.1", metavar="A", help="default: 127.0.0.1, this machine alone")
-    parser.add_argument("--port", type=_port, default=7860, metavar="N", help="0 = any free one; default: 7860")
-    parser.add_argument(
-        "--max-file-mb", type=_positive_int, default=64, metavar="MB", help="largest upload, 10^6 bytes; default: 64"
-    )
+    add("--host", default="127.0.0.1", metavar="A", help="default: 127.0.0.1, this machine alone")
+    add("--port", type=_port, default=7860, metavar="N", help="0 = any free one; default: 7860")
+    add("--max-file-mb", type=_positive_int, default=64, metavar="MB", help="largest upload, 10^6 bytes; default: 64")
 
 
 def _add_output(parser: argparse.ArgumentParser, use: str) -> None:
@@ -390,12 +375,8 @@ def _add_list(parser: argparse.ArgumentParser, splits: Sequence[str], which: str
     group.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of a split's list")
 
 
-def _add_model(
-    parser: argparse._ActionsContainer,
-    nargs: str | None = None,
-    help: str = "default: the bundled checkpoint",  # noqa: A002
-) -> None:
-    parser.add_argument("--model", nargs=nargs, metavar="PATH_OR_HUB_ID", help=help)
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="default: the bundled checkpoint")
 
 
 def _add_runtime(parser: argparse.ArgumentParser) -> None:
@@ -425,39 +406,31 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    _add_steps(
-        parser, _count, "denoising steps; 0 = IRSTD-Diff's conditional encoder alone; default: the checkpoint's"
+    add = parser.add_argument
+    add(
+        "--num-inference-steps",
+        type=_count,
+        metavar="N",
+        help="denoising steps; 0 = IRSTD-Diff's conditional encoder alone; default: the checkpoint's",
     )
-    parser.add_argument(
-        "--ensemble-size", type=_positive_int, metavar="E", help="predictions per image; default: the checkpoint's"
-    )
-    parser.add_argument(
+    add("--ensemble-size", type=_positive_int, metavar="E", help="predictions per image; default: the checkpoint's")
+    add(
         "--tile-size",
         type=_count,
         metavar="PX",
         help="images with a longer side run in overlapping tiles of this side, at least 128; 0 = no tiles; "
         "default: the checkpoint's",
     )
-    parser.add_argument(
-        "--tile-overlap", type=_count, metavar="PX", help="of neighbouring tiles; default: the checkpoint's"
-    )
-    parser.add_argument(
+    add("--tile-overlap", type=_count, metavar="PX", help="of neighbouring tiles; default: the checkpoint's")
+    add(
         "--batch-size",
         type=_positive_int,
         default=1,
         metavar="B",
         help="tiles of a large image that run together; files run one by one; default: 1",
     )
-    _add_seed(parser, "of every image's noise; default: 0")
+    add("--seed", type=_seed, default=0, metavar="S", help="of every image's noise; default: 0")
     _add_device(parser)
-
-
-def _add_steps(parser: argparse.ArgumentParser, kind: Callable[[str], int], use: str) -> None:
-    parser.add_argument("--num-inference-steps", type=kind, metavar="N", help=use)
-
-
-def _add_seed(parser: argparse.ArgumentParser, use: str) -> None:
-    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help=use)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -465,15 +438,15 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how files are read")
-    group.add_argument(
+    add = parser.add_argument_group("how files are read").add_argument
+    add(
         "--raw",
         type=_raw_format,
         metavar="WIDTHxHEIGHT:TYPE[:offset=BYTES]",
         help="files of other suffixes are raw frames, such as 640x512:uint16le or, behind a header, "
         "640x512:uint12be:offset=512; folders give their .raw, .bin and .y16 too",
     )
-    group.add_argument(
+    add(
         "--input-range",
         type=_input_range,
         metavar="RANGE",
@@ -481,8 +454,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "of frames all over the file, or LO,HI; default: sequence for several frames, else frame; 8-bit: 0 and 255; "
         "the 5 and 95 per cent quantiles, of 8 bits too, where the model's normalization is robust",
     )
-    group.add_argument("--polarity", choices=POLARITIES, default=WHITE_HOT, help=f"default: {WHITE_HOT}")
-    group.add_argument(
+    add("--polarity", choices=POLARITIES, default=WHITE_HOT, help=f"default: {WHITE_HOT}")
+    add(
         "--max-megapixels",
         dest="max_pixels",
         type=_megapixels,
@@ -492,20 +465,16 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# Command -> its line in the list of commands, its description, and the function that adds its arguments.
-COMMANDS: dict[str, tuple[str, str | None, Callable[[argparse.ArgumentParser], None]]] = {
-    "detect": ("targets in files, folders, globs, or in a synthetic scene", DETECT_HELP, _add_detect),
-    "evaluate": ("IoU, nIoU, Pd, Fa on a data set", EVALUATE_HELP, _add_evaluate),
-    "calibrate": ("thresholds that keep false-alarm budgets, stored in a checkpoint", CALIBRATE_HELP, _add_calibrate),
-    "info": ("a model's components, sizes and defaults, and versions", None, _add_model),
-    "export": ("write a detector for onnxruntime or OpenVINO", EXPORT_HELP, _add_export),
-    "card": ("write a checkpoint's model card", CARD_HELP, _add_card),
-    "push": ("upload a checkpoint to the Hugging Face Hub", PUSH_HELP, _add_push),
-    "pull": ("download a checkpoint from the Hugging Face Hub", PULL_HELP, _add_pull),
-    "synthesize": (
-        "more training images: generated, squeezed, or with planted targets",
-        SYNTHESIZE_HELP,
-        _add_synthesize,
-    ),
-    "app": ("a page in the browser: images or short videos in, targets out", APP_HELP, _add_app),
+# Command -> the function that runs it, its line in the list of commands, its description, its arguments.
+COMMANDS: dict[str, tuple[str, str, str | None, Callable[[argparse.ArgumentParser], None]]] = {
+    "detect": ("detect.run", "targets in files, folders, globs, or in a synthetic scene", DETECT_HELP, _add_detect),
+    "evaluate": ("evaluate.run", "IoU, nIoU, Pd, Fa on a data set", EVALUATE_HELP, _add_evaluate),
+    "calibrate": ("calibrate.run", CALIBRATE_LINE, CALIBRATE_HELP, _add_calibrate),
+    "info": ("info.run", "a model's components, sizes and defaults, and versions", None, _add_model),
+    "export": ("export.run", "write a detector for onnxruntime or OpenVINO", EXPORT_HELP, _add_export),
+    "card": ("card.run", "write a checkpoint's model card", CARD_HELP, _add_card),
+    "push": ("transfer.push", "upload a checkpoint to the Hugging Face Hub", PUSH_HELP, _add_push),
+    "pull": ("transfer.pull", "download a checkpoint from the Hugging Face Hub", PULL_HELP, _add_pull),
+    "synthesize": ("synthesize.run", SYNTHESIZE_LINE, SYNTHESIZE_HELP, _add_synthesize),
+    "app": ("app.run", "a page in the browser: images or short videos in, targets out", APP_HELP, _add_app),
 }

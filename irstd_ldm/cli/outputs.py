@@ -58,13 +58,13 @@ def say(text: str) -> None:
         raise CommandError(f"cannot write to the standard output: {error.strerror}") from error
 
 
-def make_folder(folder: Path, argument: str = "--output") -> None:
-    """Makes the folder that an argument names, and checks that a file can be written in it."""
+def make_folder(folder: Path) -> None:
+    """Makes a folder of `--output`, and checks that a file can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         check_writable(folder / "writable")
     except OSError as error:
-        raise CommandError(f"{argument} {folder}: cannot write there: {error.strerror}", EXIT_USAGE) from error
+        raise CommandError(f"--output {folder}: cannot write there: {error.strerror}", EXIT_USAGE) from error
 
 
 def check_writable(path: Path) -> None:
@@ -137,12 +137,7 @@ def mask_of_run_lengths(counts: list[int], height: int, width: int) -> np.ndarra
 
 
 class Log:
-    """Lines appended at once and unbuffered: a kill leaves whole lines, but for the last.
-
-    Args:
-        path: The file, made if absent.
-        kept_bytes: What stays of a file that is there.
-    """
+    """Lines appended at once behind `kept_bytes` of a file, unbuffered: a kill leaves whole ones, but for the last."""
 
     def __init__(self, path: Path, kept_bytes: int = 0):
         self.path = path
@@ -173,12 +168,9 @@ class Log:
 
 
 class Pictures:
-    """DIR/KIND/NAME.png, of a frame all kinds or none.
+    """DIR/KIND/NAME.png, of a frame all kinds or none; `value_range` of overlays is as in `displayable`.
 
-    Args:
-        folder: DIR; a folder DIR/KIND with files of other origin (a data set's masks, say) is a CommandError.
-        kinds: Some of `PICTURE_KINDS`.
-        value_range: Gray values of black and white in overlays, None as in `displayable`.
+    A folder DIR/KIND with files of other origin (a data set's masks, say) is a CommandError.
     """
 
     def __init__(self, folder: Path, kinds: Sequence[str], value_range: tuple[float, float] | None = None):
@@ -224,15 +216,10 @@ def remove_frame_pictures(folder: Path) -> None:
 
 
 def draw_overlay(gray: np.ndarray, targets: Sequence[Target]) -> Image.Image:
-    """The image in RGB with a box per target, and the confidence beside the 100 most confident ones.
+    """The image (H, W) in RGB with a box per target, and the confidence beside the 100 most confident ones.
 
-    Args:
-        gray: (H, W), as `to_gray` returns it; other types than uint8 are stretched between their 0.1 and 99.9
-            percentiles.
-        targets: In pixels of `gray`.
-
-    Returns:
-        An RGB image of s * W x s * H pixels, s the smallest whole factor that makes the longer side at least 640.
+    Other types than uint8 are stretched between their 0.1 and 99.9 percentiles. The picture has s * W x s * H pixels,
+    s the smallest whole factor that makes the longer side at least 640.
     """
     height, width = gray.shape
     scale = max(1, -(-MIN_LONG_SIDE_PX // max(height, width)))
@@ -351,7 +338,7 @@ def table_of(kind: str) -> Table:
 
 
 def write_table(path: Path, pieces: Iterable[str]) -> None:
-    """Writes a table under a temporary name and renames it; where the disk refuses, a table that is there stays."""
+    """Writes a table; where the disk refuses, one that is there stays."""
     with replacing(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         file.writelines(pieces)
 

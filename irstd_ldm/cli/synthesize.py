@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,10 @@ from .outputs import make_folder, save_png
 
 SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.txt"
 
-# Makes of a source and a seed, and of nothing else: image (H, W) uint8 or uint16, mask (H, W) bool, number of groups.
-Maker = Callable[[str, int], tuple[np.ndarray, np.ndarray, int | None]]
+COLUMNS = ("name", "source", "kind", "num_groups", "num_targets", "seed")  # of provenance.csv
 
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where one image comes from."""
-
-    name: str  # its stem in images/ and masks/
-    source: str  # stem of the image or of the background that it was made of
-    kind: str  # original, generated, squeezed or planted
-    num_groups: int | None  # of the squeezer
-    num_targets: int  # in the mask
-    seed: int | None  # of everything random
+Made = tuple[np.ndarray, np.ndarray, int | None]  # image (H, W) uint8 or uint16, mask (H, W) bool, number of groups
+Maker = Callable[[str, int], Made]  # of a source and a seed, and of nothing else
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,14 +43,13 @@ def run(args: argparse.Namespace) -> int:
         for stem, sample in samples.items():
             stems.append(stem)
             if stem not in folder.done:
-                folder.add(_shallow(sample.image), sample.mask, stem, stem, "original", None, None)
+                folder.add(stem, (_shallow(sample.image), sample.mask, None), stem, "original", None)
     for k, source in enumerate(tqdm(_order(list(sources), args.count, args.seed), total=args.count, disable=None)):
         name = f"{source}_{args.mode}_{k:05d}"
         stems.append(name)
         if name not in folder.done:
             seed = image_seed(args.seed, k)
-            image, mask, num_groups = make(source, seed)
-            folder.add(image, mask, name, source, args.mode, num_groups, seed)
+            folder.add(name, make(source, seed), source, args.mode, seed)
     write_stem_list(args.output / TRAIN_LIST, stems)  # makes the folder a data set
     print(f"{args.output}: {len(stems)} images, {args.count} of them {args.mode}")
     return EXIT_DONE
@@ -98,7 +86,7 @@ class SynthesisFolder:
     def _read_provenance(self) -> set[str]:
         path = self.folder / PROVENANCE
         if not path.is_file():
-            self._append([field.name for field in fields(Provenance)])
+            self._append(COLUMNS)
         text = path.read_text(encoding="utf-8")
         complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
         if complete != text:
@@ -109,27 +97,18 @@ class SynthesisFolder:
         with (self.folder / PROVENANCE).open("a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(row)
 
-    def add(
-        self,
-        image: np.ndarray,
-        mask: np.ndarray,
-        name: str,
-        source: str,
-        kind: str,
-        num_groups: int | None,
-        seed: int | None,
-    ) -> None:
-        """Writes one image (H, W) uint8 or uint16 and its mask (H, W) bool, then its row."""
+    def add(self, name: str, made: Made, source: str, kind: str, seed: int | None) -> None:
+        """Writes one image and its mask, then its row."""
+        image, mask, num_groups = made
         save_png(self.folder / "images" / f"{name}.png", Image.fromarray(image))
         save_png(self.folder / "masks" / f"{name}.png", Image.fromarray(mask.astype(np.uint8) * 255))
-        num_targets = len(label_components(mask)[1])
-        self._append(astuple(Provenance(name, source, kind, num_groups, num_targets, seed)))
+        self._append((name, source, kind, num_groups, len(label_components(mask)[1]), seed))
 
 
 def _sample_maker(args: argparse.Namespace, samples: dict[str, Sample]) -> Maker:
     """Squeezes samples, or runs both stages of the Gaussian-agnostic engine, the targets' own pixels pasted."""
 
-    def squeeze(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, int | None]:
+    def squeeze(source: str, seed: int) -> Made:
         sample = samples[source]
         pixels = torch.from_numpy(unit_range(sample.image))[None]  # (1, H, W)
         generator = torch.Generator().manual_seed(seed)
@@ -146,7 +125,7 @@ def _sample_maker(args: argparse.Namespace, samples: dict[str, Sample]) -> Maker
         raise CommandError(f"--model {args.model}: {one_line(error)}", EXIT_USAGE) from error
     pipeline.to(resolve_device(args.device)).set_progress_bar_config(disable=True)
 
-    def generate(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, int | None]:
+    def generate(source: str, seed: int) -> Made:
         sample = samples[source]
         made = pipeline(
             sample.image,
@@ -174,7 +153,7 @@ def _planter(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], Maker]:
     if not frames:
         raise CommandError(f"--backgrounds {args.backgrounds}: no frame is left", EXIT_USAGE)
 
-    def plant(source: str, seed: int) -> tuple[np.ndarray, np.ndarray, int | None]:
+    def plant(source: str, seed: int) -> Made:
         planted = plant_targets(_shallow(frames[source]), model, np.random.default_rng(seed))
         return planted.image, planted.mask, None
 
