@@ -1,28 +1,19 @@
 """What a session of the page holds: the frames of one input and what the detector says of them."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
-from ..data.images import invert_polarity
 from ..data.readers import is_sequence, open_frames
-from ..data.readers.frame import BLACK_HOT, Frame
+from ..data.readers.frame import Frame
 from ..data.readers.sequence_range import sequence_range
-from ..data.synthetic import SyntheticScene, synthetic_scene
-from ..pipelines.detection import IRSTDDetectionPipeline
-from ..targets import Target, confidence_calibration, extract_targets
+from ..data.synthetic import synthetic_scene
 
-EXAMPLES = {  # name: kind of scene, seed, bit depth
-    "sky": ("sky", 2, 8),
-    "sea": ("sea", 1, 8),
-    "land": ("ground", 4, 8),
-    "16-bit": ("horizon", 2, 16),
-}
+# Name of a synthetic scene -> its kind, its seed, its bit depth.
+EXAMPLES = {"sky": ("sky", 2, 8), "sea": ("sea", 1, 8), "land": ("ground", 4, 8), "16-bit": ("horizon", 2, 16)}
 
 
 @dataclass(frozen=True)
@@ -57,9 +48,7 @@ class Settings:
 class DetectedFrame:
     """One frame, (H, W) in all its maps, and what the detector says of it."""
 
-    index: int
-    time_s: float | None
-    gray: np.ndarray  # as recorded
+    frame: Frame  # as recorded
     seen: np.ndarray  # as the detector got it: mirrored gray values where the polarity is black-hot
     probability: np.ndarray  # float32 in [0, 1]
     uncertainty: np.ndarray | None  # float32, None for an ensemble of one
@@ -98,31 +87,8 @@ def read_input(path: Path, limits: Limits, normalization: str) -> Input:
     return Input(path.name, frames, left_out, input_range)
 
 
-def example_scene(name: str) -> SyntheticScene:
+def example_input(name: str) -> Input:
     """One of `EXAMPLES`, 320x256 with three targets of SCR 6."""
     kind, seed, bit_depth = EXAMPLES[name]
-    return synthetic_scene(256, 320, kind=kind, num_targets=3, scr=6.0, seed=seed, bit_depth=bit_depth)
-
-
-def detect_frames(
-    pipeline: IRSTDDetectionPipeline, read: Input, settings: Settings, progress: Callable[[int], Any]
-) -> Iterator[DetectedFrame]:
-    """Runs the pipeline on every frame, each in a call of its own, and tells `progress` the number of frames done."""
-    for done, frame in enumerate(read.frames, start=1):
-        seen = invert_polarity(frame.image, read.input_range) if settings.polarity == BLACK_HOT else frame.image
-        probability, _, uncertainty, _ = pipeline(
-            seen,
-            num_inference_steps=settings.num_inference_steps,
-            ensemble_size=settings.ensemble_size,
-            input_range=read.input_range,
-            return_dict=False,
-        )  # (1, 1, H, W) each
-        uncertainty = None if uncertainty is None else uncertainty[0, 0]
-        yield DetectedFrame(frame.index, frame.time_s, frame.image, seen, probability[0, 0], uncertainty)
-        progress(done)
-
-
-def targets_of(pipeline: IRSTDDetectionPipeline, frame: DetectedFrame, threshold: float) -> list[Target]:
-    """The targets of one frame at a threshold, as the pipeline itself gives them."""
-    mask = frame.probability > threshold  # (H, W)
-    return extract_targets(frame.probability, mask, frame.seen, confidence_calibration(pipeline.config))
+    scene = synthetic_scene(256, 320, kind=kind, num_targets=3, scr=6.0, seed=seed, bit_depth=bit_depth)
+    return Input(f"synthetic-{name}.png", [Frame(0, scene.image, None)])

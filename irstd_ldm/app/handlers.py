@@ -14,23 +14,12 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..data.images import displayable
-from ..data.readers.frame import IMAGE_ERRORS, Frame
+from ..data.images import displayable, invert_polarity
+from ..data.readers.frame import BLACK_HOT, IMAGE_ERRORS, Frame
 from ..files import write_json
 from ..pipelines.detection import IRSTDDetectionPipeline
-from ..targets import Target, resolve_threshold
-from .detection import (
-    EXAMPLES,
-    DetectedFrame,
-    Detection,
-    Input,
-    Limits,
-    Settings,
-    detect_frames,
-    example_scene,
-    read_input,
-    targets_of,
-)
+from ..targets import Target, confidence_calibration, extract_targets, resolve_threshold
+from .detection import EXAMPLES, DetectedFrame, Detection, Input, Limits, Settings, example_input, read_input
 
 BY_THRESHOLD = "threshold"
 PROGRESS = gr.Progress()  # tells gradio which argument is the progress of a call
@@ -66,9 +55,8 @@ class Handlers:
         return self._detect(read, Settings(steps, ensemble, polarity), progress)
 
     def detect_scene(self, event: gr.SelectData, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
-        kind = list(EXAMPLES)[event.index]
-        read = Input(f"synthetic-{kind}.png", [Frame(0, example_scene(kind).image, None)])
-        detected = self._detect(read, Settings(steps, ensemble, polarity), progress)
+        scene = example_input(list(EXAMPLES)[event.index])
+        detected = self._detect(scene, Settings(steps, ensemble, polarity), progress)
         return (*detected, None, gr.Gallery(selected_index=None))
 
     def detect_again(self, detection: Detection | None, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
@@ -79,25 +67,37 @@ class Handlers:
     def _detect(self, read: Input, settings: Settings, progress: gr.Progress) -> tuple[Any, ...]:
         """A detection, its frame slider, and the button that repeats it."""
         num_frames = len(read.frames)
-
-        def report(done: int) -> None:
-            progress((done, num_frames), unit="frames")
-
         passes = settings.ensemble_size * max(1, settings.num_inference_steps)
         most = self.limits.max_passes_px // sum(frame.image.size for frame in read.frames)
         if passes > most:
             message = f"Steps times ensemble size must be at most {most} for an input of this size, got {passes}."
             raise gr.Error(message, print_exception=False)
-        report(0)
         start = time.perf_counter()
+        frames = []
         try:
-            frames = list(detect_frames(self.pipeline, read, settings, report))
+            for done, frame in enumerate(read.frames):
+                progress((done, num_frames), unit="frames")
+                frames.append(self._detect_frame(frame, read.input_range, settings))
         except IMAGE_ERRORS as error:
             raise _shown(error, Path(read.name)) from error
         seconds = time.perf_counter() - start
         detection = Detection(read, settings, frames, seconds, TemporaryDirectory())
-        frame = gr.Slider(maximum=max(1, num_frames - 1), value=0, visible=detection.is_sequence)
-        return detection, frame, gr.Button(interactive=True)
+        slider = gr.Slider(maximum=max(1, num_frames - 1), value=0, visible=detection.is_sequence)
+        return detection, slider, gr.Button(interactive=True)
+
+    def _detect_frame(
+        self, frame: Frame, input_range: tuple[float, float] | None, settings: Settings
+    ) -> DetectedFrame:
+        """Runs the pipeline in a call of its own, from the same seed for every frame."""
+        seen = invert_polarity(frame.image, input_range) if settings.polarity == BLACK_HOT else frame.image
+        output = self.pipeline(
+            seen,
+            num_inference_steps=settings.num_inference_steps,
+            ensemble_size=settings.ensemble_size,
+            input_range=input_range,
+        )
+        uncertainty = None if output.uncertainty is None else output.uncertainty[0, 0]
+        return DetectedFrame(frame, seen, output.probability[0, 0], uncertainty)
 
     def show_all(self, detection: Detection | None, frame: int, budget: str, threshold: float) -> tuple[Any, ...]:
         """The results, and the pictures of a frame."""
@@ -112,7 +112,7 @@ class Handlers:
 
     def _results(self, detection: Detection, frame: int, budget: str, threshold: float) -> tuple[Any, ...]:
         decided = self.threshold(budget, threshold)
-        targets = [targets_of(self.pipeline, one, decided) for one in detection.frames]
+        targets = [self._targets(one, decided) for one in detection.frames]
         settings = {
             **dataclasses.asdict(detection.settings),
             "threshold": decided,
@@ -134,6 +134,11 @@ class Handlers:
             gr.DownloadButton(value=mask_path, interactive=True),
         )
 
+    def _targets(self, shown: DetectedFrame, threshold: float) -> list[Target]:
+        """The targets of one frame at a threshold, as the pipeline itself gives them."""
+        mask = shown.probability > threshold  # (H, W)
+        return extract_targets(shown.probability, mask, shown.seen, confidence_calibration(self.pipeline.config))
+
     def threshold(self, budget: str, threshold: float) -> float:
         """The threshold that the page's choice stands for."""
         if budget == BY_THRESHOLD:
@@ -151,9 +156,9 @@ class Handlers:
             raise _expired()
         names = table_headers(detection.is_sequence)
         row = dict(zip(names, event.row_value, strict=True))
-        index = [one.index for one in detection.frames].index(int(row.get("frame", 0)))
+        index = [one.frame.index for one in detection.frames].index(int(row.get("frame", 0)))
         shown, decided = detection.frames[index], self.threshold(budget, threshold)
-        marks = _marks(shown, targets_of(self.pipeline, shown, decided), decided) | {"focus": int(row["#"])}
+        marks = _marks(shown, self._targets(shown, decided), decided) | {"focus": int(row["#"])}
         return index, marks if index == frame else gr.HTML(value=marks, layers=_layers(detection, index))
 
     def clear(self) -> tuple[Any, ...]:
@@ -166,11 +171,10 @@ class Handlers:
 def summary(detection: Detection, targets: list[list[Target]], threshold: float) -> str:
     """One line under the picture."""
     num_targets = sum(map(len, targets))
-    height, width = detection.frames[0].gray.shape
-    settings = detection.settings
+    image, settings = detection.frames[0].frame.image, detection.settings
     parts = [f"**{num_targets} {'target' if num_targets == 1 else 'targets'}**", f"threshold {threshold:.6g}"]
     parts += [f"{len(detection.frames)} frames"] if detection.is_sequence else []
-    parts += [f"{width} x {height} px", str(detection.frames[0].gray.dtype)]
+    parts += [f"{image.shape[1]} x {image.shape[0]} px", str(image.dtype)]
     parts += [f"{settings.num_inference_steps} step{'s' * (settings.num_inference_steps != 1)}"]
     parts += [f"ensemble of {settings.ensemble_size}", settings.polarity, f"{detection.seconds:.1f} s"]
     parts += [detection.input.left_out] if detection.input.left_out else []
@@ -180,8 +184,8 @@ def summary(detection: Detection, targets: list[list[Target]], threshold: float)
 def rows(detection: Detection, targets: list[list[Target]]) -> list[list[Any]]:
     """The table: targets in the order of their frames, the most confident of a frame first."""
     table = []
-    for frame, of_frame in zip(detection.frames, targets, strict=True):
-        index = [frame.index] if detection.is_sequence else []
+    for one, of_frame in zip(detection.frames, targets, strict=True):
+        index = [one.frame.index] if detection.is_sequence else []
         numbered = sorted(enumerate(of_frame, start=1), key=lambda pair: -pair[1].confidence)
         table += [[*index, number, *_cells(target)] for number, target in numbered]
     return table[:MAX_ROWS]
@@ -195,22 +199,22 @@ def _cells(target: Target) -> Iterator[float | None]:
 
 def _image_entries(detection: Detection, targets: list[list[Target]]) -> Iterator[dict[str, Any]]:
     """An entry per frame, in the form of the command's detections.json."""
-    for frame, of_frame in zip(detection.frames, targets, strict=True):
-        height, width = frame.gray.shape
-        index = {"frame": frame.index, "time_s": frame.time_s} if detection.is_sequence else {}
+    for one, of_frame in zip(detection.frames, targets, strict=True):
+        height, width = one.frame.image.shape
+        index = {"frame": one.frame.index, "time_s": one.frame.time_s} if detection.is_sequence else {}
         rows = [dataclasses.asdict(target) for target in of_frame]
         yield {"file": detection.input.name, **index, "width": width, "height": height, "targets": rows}
 
 
 def _layers(detection: Detection, index: int) -> dict[str, Any]:
     """The pictures of a frame that no threshold changes, and its size; uncertainty is shown from 0 to its largest."""
-    frame = detection.frames[index]
-    height, width = frame.gray.shape
+    shown = detection.frames[index]
+    height, width = shown.frame.image.shape
     layers = {"name": detection.input.name, "width": width, "height": height}
-    layers |= {"image": data_url(displayable(frame.gray)), "probability": _coloured(frame.probability)}
-    if frame.uncertainty is not None:
-        largest = float(frame.uncertainty.max())
-        share = frame.uncertainty / largest if largest else frame.uncertainty
+    layers |= {"image": data_url(displayable(shown.frame.image)), "probability": _coloured(shown.probability)}
+    if shown.uncertainty is not None:
+        largest = float(shown.uncertainty.max())
+        share = shown.uncertainty / largest if largest else shown.uncertainty
         layers |= {"uncertainty": _coloured(share), "uncertainty_max": largest}
     return layers
 

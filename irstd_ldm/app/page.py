@@ -11,7 +11,7 @@ from gradio_client.utils import is_file_obj_with_meta, traverse
 from ..data.images import displayable
 from ..data.readers.frame import POLARITIES
 from ..pipelines.detection import IRSTDDetectionPipeline
-from .detection import EXAMPLES, Limits, example_scene
+from .detection import EXAMPLES, Limits, example_input
 from .handlers import BY_THRESHOLD, Handlers, table_headers
 from .server import MAX_WAITING
 
@@ -53,7 +53,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
                 file = gr.File(label=DROP, height=140, elem_id="file")
                 gr.Markdown("Or a synthetic scene with three targets:")
                 scenes = gr.Gallery(
-                    [(displayable(example_scene(name).image), name) for name in EXAMPLES],
+                    [(displayable(example_input(name).frames[0].image), name) for name in EXAMPLES],
                     label="Scenes",
                     show_label=False,
                     columns=4,
