@@ -54,9 +54,7 @@ def run(args: argparse.Namespace) -> int:
         args.inputs, FRAME_SUFFIXES if args.raw is None else FRAME_SUFFIXES + RAW_SUFFIXES
     )
     is_stream = args.output == STANDARD_OUTPUT
-    if is_stream:
-        _check_standard_output(args)
-    _check_kinds_of_inputs(inputs, args)
+    _check_flags(inputs, args, is_stream)
     # 2. Outputs, before the time that loading takes.
     outputs = StreamOutputs() if is_stream else FolderOutputs(args.output, args.write or DEFAULT_KINDS)
     if not args.inputs:
@@ -101,40 +99,36 @@ def run(args: argparse.Namespace) -> int:
     return _close(num_inputs, failures, interrupted)
 
 
+@dataclasses.dataclass
 class _Run:
     """One pass over the inputs, a frame in memory at a time; a failure ends its input, not the pass."""
 
-    def __init__(
-        self,
-        detector: FrameDetector,
-        args: argparse.Namespace,
-        header: Mapping[str, Any],
-        outputs: StreamOutputs | FolderOutputs,
-        failures: list[Failure],
-    ):
-        self._detector, self._args, self._header = detector, args, header
-        self._outputs, self._failures = outputs, failures
-        self.sequences: list[Mapping[str, Any]] = []
-        self.last_targets: Sequence[Target] = []
-        self.num_targets = 0
+    detector: FrameDetector
+    args: argparse.Namespace
+    header: Mapping[str, Any]
+    outputs: StreamOutputs | FolderOutputs
+    failures: list[Failure]
+    sequences: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+    last_targets: Sequence[Target] = ()
+    num_targets: int = 0
 
     def detect(self, item: InputFile) -> None:
         """Detects targets in one input."""
         try:
-            if self._outputs.holds(item.path):
+            if self.outputs.holds(item.path):
                 raise ValueError("is in the folder that this command writes")
-            source = open_frames(item.path, self._args.raw, self._args.max_pixels)
-            if is_sequence(source) and isinstance(self._outputs, FolderOutputs):
+            source = open_frames(item.path, self.args.raw, self.args.max_pixels)
+            if is_sequence(source) and isinstance(self.outputs, FolderOutputs):
                 self._detect_sequence(item, source)
                 return
-            for frame, probability, record in self._detector.frames(source, item, self._detector.value_range(source)):
+            for frame, probability, record in self.detector.frames(source, item, self.detector.value_range(source)):
                 self._add(item, frame.image, probability, record)
         except IMAGE_ERRORS as error:
             self._fail(describe(item.path, error))
 
     def _add(self, item: InputFile, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
         try:
-            self._outputs.add(image, probability, record)
+            self.outputs.add(image, probability, record)
         except OSError as error:
             self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
             return
@@ -147,7 +141,7 @@ class _Run:
             self.num_targets += result.num_targets
 
         try:
-            detect_sequence(source, item, self._detector, self._args, self._args.output, self._header, report)
+            detect_sequence(source, item, self.detector, self.args, self.args.output, self.header, report)
         except CommandError as error:
             self._fail(Failure(str(item.path), str(error)))
         except OSError as error:
@@ -156,7 +150,7 @@ class _Run:
             self._fail(Failure(str(item.path), f"cannot write its results: {error.filename}: {error.strerror}"))
 
     def _fail(self, failure: Failure) -> None:
-        self._failures.append(failure)
+        self.failures.append(failure)
         _tell(failure)
 
     def summary(self) -> str:
@@ -252,46 +246,34 @@ def readers_are_quiet() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_standard_output(args: argparse.Namespace) -> None:
-    given = ["no INPUT"] if not args.inputs else []
-    given += [_flag(name) for name in (*SEQUENCE_FLAGS, "write") if getattr(args, name)]
-    if given:
-        raise CommandError(f"--output -: not with {given[0]}: it writes JSON lines and no files", EXIT_USAGE)
-
-
-def _check_kinds_of_inputs(inputs: Sequence[InputFile], args: argparse.Namespace) -> None:
+def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_stream: bool) -> None:
     """Refuses flags that fit no input, and tables of stills for sequences; where only some fit, a note says so."""
-    flags = ", ".join(_flag(name) for name in SEQUENCE_FLAGS if getattr(args, name))
+    flags = [f"--{name.replace('_', '-')}" for name in SEQUENCE_FLAGS if getattr(args, name)]
+    unfit = ([] if args.inputs else ["no INPUT"]) + flags + (["--write"] if args.write else [])
+    if is_stream and unfit:
+        raise CommandError(f"--output -: not with {unfit[0]}: it writes JSON lines and no files", EXIT_USAGE)
     tables = ",".join(kind for kind in args.write or () if kind in STILL_TABLES)
     if not flags and not tables:
         return
-    sequences, num_stills = _sort(inputs, args)
+    with readers_are_quiet():
+        kinds = [_is_sequence(item.path, args) for item in inputs]
+    sequences = [item.path for item, kind in zip(inputs, kinds, strict=True) if kind]
+    has_stills, named = False in kinds, ", ".join(flags)
     if tables and sequences:
         raise CommandError(f"--write {tables}: not for inputs of several frames, such as {sequences[0]}", EXIT_USAGE)
-    if flags and not sequences and (num_stills or not args.inputs):
-        raise CommandError(f"{flags}: for inputs of several frames, and there is none", EXIT_USAGE)
-    if flags and sequences and num_stills:
+    if flags and not sequences and (has_stills or not args.inputs):
+        raise CommandError(f"{named}: for inputs of several frames, and there is none", EXIT_USAGE)
+    if flags and sequences and has_stills:
         of_all = f"{len(sequences)} of {len(inputs)} inputs that have several frames"
-        print(f"irstd-ldm detect: {flags}: for the {of_all}", file=sys.stderr)
+        print(f"irstd-ldm detect: {named}: for the {of_all}", file=sys.stderr)
 
 
-def _sort(inputs: Sequence[InputFile], args: argparse.Namespace) -> tuple[list[Path], int]:
-    """The sequences, and the number of stills; what cannot be read is neither and fails in its turn."""
-    sequences, num_stills = [], 0
-    with readers_are_quiet():
-        for item in inputs:
-            try:
-                if is_sequence(open_frames(item.path, args.raw, args.max_pixels)):
-                    sequences.append(item.path)
-                else:
-                    num_stills += 1
-            except IMAGE_ERRORS:
-                continue
-    return sequences, num_stills
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _is_sequence(path: Path, args: argparse.Namespace) -> bool | None:
+    """None for what cannot be read, which fails in its turn."""
+    try:
+        return is_sequence(open_frames(path, args.raw, args.max_pixels))
+    except IMAGE_ERRORS:
+        return None
 
 
 def _write_scene(args: argparse.Namespace) -> InputFile:

@@ -81,50 +81,48 @@ def _features(record: Record) -> Iterator[dict[str, Any]]:
     Of images without a coordinate reference system the geometries are null, as are those that reach beyond it (the
     limb of a full-disk image).
     """
-    georeference = Georeference(Path(record.file))
+    georeference = _georeference(Path(record.file))
     for target, row in zip(record.targets, record.row()["targets"], strict=True):
         left, top, right, bottom = target.left, target.top, target.left + target.width, target.top + target.height
         box = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
         corner_origin = (target.x + 0.5, target.y + 0.5)  # GDAL's origin is the corner of the top left pixel
         for kind, geometry in (
-            ("centroid", georeference.geometry("Point", [corner_origin])),
-            ("box", georeference.geometry("Polygon", box)),
+            ("centroid", _geometry("Point", [corner_origin], georeference)),
+            ("box", _geometry("Polygon", box, georeference)),
         ):
             properties = {"file": record.file, "name": record.name, "kind": kind, **row}
             yield {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
-class Georeference:
-    """From pixels of a file to longitude and latitude; to nothing where the file does not tell."""
+def _georeference(path: Path) -> tuple[Any, Any] | None:
+    """The coordinate reference system of a GeoTIFF and the transform from pixels to it."""
+    import rasterio
 
-    def __init__(self, path: Path):
-        self._crs = None
-        if path.suffix.lower() not in (".tif", ".tiff"):
-            return
-        import rasterio
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            try:
-                with rasterio.open(path) as file:
-                    self._crs, self._to_map = file.crs, file.transform
-            except rasterio.errors.RasterioIOError:  # a TIFF that Pillow or tifffile reads and GDAL does not
-                return
-
-    def geometry(self, kind: str, positions: Sequence[Position]) -> dict[str, Any] | None:
-        """A point, or a polygon that is counter-clockwise where the map's y axis points up."""
-        if self._crs is None:
-            return None
-        from rasterio.warp import transform
-
-        to_map = self._to_map
-        xs = [to_map.a * x + to_map.b * y + to_map.c for x, y in positions]
-        ys = [to_map.d * x + to_map.e * y + to_map.f for x, y in positions]
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
-            longitudes, latitudes = transform(self._crs, WGS84, xs, ys)
-        except Exception:  # of GDAL, for a position outside of the projection; it has no public class
+            with rasterio.open(path) as file:
+                return (file.crs, file.transform) if file.crs is not None else None
+        except rasterio.errors.RasterioIOError:  # a TIFF that Pillow or tifffile reads and GDAL does not
             return None
-        if not np.isfinite([longitudes, latitudes]).all():
-            return None
-        degrees = [[round(x, DIGITS), round(y, DIGITS)] for x, y in zip(longitudes, latitudes, strict=True)]
-        return {"type": kind, "coordinates": degrees[0] if kind == "Point" else [degrees]}
+
+
+def _geometry(kind: str, positions: Sequence[Position], georeference: tuple[Any, Any] | None) -> dict[str, Any] | None:
+    """A point, or a polygon that is counter-clockwise where the map's y axis points up."""
+    if georeference is None:
+        return None
+    from rasterio.warp import transform
+
+    crs, to_map = georeference
+    xs = [to_map.a * x + to_map.b * y + to_map.c for x, y in positions]
+    ys = [to_map.d * x + to_map.e * y + to_map.f for x, y in positions]
+    try:
+        longitudes, latitudes = transform(crs, WGS84, xs, ys)
+    except Exception:  # of GDAL, for a position outside of the projection; it has no public class
+        return None
+    if not np.isfinite([longitudes, latitudes]).all():
+        return None
+    degrees = [[round(x, DIGITS), round(y, DIGITS)] for x, y in zip(longitudes, latitudes, strict=True)]
+    return {"type": kind, "coordinates": degrees[0] if kind == "Point" else [degrees]}

@@ -53,10 +53,8 @@ class AnnotatedVideo:
         value_range: tuple[float, float] | None = None,
     ) -> None:
         """Appends a frame (H, W), of one size in all frames; `value_range` is as in `displayable`."""
-        shown = displayable(gray, value_range)
-        picture = draw_overlay(shown, targets)
-        self._follow(tracks)
-        draw_tracks(picture, picture.width // gray.shape[1], tracks, self._tails)
+        picture = draw_overlay(displayable(gray, value_range), targets)
+        self._draw_tracks(picture, picture.width // gray.shape[1], tracks)
         even = picture.crop((0, 0, picture.width + picture.width % 2, picture.height + picture.height % 2))  # 4:2:0
         with self._encoding():
             if self._container is None:
@@ -81,14 +79,6 @@ class AnnotatedVideo:
                 raise
             raise RuntimeError(f"{self._path.name} cannot be encoded: {error.strerror}") from error
 
-    def _follow(self, tracks: Sequence[Track]) -> None:
-        """Keeps the last positions of the tracks that live."""
-        self._tails = {
-            track.id: self._tails.get(track.id, deque[tuple[float, float]](maxlen=TAIL_FRAMES)) for track in tracks
-        }
-        for track in tracks:
-            self._tails[track.id].append((track.x, track.y))
-
     def _open(self, width: int, height: int) -> None:
         codec = next(name for name in CODECS if name in self._av.codecs_available)
         self._container = self._av.open(str(part_path(self._path)), "w", format="mp4", options=CONTAINER)
@@ -97,22 +87,22 @@ class AnnotatedVideo:
         )
         self._stream.pix_fmt = "yuv420p"
 
-
-def draw_tracks(
-    picture: Image.Image, scale: int, tracks: Sequence[Track], tails: dict[int, deque[tuple[float, float]]]
-) -> None:
-    """Draws tails and ids on a picture that is `scale` times the frame; gray where this frame missed the target."""
-    draw = ImageDraw.Draw(picture)
-    long_side = max(picture.size)
-    font = ImageFont.load_default(size=max(14, long_side // 50))
-    line_px = max(2, long_side // 500)
-    for track in tracks:
-        colour = MISSED_COLOUR if track.target is None else TRACK_COLOUR
-        points = [((x + 0.5) * scale, (y + 0.5) * scale) for x, y in tails[track.id]]
-        if len(points) > 1:
-            draw.line(points, fill=colour, width=line_px)
-        x, y = points[-1]
-        if track.target is None:
-            draw.circle((x, y), 2 * line_px, outline=colour, width=line_px)
-        below = y + max(long_side // 60, 4 * line_px)
-        draw.text((x, below), f"#{track.id}", font=font, fill=colour, stroke_width=2, stroke_fill=OUTLINE_COLOUR)
+    def _draw_tracks(self, picture: Image.Image, scale: int, tracks: Sequence[Track]) -> None:
+        """Draws tails and ids on a picture of `scale` times the frame; gray where this frame missed the target."""
+        draw = ImageDraw.Draw(picture)
+        long_side = max(picture.size)
+        font = ImageFont.load_default(size=max(14, long_side // 50))
+        line_px = max(2, long_side // 500)
+        earlier, self._tails = self._tails, {}  # those of tracks that live
+        for track in tracks:
+            tail = earlier.get(track.id, deque[tuple[float, float]](maxlen=TAIL_FRAMES))
+            tail.append(((track.x + 0.5) * scale, (track.y + 0.5) * scale))
+            self._tails[track.id] = tail
+            colour = MISSED_COLOUR if track.target is None else TRACK_COLOUR
+            if len(tail) > 1:
+                draw.line(list(tail), fill=colour, width=line_px)
+            x, y = tail[-1]
+            if track.target is None:
+                draw.circle((x, y), 2 * line_px, outline=colour, width=line_px)
+            below = y + max(long_side // 60, 4 * line_px)
+            draw.text((x, below), f"#{track.id}", font=font, fill=colour, stroke_width=2, stroke_fill=OUTLINE_COLOUR)
