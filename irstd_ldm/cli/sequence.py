@@ -111,25 +111,20 @@ def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, 
     folder.mkdir(parents=True, exist_ok=True)
     summary = folder / SUMMARY
     if resume and summary.exists():
-        _check_header(summary, header)
+        try:
+            earlier = json.loads(summary.read_text(encoding="utf-8"))["header"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CommandError(f"--resume: {summary} is not what `detect` writes") from error
+        for name, value in header.items():
+            if earlier.get(name) != value:
+                was = f"{folder} was made with {name} {earlier.get(name)!r}"
+                raise CommandError(f"--resume: {was}, now it is {value!r}")
         return _whole_lines(folder / LOG)
     if summary.exists():  # of an earlier run, which may have written what this one does not
         for name in (TRACKS, ANNOTATED):
             (folder / name).unlink(missing_ok=True)
     remove_frame_pictures(folder)
     return 0, 0
-
-
-def _check_header(summary: Path, header: Mapping[str, Any]) -> None:
-    try:
-        earlier = json.loads(summary.read_text(encoding="utf-8"))["header"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"--resume: {summary} is not what `detect` writes") from error
-    for name, value in header.items():
-        if earlier.get(name) != value:
-            raise CommandError(
-                f"--resume: {summary.parent} was made with {name} {earlier.get(name)!r}, now it is {value!r}"
-            )
 
 
 def _whole_lines(path: Path) -> tuple[int, int]:
