@@ -20,9 +20,9 @@ A *target* is a connected component (8-connectivity) of a mask. Positions are in
 pixel centres at integers, origin at the centre of the top left pixel.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .hub.format import bundled_checkpoint
 from .lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -70,22 +70,5 @@ _LAZY = {
     "MaskAutoencoderKL": ".models.mask_vae",
     "Target": ".targets",
 }
-
-
-def bundled_checkpoint(name: str = "tiny") -> Path:
-    """Folder of weights that come with the package, for a pipeline's `from_pretrained`.
-
-    Args:
-        name: "tiny" for [`IRSTDLatentPipeline`], "irstd_diff_small" for [`IRSTDDiffPipeline`].
-
-    Raises:
-        ValueError: no such checkpoint.
-    """
-    folder = Path(__file__).parent / "checkpoints" / name
-    names = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
-    if name not in names:
-        raise ValueError(f"`name` must be one of {', '.join(names)}, got {name!r}")
-    return folder
-
 
 __getattr__, __dir__ = lazy_names(globals(), _LAZY)

@@ -33,7 +33,7 @@ import numpy as np
 from contact_sheet import Example, contact_sheet
 from markdown_tables import markdown, publish
 
-from irstd_ldm.cli.synthesis_folder import PROVENANCE, SETTINGS
+from irstd_ldm.cli.synthesize import PROVENANCE, SETTINGS
 from irstd_ldm.data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, read_stem_list
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import unit_range
 from irstd_ldm.targets import label_components, signal_to_clutter_ratio

@@ -11,7 +11,7 @@ import irstd_ldm.evaluation
 
 MADE_OF_TENSORS = {"irstd_ldm.data.crops", "irstd_ldm.data.ggs"}  # they feed the trainers
 GROUND_FLOOR = ("files", "targets", "tiling", "tracking", "hub.upload", "runtime.detector", "runtime.quantize")
-CLI_MODULES = ("image_set", "inputs", "main", "outputs", "overlay")
+CLI_MODULES = ("detect", "image_set", "main", "model", "outputs")
 
 
 def modules_of(package) -> list[str]:

@@ -1,20 +1,38 @@
 """What a session of the page holds: the frames of one input and what the detector says of them."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
-from ..data.images import invert_polarity
-from ..data.readers.frame import BLACK_HOT
-from ..pipelines.detection import IRSTDDetectionPipeline
-from ..targets import Target, confidence_calibration, extract_targets
-from .reading import Input
+from ..data.readers import is_sequence, open_frames
+from ..data.readers.frame import Frame
+from ..data.readers.sequence_range import sequence_range
+from ..data.synthetic import synthetic_scene
 
-SEED = 0  # of a pipeline's call without a generator
+# Name of a synthetic scene -> its kind, its seed, its bit depth.
+EXAMPLES = {"sky": ("sky", 2, 8), "sea": ("sea", 1, 8), "land": ("ground", 4, 8), "16-bit": ("horizon", 2, 16)}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one input may hold, and what may be done with it; a longer video is read from its start up to them."""
+
+    max_pixels: int = 2**24  # of all frames together
+    max_frames: int = 64
+    max_passes_px: int = 2**27  # pixels of all frames, times members, times steps: the work of one detection
+
+
+@dataclass(frozen=True)
+class Input:
+    """The frames of one input."""
+
+    name: str
+    frames: list[Frame]
+    left_out: str = ""  # why later frames of the file are missing
+    input_range: tuple[float, float] | None = None  # raw values that map to -1 and 1; None = each frame's own
 
 
 @dataclass(frozen=True)
@@ -28,36 +46,17 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class DetectedFrame:
-    """One frame and the detector's maps of it.
+    """One frame, (H, W) in all its maps, and what the detector says of it."""
 
-    Attributes:
-        index: from 0.
-        time_s: from the file's time stamps, None where there are none.
-        gray: (H, W), as recorded.
-        seen: (H, W), as the detector got it; mirrored gray values where the polarity is black-hot.
-        probability: (H, W) float32 in [0, 1].
-        uncertainty: (H, W) float32, None for an ensemble of one.
-    """
-
-    index: int
-    time_s: float | None
-    gray: np.ndarray
-    seen: np.ndarray
-    probability: np.ndarray
-    uncertainty: np.ndarray | None
+    frame: Frame  # as recorded
+    seen: np.ndarray  # as the detector got it: mirrored gray values where the polarity is black-hot
+    probability: np.ndarray  # float32 in [0, 1]
+    uncertainty: np.ndarray | None  # float32, None for an ensemble of one
 
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """One input, detected.
-
-    Attributes:
-        input: what was detected.
-        settings: it was detected with.
-        frames: those of the input, one for an image.
-        seconds: that it took.
-        folder: of the files to download; removed with this object.
-    """
+    """One input, detected; the folder of the files to download is removed with this object."""
 
     input: Input
     settings: Settings
@@ -70,45 +69,26 @@ class Detection:
         return len(self.frames) > 1
 
 
-def detect_frames(
-    pipeline: IRSTDDetectionPipeline,
-    read: Input,
-    settings: Settings,
-    progress: Callable[[int], Any],
-) -> Iterator[DetectedFrame]:
-    """Runs the pipeline on every frame, each in a call of its own and from the same seed.
-
-    Args:
-        progress: called with the number of frames done.
-    """
-    for done, frame in enumerate(read.frames, start=1):
-        seen = invert_polarity(frame.image, read.input_range) if settings.polarity == BLACK_HOT else frame.image
-        output = pipeline(
-            seen,
-            num_inference_steps=settings.num_inference_steps,
-            ensemble_size=settings.ensemble_size,
-            input_range=read.input_range,
-        )
-        uncertainty = None if output.uncertainty is None else output.uncertainty[0, 0]
-        yield DetectedFrame(frame.index, frame.time_s, frame.image, seen, output.probability[0, 0], uncertainty)
-        progress(done)
+def read_input(path: Path, limits: Limits, normalization: str) -> Input:
+    """The frames of an image, a stack or a video, from its start up to the limits."""
+    source = open_frames(path, max_pixels=limits.max_pixels)
+    frames: list[Frame] = []
+    num_pixels, left_out = 0, ""
+    for frame in islice(source.frames(), limits.max_frames + 1):
+        num_pixels += frame.image.size
+        if len(frames) == limits.max_frames or num_pixels > limits.max_pixels:
+            left_out = f"the first {len(frames)} frames; this page takes up to {limits.max_frames} frames"
+            left_out += f" and {limits.max_pixels / 1e6:.0f} million pixels of a file"
+            break
+        frames.append(frame)
+    if not frames:
+        raise ValueError(f"{path} holds no frame")
+    input_range = sequence_range(source, len(frames), normalization) if is_sequence(source) else None
+    return Input(path.name, frames, left_out, input_range)
 
 
-def targets_of(pipeline: IRSTDDetectionPipeline, frame: DetectedFrame, threshold: float) -> list[Target]:
-    """The targets of one frame at a threshold, as the pipeline itself gives them."""
-    mask = frame.probability > threshold  # (H, W)
-    return extract_targets(frame.probability, mask, frame.seen, confidence_calibration(pipeline.config))
-
-
-def record(
-    detection: Detection, targets: list[list[Target]], model: str, version: str, threshold: float, budget: float | None
-) -> dict[str, Any]:
-    """What the JSON file holds, in the form of the command's detections.json."""
-    settings = {**dataclasses.asdict(detection.settings), "threshold": threshold, "max_fa_per_million_px": budget}
-    images = []
-    for frame, of_frame in zip(detection.frames, targets, strict=True):
-        height, width = frame.gray.shape
-        place = {"frame": frame.index, "time_s": frame.time_s} if detection.is_sequence else {}
-        rows = [dataclasses.asdict(target) for target in of_frame]
-        images.append({"file": detection.input.name, **place, "width": width, "height": height, "targets": rows})
-    return {"version": version, "model": model, "settings": {**settings, "seed": SEED}, "images": images}
+def example_input(name: str) -> Input:
+    """One of `EXAMPLES`, 320x256 with three targets of SCR 6."""
+    kind, seed, bit_depth = EXAMPLES[name]
+    scene = synthetic_scene(256, 320, kind=kind, num_targets=3, scr=6.0, seed=seed, bit_depth=bit_depth)
+    return Input(f"synthetic-{name}.png", [Frame(0, scene.image, None)])

@@ -1,28 +1,40 @@
 """What the page does when its parts are used: a pipeline and a session's state in, new values of the parts out."""
 
-import json
+import base64
+import dataclasses
+import io
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
 from .. import __version__
-from ..data.readers.frame import IMAGE_ERRORS, Frame
-from ..files import finite
+from ..data.images import displayable, invert_polarity
+from ..data.readers.frame import BLACK_HOT, IMAGE_ERRORS, Frame
+from ..files import write_json
 from ..pipelines.detection import IRSTDDetectionPipeline
-from ..targets import Target, resolve_threshold
-from .detection import DetectedFrame, Detection, Settings, detect_frames, record, targets_of
-from .reading import EXAMPLES, Input, Limits, example_scene, read_input
-from .views import data_url, mask_image, picture_layers
+from ..targets import Target, confidence_calibration, extract_targets, resolve_threshold
+from .detection import EXAMPLES, DetectedFrame, Detection, Input, Limits, Settings, example_input, read_input
 
 BY_THRESHOLD = "threshold"
+PROGRESS = gr.Progress()  # tells gradio which argument is the progress of a call
 FIELDS = ("x", "y", "width", "height", "area_px", "confidence", "peak", "scr")
 DECIMALS = {"x": 2, "y": 2, "confidence": 3, "peak": 3, "scr": 1}
 MAX_ROWS = 2000
+SEED = 0  # of a pipeline's call without a generator
+MAX_SIDE_PX = 4096  # of a picture; larger images are shown reduced
+# Dark to light at an even pace, as perceived: probability and uncertainty keep their order in gray and for the
+# colour-blind.
+_ANCHORS = np.array(
+    [(0, 0, 4), (60, 15, 110), (145, 40, 125), (220, 70, 90), (250, 150, 90), (252, 253, 200)], np.float64
+)
+_STOPS = np.linspace(0, 255, len(_ANCHORS))
+COLOURS = np.stack([np.interp(np.arange(256), _STOPS, channel) for channel in _ANCHORS.T], 1).astype(np.uint8)
 
 
 def table_headers(is_sequence: bool) -> list[str]:
@@ -35,34 +47,19 @@ class Handlers:
     def __init__(self, pipeline: IRSTDDetectionPipeline, model: str, limits: Limits):
         self.pipeline, self.model, self.limits = pipeline, model, limits
 
-    def detect_file(self, path: str, steps: int, ensemble: int, polarity: str, progress=gr.Progress()):  # noqa: B008
+    def detect_file(self, path: str, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
         try:
             read = read_input(Path(path), self.limits, self.pipeline.config.normalization)
         except IMAGE_ERRORS as error:
             raise _shown(error, Path(path)) from error
         return self._detect(read, Settings(steps, ensemble, polarity), progress)
 
-    def detect_scene(
-        self,
-        event: gr.SelectData,
-        steps: int,
-        ensemble: int,
-        polarity: str,
-        progress=gr.Progress(),  # noqa: B008
-    ):
-        kind = list(EXAMPLES)[event.index]
-        read = Input(f"synthetic-{kind}.png", [Frame(0, example_scene(kind).image, None)])
-        detected = self._detect(read, Settings(steps, ensemble, polarity), progress)
+    def detect_scene(self, event: gr.SelectData, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
+        scene = example_input(list(EXAMPLES)[event.index])
+        detected = self._detect(scene, Settings(steps, ensemble, polarity), progress)
         return (*detected, None, gr.Gallery(selected_index=None))
 
-    def detect_again(
-        self,
-        detection: Detection | None,
-        steps: int,
-        ensemble: int,
-        polarity: str,
-        progress=gr.Progress(),  # noqa: B008
-    ):
+    def detect_again(self, detection: Detection | None, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
         if detection is None:
             raise _expired()
         return self._detect(detection.input, Settings(steps, ensemble, polarity), progress)
@@ -75,18 +72,32 @@ class Handlers:
         if passes > most:
             message = f"Steps times ensemble size must be at most {most} for an input of this size, got {passes}."
             raise gr.Error(message, print_exception=False)
-        progress((0, num_frames), unit="frames")
         start = time.perf_counter()
+        frames = []
         try:
-            frames = list(
-                detect_frames(self.pipeline, read, settings, lambda done: progress((done, num_frames), unit="frames"))
-            )
+            for done, frame in enumerate(read.frames):
+                progress((done, num_frames), unit="frames")
+                frames.append(self._detect_frame(frame, read.input_range, settings))
         except IMAGE_ERRORS as error:
             raise _shown(error, Path(read.name)) from error
         seconds = time.perf_counter() - start
         detection = Detection(read, settings, frames, seconds, TemporaryDirectory())
-        frame = gr.Slider(maximum=max(1, num_frames - 1), value=0, visible=detection.is_sequence)
-        return detection, frame, gr.Button(interactive=True)
+        slider = gr.Slider(maximum=max(1, num_frames - 1), value=0, visible=detection.is_sequence)
+        return detection, slider, gr.Button(interactive=True)
+
+    def _detect_frame(
+        self, frame: Frame, input_range: tuple[float, float] | None, settings: Settings
+    ) -> DetectedFrame:
+        """Runs the pipeline in a call of its own, from the same seed for every frame."""
+        seen = invert_polarity(frame.image, input_range) if settings.polarity == BLACK_HOT else frame.image
+        output = self.pipeline(
+            seen,
+            num_inference_steps=settings.num_inference_steps,
+            ensemble_size=settings.ensemble_size,
+            input_range=input_range,
+        )
+        uncertainty = None if output.uncertainty is None else output.uncertainty[0, 0]
+        return DetectedFrame(frame, seen, output.probability[0, 0], uncertainty)
 
     def show_all(self, detection: Detection | None, frame: int, budget: str, threshold: float) -> tuple[Any, ...]:
         """The results, and the pictures of a frame."""
@@ -101,15 +112,20 @@ class Handlers:
 
     def _results(self, detection: Detection, frame: int, budget: str, threshold: float) -> tuple[Any, ...]:
         decided = self.threshold(budget, threshold)
-        targets = [targets_of(self.pipeline, one, decided) for one in detection.frames]
-        shown = detection.frames[frame]
-        content = record(
-            detection, targets, self.model, __version__, decided, None if budget == BY_THRESHOLD else float(budget)
-        )
+        targets = [self._targets(one, decided) for one in detection.frames]
+        settings = {
+            **dataclasses.asdict(detection.settings),
+            "threshold": decided,
+            "max_fa_per_million_px": None if budget == BY_THRESHOLD else float(budget),
+            "seed": SEED,
+        }
+        images = list(_image_entries(detection, targets))
+        content = {"version": __version__, "model": self.model, "settings": settings, "images": images}
         base = Path(detection.folder.name) / Path(detection.input.name).stem
         json_path, mask_path = base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}-mask.png")
-        json_path.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        mask_image(shown.probability > decided).save(mask_path)
+        write_json(json_path, content)
+        shown = detection.frames[frame]
+        Image.fromarray(_mask(shown, decided)).save(mask_path)
         return (
             _marks(shown, targets[frame], decided),
             summary(detection, targets, decided),
@@ -117,6 +133,11 @@ class Handlers:
             gr.DownloadButton(value=json_path, interactive=True),
             gr.DownloadButton(value=mask_path, interactive=True),
         )
+
+    def _targets(self, shown: DetectedFrame, threshold: float) -> list[Target]:
+        """The targets of one frame at a threshold, as the pipeline itself gives them."""
+        mask = shown.probability > threshold  # (H, W)
+        return extract_targets(shown.probability, mask, shown.seen, confidence_calibration(self.pipeline.config))
 
     def threshold(self, budget: str, threshold: float) -> float:
         """The threshold that the page's choice stands for."""
@@ -135,34 +156,25 @@ class Handlers:
             raise _expired()
         names = table_headers(detection.is_sequence)
         row = dict(zip(names, event.row_value, strict=True))
-        index = {one.index: place for place, one in enumerate(detection.frames)}[int(row.get("frame", 0))]
+        index = [one.frame.index for one in detection.frames].index(int(row.get("frame", 0)))
         shown, decided = detection.frames[index], self.threshold(budget, threshold)
-        marks = _marks(shown, targets_of(self.pipeline, shown, decided), decided) | {"focus": int(row["#"])}
+        marks = _marks(shown, self._targets(shown, decided), decided) | {"focus": int(row["#"])}
         return index, marks if index == frame else gr.HTML(value=marks, layers=_layers(detection, index))
 
     def clear(self) -> tuple[Any, ...]:
         off = gr.DownloadButton(value=None, interactive=False)
         empty = gr.Dataframe([], headers=table_headers(is_sequence=False))
-        return (
-            None,
-            gr.Slider(visible=False),
-            gr.Button(interactive=False),
-            gr.HTML(value={}, layers=None),
-            "",
-            empty,
-            off,
-            off,
-        )
+        viewer = gr.HTML(value={}, layers=None)
+        return None, gr.Slider(visible=False), gr.Button(interactive=False), viewer, "", empty, off, off
 
 
 def summary(detection: Detection, targets: list[list[Target]], threshold: float) -> str:
     """One line under the picture."""
     num_targets = sum(map(len, targets))
-    height, width = detection.frames[0].gray.shape
-    settings = detection.settings
+    image, settings = detection.frames[0].frame.image, detection.settings
     parts = [f"**{num_targets} {'target' if num_targets == 1 else 'targets'}**", f"threshold {threshold:.6g}"]
     parts += [f"{len(detection.frames)} frames"] if detection.is_sequence else []
-    parts += [f"{width} x {height} px", str(detection.frames[0].gray.dtype)]
+    parts += [f"{image.shape[1]} x {image.shape[0]} px", str(image.dtype)]
     parts += [f"{settings.num_inference_steps} step{'s' * (settings.num_inference_steps != 1)}"]
     parts += [f"ensemble of {settings.ensemble_size}", settings.polarity, f"{detection.seconds:.1f} s"]
     parts += [detection.input.left_out] if detection.input.left_out else []
@@ -172,21 +184,58 @@ def summary(detection: Detection, targets: list[list[Target]], threshold: float)
 def rows(detection: Detection, targets: list[list[Target]]) -> list[list[Any]]:
     """The table: targets in the order of their frames, the most confident of a frame first."""
     table = []
-    for frame, of_frame in zip(detection.frames, targets, strict=True):
-        place = [frame.index] if detection.is_sequence else []
+    for one, of_frame in zip(detection.frames, targets, strict=True):
+        index = [one.frame.index] if detection.is_sequence else []
         numbered = sorted(enumerate(of_frame, start=1), key=lambda pair: -pair[1].confidence)
-        table += [[*place, number, *_cells(target)] for number, target in numbered]
+        table += [[*index, number, *_cells(target)] for number, target in numbered]
     return table[:MAX_ROWS]
 
 
-def _cells(target: Target) -> Iterable[float | None]:
+def _cells(target: Target) -> Iterator[float | None]:
     for name in FIELDS:
         value = getattr(target, name)
         yield None if value != value else round(value, DECIMALS.get(name, 0))
 
 
-def _layers(detection: Detection, frame: int) -> dict[str, Any]:
-    return {"name": detection.input.name, **picture_layers(detection.frames[frame])}
+def _image_entries(detection: Detection, targets: list[list[Target]]) -> Iterator[dict[str, Any]]:
+    """An entry per frame, in the form of the command's detections.json."""
+    for one, of_frame in zip(detection.frames, targets, strict=True):
+        height, width = one.frame.image.shape
+        index = {"frame": one.frame.index, "time_s": one.frame.time_s} if detection.is_sequence else {}
+        rows = [dataclasses.asdict(target) for target in of_frame]
+        yield {"file": detection.input.name, **index, "width": width, "height": height, "targets": rows}
+
+
+def _layers(detection: Detection, index: int) -> dict[str, Any]:
+    """The pictures of a frame that no threshold changes, and its size; uncertainty is shown from 0 to its largest."""
+    shown = detection.frames[index]
+    height, width = shown.frame.image.shape
+    layers = {"name": detection.input.name, "width": width, "height": height}
+    layers |= {"image": data_url(displayable(shown.frame.image)), "probability": _coloured(shown.probability)}
+    if shown.uncertainty is not None:
+        largest = float(shown.uncertainty.max())
+        share = shown.uncertainty / largest if largest else shown.uncertainty
+        layers |= {"uncertainty": _coloured(share), "uncertainty_max": largest}
+    return layers
+
+
+def _coloured(share: np.ndarray) -> str:
+    """(H, W) in [0, 1] as the address of a picture in `COLOURS`."""
+    return data_url(COLOURS[np.rint(share * 255).astype(np.uint8)])
+
+
+def data_url(pixels: np.ndarray) -> str:
+    """Pixels (H, W) or (H, W, 3) uint8 as the address of a PNG, its longer side reduced to `MAX_SIDE_PX`."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.BOX)
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=3)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _mask(frame: DetectedFrame, threshold: float) -> np.ndarray:
+    """(H, W) uint8 of 0 and 255."""
+    return (frame.probability > threshold).astype(np.uint8) * 255
 
 
 def _marks(frame: DetectedFrame, targets: list[Target], threshold: float) -> dict[str, Any]:
@@ -196,20 +245,15 @@ def _marks(frame: DetectedFrame, targets: list[Target], threshold: float) -> dic
         {"number": number, **{name: getattr(target, name) for name in names}}
         for number, target in enumerate(targets, start=1)
     ]
-    mask = data_url((frame.probability > threshold).astype(np.uint8) * 255)
-    return {"mask": mask, "targets": marks, "focus": None}
+    return {"mask": data_url(_mask(frame, threshold)), "targets": marks, "focus": None}
 
 
 def _shown(error: Exception, path: Path) -> gr.Error:
     """The error as the page shows it: one line, without the server's folders."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
     line = " ".join(text.replace(str(path), path.name).split())
-    return gr.Error(
-        line if path.name in line else f"{path.name}: {line}",
-        title="Not detected",
-        duration=None,
-        print_exception=False,
-    )
+    line = line if path.name in line else f"{path.name}: {line}"
+    return gr.Error(line, title="Not detected", duration=None, print_exception=False)
 
 
 def _expired() -> gr.Error:

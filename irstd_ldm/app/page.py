@@ -1,21 +1,22 @@
 """The page: its parts and what happens when they are used."""
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
+from gradio_client.utils import is_file_obj_with_meta, traverse
 
 from ..data.images import displayable
 from ..data.readers.frame import POLARITIES
 from ..pipelines.detection import IRSTDDetectionPipeline
+from .detection import EXAMPLES, Limits, example_input
 from .handlers import BY_THRESHOLD, Handlers, table_headers
-from .reading import EXAMPLES, Limits, example_scene
 from .server import MAX_WAITING
-from .uploads import UploadsOnly
 
 MAX_STEPS, MAX_ENSEMBLE = 20, 16
-STATE_LIFETIME_S = 3600
-FILES_LIFETIME_S = 3600
+LIFETIME_S = 3600  # of results and files
 TITLE = "irstd-ldm: infrared small targets"
 HEADING = """\
 # Infrared small targets
@@ -25,26 +26,34 @@ within the hour.
 DROP = "Image (8, 16 bit, float) or short video"
 
 
-def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | None = None) -> gr.Blocks:
-    """The page around a pipeline.
+class UploadsOnly(gr.Blocks):
+    """Blocks that refuse other files before gradio copies them, or downloads what has a foreign address."""
 
-    Args:
-        pipeline: the detector.
-        model: what the page and its JSON call it.
-        limits: of one input.
-    """
-    limits = limits or Limits()
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        traverse(inputs, _check_uploaded, is_file_obj_with_meta)  # of every part: gradio looks into all of them
+        return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+
+
+def _check_uploaded(file: dict[str, Any]) -> dict[str, Any]:
+    path = Path(file["path"])
+    if not path.is_absolute() or not path.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gr.Error("a call may name files uploaded to this page, no others", print_exception=False)
+    return file
+
+
+def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
+    """The page around a pipeline, which the page and its JSON call `model`."""
     config = pipeline.config
     budgets = list((config.calibration or {}).get("thresholds", {}))
-    handlers = Handlers(pipeline, model, limits)
-    with UploadsOnly(title=TITLE, analytics_enabled=False, delete_cache=(60, FILES_LIFETIME_S)) as page:
+    handlers = Handlers(pipeline, model, Limits())
+    with UploadsOnly(title=TITLE, analytics_enabled=False, delete_cache=(60, LIFETIME_S)) as page:
         gr.Markdown(HEADING)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 file = gr.File(label=DROP, height=140, elem_id="file")
                 gr.Markdown("Or a synthetic scene with three targets:")
                 scenes = gr.Gallery(
-                    [(displayable(example_scene(name).image), name) for name in EXAMPLES],
+                    [(displayable(example_input(name).frames[0].image), name) for name in EXAMPLES],
                     label="Scenes",
                     show_label=False,
                     columns=4,
@@ -118,7 +127,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str, limits: Limits | No
                     json_file = gr.DownloadButton("Download JSON", size="sm", interactive=False, elem_id="json")
                     mask_file = gr.DownloadButton("Download mask PNG", size="sm", interactive=False, elem_id="mask")
                 gr.Markdown(f"Model: {model}. A click on a row shows its target; ⋮ in a header sorts.")
-        detection = gr.State(None, time_to_live=STATE_LIFETIME_S)
+        detection = gr.State(None, time_to_live=LIFETIME_S)
         settings = [steps, ensemble, polarity]
         results = [viewer, summary, table, json_file, mask_file]
         decision = [detection, frame, budget, threshold]

@@ -11,12 +11,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK = "127.0.0.1"
-PORT = 7860
 MAX_FILE_MB = 64
 MAX_WAITING = 32  # calls, beside those that run: one detection, and a few of what follows from one
 MAX_SESSIONS = 16  # whose results are kept in memory: up to 200 MB each
-SYSTEM_FONTS = ("system-ui", "sans-serif")
-SYSTEM_MONO_FONTS = ("ui-monospace", "monospace")
 CSS = """
 footer { display: none !important; }
 #scenes .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; overflow: hidden; }
@@ -30,10 +27,7 @@ CONTENT_POLICY = (
 
 
 class LocalOnly:
-    """Refuses to fetch foreign addresses for a client, which gradio's file route offers, and says so to browsers.
-
-    Those in the body of a call are refused by `UploadsOnly`.
-    """
+    """Refuses to fetch foreign addresses, which gradio's file route offers; `UploadsOnly` does so in calls' bodies."""
 
     def __init__(self, app: "ASGIApp"):
         self.app = app
@@ -58,10 +52,7 @@ class LocalOnly:
 
 @contextmanager
 def private_folder() -> Iterator[None]:
-    """A folder of this process alone for all temporary files, removed in the end; no telemetry either.
-
-    To be entered before gradio is imported, which reads these variables once.
-    """
+    """A folder of this process for all temporary files, and no telemetry; entered before gradio is imported."""
     environment, earlier = dict(os.environ), tempfile.tempdir
     with TemporaryDirectory(prefix="irstd-ldm-app-", ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = folder
@@ -79,16 +70,12 @@ def private_folder() -> Iterator[None]:
 
 
 def launch_options(max_file_mb: int = MAX_FILE_MB) -> dict[str, Any]:
-    """What every server of the page passes to `launch`, wherever it is bound.
-
-    Args:
-        max_file_mb: largest upload, in 10^6 bytes.
-    """
+    """What every server of the page passes to `launch`, wherever it is bound; uploads in 10^6 bytes."""
     import gradio as gr
     from starlette.middleware import Middleware
 
     return {
-        "theme": gr.themes.Default(font=SYSTEM_FONTS, font_mono=SYSTEM_MONO_FONTS),
+        "theme": gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
         "css": CSS,
         "max_file_size": max_file_mb * 10**6,
         "allowed_paths": [],

@@ -1,10 +1,10 @@
 """The `irstd-ldm` command: argument parsing and files around the rest of the package."""
 
+import json
 import os
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from ..files import part_path
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 PICTURE_KINDS = ("masks", "overlays", "probability")  # DIR/KIND/NAME.png
@@ -28,25 +28,39 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
-def drop_standard_output() -> None:
-    """What is still to be written there goes nowhere: the flush at the exit would fail as the last write did."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+@dataclass(frozen=True)
+class InputFile:
+    """One image to read; `name` is the stem of everything that is written for it."""
+
+    path: Path
+    name: str
 
 
-def say(text: str) -> None:
-    """A line on the standard output, at once.
+@dataclass(frozen=True)
+class Failure:
+    """One input that could not be done, and why."""
 
-    Raises:
-        BrokenPipeError: the reader left.
-        CommandError: the disk behind it refuses.
-    """
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        drop_standard_output()
-        raise CommandError(f"cannot write to the standard output: {error.strerror}") from error
+    file: str
+    error: str
+
+    def to_json(self) -> str:
+        """The line of detections.jsonl."""
+        return json.dumps(asdict(self))
+
+    def __str__(self) -> str:
+        return self.error if self.file in self.error else f"{self.file}: {self.error}"
+
+
+def describe(file: object, error: Exception) -> Failure:
+    """The failure of `file`, on one line; the file system's errors by the file they name and their plain text."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        return Failure(str(error.filename or file), error.strerror)
+    return Failure(str(file), one_line(error) or type(error).__name__)
+
+
+def plain(error: Exception) -> str:
+    """An error's text; the file system's errors by the file they name, without their number."""
+    return str(describe("", error)) if isinstance(error, OSError) and error.strerror is not None else str(error)
 
 
 def one_line(message: object) -> str:
@@ -54,25 +68,6 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def plain(error: Exception) -> str:
-    """An error's text; the file system's errors by the file they name, without their number."""
-    if isinstance(error, OSError) and error.strerror is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
-def make_folder(folder: Path, argument: str = "--output") -> None:
-    """Makes `folder` and checks that a file can be written in it.
-
-    Raises:
-        CommandError: it cannot; wrong usage of `argument`.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = part_path(folder / "writable")
-        try:
-            probe.write_bytes(b"0")  # a byte: a full disk still takes an empty file
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise CommandError(f"{argument} {folder}: cannot write there: {error.strerror}", EXIT_USAGE) from error
+def drop_standard_output() -> None:
+    """What is still to be written there goes nowhere: the flush at the exit would fail as the last write did."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

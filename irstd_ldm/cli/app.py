@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from ..app.server import LOOPBACK, launch_options, private_folder
-from . import EXIT_INTERRUPTED, EXIT_USAGE, CommandError
-from .inputs import describe
+from . import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, describe
 from .model import load_pipeline, model_name, resolve_device
 
 
@@ -29,12 +28,8 @@ def run(args: argparse.Namespace) -> NoReturn:
             raise CommandError(f"the page needs gradio: pip install irstd-ldm[demo] ({error})", EXIT_USAGE) from error
         page = build_page(load_pipeline(args, resolve_device(args.device)), model_name(args))
         try:
-            page.launch(
-                server_name=args.host,
-                server_port=port,
-                prevent_thread_lock=True,
-                **launch_options(args.max_file_mb),
-            )
+            options = launch_options(args.max_file_mb)
+            page.launch(server_name=args.host, server_port=port, prevent_thread_lock=True, **options)
         except OSError as error:  # taken since
             raise CommandError(f"--host {args.host} --port {port}: cannot serve there: {error}") from error
         try:
@@ -47,12 +42,7 @@ def run(args: argparse.Namespace) -> NoReturn:
 
 
 def serving_port(host: str, port: int) -> int:
-    """The port, or a free one for 0, after a try: gradio's server tells in lines of its own why it cannot start.
-
-    Raises:
-        UnicodeError: The host's name cannot be one.
-        OSError: The host is unknown or not of this machine, or the port is in use or not allowed.
-    """
+    """The port, or a free one for 0, after a try: gradio's server tells in lines of its own why it cannot start."""
     family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
     with socket.create_server(address[:2], family=family) as server:
         return server.getsockname()[1]

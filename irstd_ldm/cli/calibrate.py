@@ -20,9 +20,8 @@ from ..files import write_json
 from ..hub.format import INDEX, read_json
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..targets import ConfidenceCalibration
-from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
+from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
-from .inputs import describe
 from .model import load_pipeline, model_folder, predict, resolve_device, sampling
 
 

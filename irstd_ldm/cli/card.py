@@ -15,10 +15,9 @@ from ..evaluation.metrics import metric_rows, metrics_of
 from ..files import write_text
 from ..hub.format import CARD, PICTURE, checkpoint_files, read_json
 from ..hub.model_card import TASK, CardResults, make_card
-from . import EXIT_DONE, EXIT_USAGE, SCENE_SCR, CommandError
-from .inputs import describe
+from . import EXIT_DONE, EXIT_USAGE, SCENE_SCR, CommandError, describe
 from .model import BUNDLED, load_pipeline
-from .pictures import draw_overlay, save_png
+from .outputs import draw_overlay, save_png
 
 SCENE_SEED = 0
 NEEDED = ("data", "images", "intervals_95", "iou", "niou", "pd", "fa_per_million_px")

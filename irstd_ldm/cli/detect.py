@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import glob
+import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,6 @@ from .. import __version__
 from ..data.readers import FRAME_SUFFIXES, RAW_SUFFIXES, is_sequence, open_frames
 from ..data.readers.frame import IMAGE_ERRORS, FrameSource
 from ..data.synthetic import synthetic_scene
-from ..files import part_path
 from ..targets import Target
 from . import (
     DEFAULT_KINDS,
@@ -27,36 +29,34 @@ from . import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
-    KINDS,
-    PICTURE_KINDS,
     SCENE_SCR,
-    TABLE_NAMES,
     CommandError,
-    make_folder,
-    say,
+    Failure,
+    InputFile,
+    describe,
 )
-from .inputs import Failure, InputFile, check_flags, collect_inputs, describe, readers_are_quiet
 from .model import FrameDetector, load_detector, model_name, resolve_device, resolve_threshold, settings
-from .pictures import Pictures, save_png
-from .records import TABLES, TARGET_FIELDS, Ending, Log, Record, StandardOutput, check_installed, write_table
+from .outputs import TARGET_FIELDS, Ending, FolderOutputs, Record, StreamOutputs, make_folder, save_png, say
 from .sequence import SequenceResult, detect_sequence
 
 TABLE_ROWS = 20
 STANDARD_OUTPUT = Path("-")
+# Flags that fit inputs of several frames alone, and tables that fit stills alone.
+SEQUENCE_FLAGS = ("tracks", "annotated_video", "resume")
+STILL_TABLES = ("coco", "geojson")
 
 
 def run(args: argparse.Namespace) -> int:
     """Detects targets in every input and returns the exit code."""
     # 1. Inputs, and the flags that must fit them.
     device = resolve_device(args.device, args.runtime)
-    folder = None if args.output == STANDARD_OUTPUT else args.output
-    if folder is None:
-        _check_standard_output(args)
-    suffixes = FRAME_SUFFIXES if args.raw is None else (*FRAME_SUFFIXES, *RAW_SUFFIXES)
-    inputs, failures = collect_inputs(args.inputs, suffixes)
-    check_flags(inputs, args)
+    inputs, failures = collect_inputs(
+        args.inputs, FRAME_SUFFIXES if args.raw is None else FRAME_SUFFIXES + RAW_SUFFIXES
+    )
+    is_stream = args.output == STANDARD_OUTPUT
+    _check_flags(inputs, args, is_stream)
     # 2. Outputs, before the time that loading takes.
-    outputs = _StreamOutputs() if folder is None else _FolderOutputs(folder, args.write or DEFAULT_KINDS)
+    outputs = StreamOutputs() if is_stream else FolderOutputs(args.output, args.write or DEFAULT_KINDS)
     if not args.inputs:
         inputs = [_write_scene(args)]
     for failure in failures:
@@ -78,196 +78,57 @@ def run(args: argparse.Namespace) -> int:
     outputs.begin()
     # 4. Frames.
     detection = _Run(FrameDetector(pipeline, args, threshold), args, header, outputs, failures)
-    interrupted: str | None = None
+    interrupted, complete = None, False
     try:
         with readers_are_quiet():
             for item in tqdm(inputs, unit="image", disable=None):
                 detection.detect(item)
+        complete = True
     except KeyboardInterrupt:
         interrupted = detection.interruption()
     # 5. Tables and the summary, also of a run that was interrupted or broken off.
     finally:
-        outputs.finish(header, Ending(failures, detection.sequences, detection.num_tried == len(inputs)))
-    if isinstance(outputs, _FolderOutputs):
+        outputs.finish(header, Ending(failures, detection.sequences, complete))
+    if isinstance(outputs, FolderOutputs):
         if num_inputs == 1 and outputs.num_images == 1:
             say(_table(detection.last_targets))
             if "overlays" in outputs.kinds:
                 say(f"overlay: {args.output / 'overlays' / inputs[0].name}.png")
         tables = ", ".join(map(str, outputs.tables))
-        num_targets = detection.num_targets
-        say(f"images: {outputs.num_images}, {detection.summary()}targets: {num_targets}; {tables}")
+        say(f"images: {outputs.num_images}, {detection.summary()}; {tables}")
     return _close(num_inputs, failures, interrupted)
 
 
-class _StreamOutputs:
-    """Lines of JSON on the standard output, and nothing else."""
-
-    def __init__(self) -> None:
-        self._log = StandardOutput()
-
-    def begin(self) -> None:
-        pass
-
-    def holds(self, path: Path) -> bool:
-        return False
-
-    def add(self, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
-        self._log.append(record.to_json())
-
-    def finish(self, header: Mapping[str, Any], ending: Ending) -> None:
-        for failure in ending.failures:
-            self._log.append(failure.to_json())
-
-
-class _FolderOutputs:
-    """DIR: the log of stills and their pictures as they come, the tables of the log when the run ends.
-
-    A still appears in all of them or in none. detections.json is always written. The log is detections.jsonl where
-    that is asked for, otherwise a hidden file that goes when the tables are whole.
-
-    Args:
-        folder: DIR.
-        kinds: Some of `KINDS`.
-
-    Raises:
-        CommandError: DIR cannot be written or holds pictures of other origin, or an extra is missing.
-    """
-
-    def __init__(self, folder: Path, kinds: Sequence[str]):
-        self.kinds = [kind for kind in KINDS if kind in (*kinds, "json")]
-        self._pictures = Pictures(folder, [kind for kind in PICTURE_KINDS if kind in self.kinds])
-        self._tables = {folder / TABLE_NAMES[kind]: TABLES[kind] for kind in self.kinds if kind in TABLES}
-        check_installed(self.kinds)
-        make_folder(folder)
-        self._pictures.make_folders()
-        path = folder / TABLE_NAMES["jsonl"]
-        self.tables = [folder / TABLE_NAMES[kind] for kind in self.kinds if kind in TABLE_NAMES]
-        self._path = path if "jsonl" in self.kinds else part_path(path)
-        self._log: Log | None = None
-        self.num_images = 0
-
-    def begin(self) -> None:
-        """Opens the log and checks that the disk takes the tables, before anything is detected.
-
-        Raises:
-            CommandError: It does not.
-        """
-        for path in self._tables:
-            with _writing(path):
-                part = part_path(path)
-                try:
-                    part.write_bytes(b"0")
-                finally:
-                    if not part.is_dir():
-                        part.unlink(missing_ok=True)
-        with _writing(self._path):
-            self._log = Log(self._path)
-
-    def holds(self, path: Path) -> bool:
-        """Whether an input lies among the pictures of this run."""
-        return os.path.dirname(os.path.realpath(path)) in map(os.path.realpath, self._pictures.folders)
-
-    def add(self, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
-        """Writes a still's pictures and then its line.
-
-        Raises:
-            OSError: The disk refuses; nothing of the still is left.
-        """
-        assert self._log is not None
-        self._pictures.write(record.name, image, probability, record.mask, record.targets)
-        try:
-            self._log.append(record.to_json())
-        except BaseException:  # an interruption too
-            self._pictures.remove(record.name)
-            raise
-        self.num_images += 1
-
-    def finish(self, header: Mapping[str, Any], ending: Ending) -> None:
-        """Writes the tables.
-
-        Raises:
-            CommandError: The disk refuses; the log stays, where it holds a still.
-        """
-        if self._log is None:
-            return
-        try:
-            for path, table in self._tables.items():
-                with _writing(path):
-                    write_table(path, table(header, self._log.records, ending))
-        except CommandError:
-            if self.num_images:
-                raise
-            self._path.unlink()
-            raise
-        with _writing(self._path):
-            if "jsonl" in self.kinds:
-                for failure in ending.failures:
-                    self._log.append(failure.to_json())
-            else:
-                self._path.unlink()
-        self._log.close()
-
-
+@dataclasses.dataclass
 class _Run:
     """One pass over the inputs, a frame in memory at a time; a failure ends its input, not the pass."""
 
-    def __init__(
-        self,
-        detector: FrameDetector,
-        args: argparse.Namespace,
-        header: Mapping[str, Any],
-        outputs: _StreamOutputs | _FolderOutputs,
-        failures: list[Failure],
-    ):
-        self._detector, self._args, self._header = detector, args, header
-        self._outputs, self._failures = outputs, failures
-        self.sequences: list[Mapping[str, Any]] = []
-        self.last_targets: Sequence[Target] = []
-        self.num_targets = self.num_tried = 0
+    detector: FrameDetector
+    args: argparse.Namespace
+    header: Mapping[str, Any]
+    outputs: StreamOutputs | FolderOutputs
+    failures: list[Failure]
+    sequences: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+    last_targets: Sequence[Target] = ()
+    num_targets: int = 0
 
     def detect(self, item: InputFile) -> None:
         """Detects targets in one input."""
         try:
-            if self._outputs.holds(item.path):
+            if self.outputs.holds(item.path):
                 raise ValueError("is in the folder that this command writes")
-            source = open_frames(item.path, self._args.raw, self._args.max_pixels)
-            asked = self._args.input_range
-            if not is_sequence(source):
-                input_range = asked if isinstance(asked, tuple) else None
-            elif isinstance(self._outputs, _StreamOutputs):
-                input_range = self._detector.value_range(source, asked or "sequence")
-            else:
+            source = open_frames(item.path, self.args.raw, self.args.max_pixels)
+            if is_sequence(source) and isinstance(self.outputs, FolderOutputs):
                 self._detect_sequence(item, source)
-                self.num_tried += 1
                 return
-            for frame, probability, record in self._detector.frames(source, item, input_range):
+            for frame, probability, record in self.detector.frames(source, item, self.detector.value_range(source)):
                 self._add(item, frame.image, probability, record)
-        except BrokenPipeError:  # the reader of the standard output left
-            raise
         except IMAGE_ERRORS as error:
             self._fail(describe(item.path, error))
-        self.num_tried += 1
-
-    def summary(self) -> str:
-        """The number of sequences, where there are any."""
-        if not self.sequences:
-            return ""
-        num_parts = sum(not sequence["complete"] for sequence in self.sequences)
-        return f"sequences: {len(self.sequences)}{f' ({num_parts} in part)' if num_parts else ''}, "
-
-    def interruption(self) -> str:
-        """What is kept of an interrupted run, and of the sequence in which it was interrupted."""
-        line = "interrupted; what is written stays"
-        for sequence in self.sequences:
-            if not sequence["complete"] and sequence["error"] is None:
-                line += f"; --resume goes on after the {sequence['num_frames']} frames of {sequence['file']}"
-        return line
 
     def _add(self, item: InputFile, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
         try:
-            self._outputs.add(image, probability, record)
-        except BrokenPipeError:
-            raise
+            self.outputs.add(image, probability, record)
         except OSError as error:
             self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
             return
@@ -280,7 +141,7 @@ class _Run:
             self.num_targets += result.num_targets
 
         try:
-            detect_sequence(source, item, self._detector, self._args, self._args.output, self._header, report)
+            detect_sequence(source, item, self.detector, self.args, self.args.output, self.header, report)
         except CommandError as error:
             self._fail(Failure(str(item.path), str(error)))
         except OSError as error:
@@ -289,20 +150,130 @@ class _Run:
             self._fail(Failure(str(item.path), f"cannot write its results: {error.filename}: {error.strerror}"))
 
     def _fail(self, failure: Failure) -> None:
-        self._failures.append(failure)
+        self.failures.append(failure)
         _tell(failure)
 
+    def summary(self) -> str:
+        """The number of sequences, where there are any, and of targets."""
+        num_parts = sum(not sequence["complete"] for sequence in self.sequences)
+        sequences = f"sequences: {len(self.sequences)}{f' ({num_parts} in part)' if num_parts else ''}, "
+        return f"{sequences if self.sequences else ''}targets: {self.num_targets}"
 
-def _check_standard_output(args: argparse.Namespace) -> None:
-    for is_given, name in (
-        (not args.inputs, "no INPUT"),
-        (args.tracks, "--tracks"),
-        (args.annotated_video, "--annotated-video"),
-        (args.resume, "--resume"),
-        (args.write, "--write"),
-    ):
-        if is_given:
-            raise CommandError(f"--output -: not with {name}: it writes JSON lines and no files", EXIT_USAGE)
+    def interruption(self) -> str:
+        """What is kept of an interrupted run, and of the sequence in which it was interrupted."""
+        line = "interrupted; what is written stays"
+        for sequence in self.sequences:
+            if not sequence["complete"] and sequence["error"] is None:
+                line += f"; --resume goes on after the {sequence['num_frames']} frames of {sequence['file']}"
+        return line
+
+
+def collect_inputs(
+    arguments: Iterable[str], suffixes: Sequence[str] = FRAME_SUFFIXES
+) -> tuple[list[InputFile], list[Failure]]:
+    """The image files that the arguments name, in their order, each file once, and a failure per argument without any.
+
+    An argument is an existing file (of any suffix), an existing folder (its files with these suffixes, sorted, without
+    subfolders), or a glob (each match as if it had been named, sorted; `**` crosses folders).
+    """
+    paths: dict[Path, Path] = {}  # resolved -> as named
+    failures: list[Failure] = []
+    for argument in arguments:
+        try:
+            for path in _expand(argument, suffixes):
+                paths.setdefault(Path(os.path.realpath(path)), path)
+        except (OSError, ValueError) as error:
+            failures.append(describe(argument, error))
+    return unique_names(paths.values()), failures
+
+
+def _expand(argument: str, suffixes: Sequence[str]) -> list[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        files = _image_files(path, suffixes)
+        if not files:
+            raise ValueError(f"folder without images ({', '.join(suffixes)})")
+        return files
+    if path.exists() or not glob.has_magic(argument):
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
+    if not matches:
+        raise ValueError("no file matches")
+    files = [file for match in matches for file in (_image_files(match, suffixes) if match.is_dir() else [match])]
+    if not files:
+        raise ValueError("no image in the folders that match")
+    return files
+
+
+def _image_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder with these suffixes, sorted, without subfolders and hidden files; a broken link is one."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes
+        and not path.name.startswith(".")
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
+    )
+
+
+def unique_names(paths: Iterable[Path]) -> list[InputFile]:
+    """Names every file by its stem, a stem's second file STEM-2, its third STEM-3, whatever the case of letters."""
+    taken: set[str] = set()
+    files = []
+    for path in paths:
+        name, number = path.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name.casefold())
+        files.append(InputFile(path, name))
+    return files
+
+
+@contextmanager
+def readers_are_quiet() -> Iterator[None]:
+    """Pillow and tifffile say nothing of a file beside the error, and Pillow's size limit is lifted for our own."""
+    tifffile_log = logging.getLogger("tifffile")
+    level, limit = tifffile_log.level, Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        tifffile_log.setLevel(logging.CRITICAL + 1)
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            tifffile_log.setLevel(level)
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_stream: bool) -> None:
+    """Refuses flags that fit no input, and tables of stills for sequences; where only some fit, a note says so."""
+    flags = [f"--{name.replace('_', '-')}" for name in SEQUENCE_FLAGS if getattr(args, name)]
+    unfit = ([] if args.inputs else ["no INPUT"]) + flags + (["--write"] if args.write else [])
+    if is_stream and unfit:
+        raise CommandError(f"--output -: not with {unfit[0]}: it writes JSON lines and no files", EXIT_USAGE)
+    tables = ",".join(kind for kind in args.write or () if kind in STILL_TABLES)
+    if not flags and not tables:
+        return
+    with readers_are_quiet():
+        kinds = [_is_sequence(item.path, args) for item in inputs]
+    sequences = [item.path for item, kind in zip(inputs, kinds, strict=True) if kind]
+    has_stills, named = False in kinds, ", ".join(flags)
+    if tables and sequences:
+        raise CommandError(f"--write {tables}: not for inputs of several frames, such as {sequences[0]}", EXIT_USAGE)
+    if flags and not sequences and (has_stills or not args.inputs):
+        raise CommandError(f"{named}: for inputs of several frames, and there is none", EXIT_USAGE)
+    if flags and sequences and has_stills:
+        of_all = f"{len(sequences)} of {len(inputs)} inputs that have several frames"
+        print(f"irstd-ldm detect: {named}: for the {of_all}", file=sys.stderr)
+
+
+def _is_sequence(path: Path, args: argparse.Namespace) -> bool | None:
+    """None for what cannot be read, which fails in its turn."""
+    try:
+        return is_sequence(open_frames(path, args.raw, args.max_pixels))
+    except IMAGE_ERRORS:
+        return None
 
 
 def _write_scene(args: argparse.Namespace) -> InputFile:
@@ -314,8 +285,8 @@ def _write_scene(args: argparse.Namespace) -> InputFile:
         save_png(path, Image.fromarray(scene.image))
     except (OSError, ValueError) as error:  # a full disk, or a seed whose scene has no room for the targets
         raise CommandError(f"{path}: {describe(path, error).error}") from error
-    places = ", ".join(f"({target.x:.1f}, {target.y:.1f})" for target in scene.targets)
-    say(f"synthetic scene: {path}, {len(scene.targets)} targets of SCR {SCENE_SCR:g} planted at (x, y) = {places}")
+    positions = ", ".join(f"({target.x:.1f}, {target.y:.1f})" for target in scene.targets)
+    say(f"synthetic scene: {path}, {len(scene.targets)} targets of SCR {SCENE_SCR:g} planted at (x, y) = {positions}")
     return InputFile(path, path.stem)
 
 
@@ -330,15 +301,6 @@ def _table(targets: Sequence[Target]) -> str:
     if len(targets) > TABLE_ROWS:
         lines.append(f"and {len(targets) - TABLE_ROWS} less confident ones")
     return "\n".join(lines)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Names the table that cannot be begun or ended."""
-    try:
-        yield
-    except OSError as error:
-        raise CommandError(f"{path}: {describe('', error).error}") from error
 
 
 def _close(num_inputs: int, failures: Sequence[Failure], interrupted: str | None) -> int:

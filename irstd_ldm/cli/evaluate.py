@@ -25,10 +25,10 @@ from ..pipelines.detection import IRSTDDetectionPipeline
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.engines import ENGINES
 from ..targets import confidence_calibration
-from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, make_folder
+from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
-from .inputs import describe
 from .model import load_detector, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
+from .outputs import make_folder
 
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 

@@ -6,9 +6,8 @@ from ..data.folder import held_out_stems
 from ..data.images import to_gray
 from ..data.readers.frame import IMAGE_ERRORS
 from ..runtime.quantize import Calibration, evenly_spaced
-from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError
+from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import HF_PREFIX, ImageSet
-from .inputs import describe
 from .model import load_pipeline, model_name
 
 

@@ -17,24 +17,9 @@ HF_PREFIX = "hf:"
 class ImageSet:
     """Some images of a data set, read one at a time.
 
-    Args:
-        root: ROOT/images and ROOT/masks; without targets, a folder of frames or its parent; "hf:" and a folder or a
-            Hub id: a Hugging Face data set.
-        split: "train", "test" or "val": the stems on the folder's list of it.
-        list_file: a text file of stems, instead of the folder's.
-        no_targets: the frames hold no target; no masks are read.
-        include: a shell pattern of stems.
-        protocol: name of the protocol; `basicirstd` reads masks as stored.
-
-    Attributes:
-        root: as given.
-        stems: in the order of work.
-        files: stem -> image file, where there are files.
-        description: which images these are.
-
-    Raises:
-        OSError: a list that cannot be read.
-        ValueError: no such folder or image, no list of the split, or two images of one stem.
+    The root holds images/ and masks/; without targets it is a folder of frames, or its parent; "hf:" and a folder or
+    a Hub id is a Hugging Face data set. `include` is a shell pattern of stems. `files` has the image files by their
+    stems, where there are files. What is not there is a ValueError, a list that cannot be read an OSError.
     """
 
     def __init__(
@@ -50,32 +35,35 @@ class ImageSet:
         self.root = root
         chosen = get_protocol(protocol)
         self._stored_masks = chosen.target_level != chosen.union_level
-        self._frames: dict[str, Path] = {}
         self._labelled: IRSTDFolder | HFDataset | None = None
+        self.files: dict[str, Path] = {}
+        self.description = f"split {split}" if split is not None else f"list {list_file}"
         if str(root).startswith(HF_PREFIX):
             if list_file is not None or no_targets or split is None:
                 raise ValueError(f"'{root}' has splits alone, no lists and no frames without masks")
             self._labelled = HFDataset(str(root).removeprefix(HF_PREFIX), split)
+            stems = list(self._labelled.stems)
         elif no_targets:
-            self._frames = files_by_stem(root / "images" if (root / "images").is_dir() else root)
+            self.files = files_by_stem(root / "images" if (root / "images").is_dir() else root)
+            self.description = "frames without targets"
+            stems = list(self.files)
+            if list_file is not None:
+                self.description += f" on the list {list_file}"
+                stems = read_stem_list(list_file)
+            for stem in stems:
+                if stem not in self.files:
+                    raise ValueError(f"no image '{stem}' under '{root}'")
         else:
             self._labelled = IRSTDFolder(root, split, list_file=list_file)
-        if self._labelled is not None:
-            self.description = f"split {split}" if split is not None else f"list {list_file}"
             stems = list(self._labelled.stems)
-            self._index = {stem: index for index, stem in enumerate(stems)}
-        else:
-            self.description = "frames without targets"
-            stems = self._listed(list_file)
+            self.files = {stem: self._labelled.image_path(stem) for stem in stems}
+        self._index = {stem: index for index, stem in enumerate(stems)}
         if include is not None:
             self.description += f" like {include}"
             stems = [stem for stem in stems if fnmatchcase(stem, include)]
         if not stems:
             raise ValueError(f"no image under '{root}': {self.description}")
         self.stems = stems
-        self.files = self._frames
-        if isinstance(self._labelled, IRSTDFolder):
-            self.files = {stem: self._labelled.image_path(stem) for stem in stems}
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -88,18 +76,8 @@ class ImageSet:
     def read(self, stem: str) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W) and mask (H, W): bool, or uint8 as stored where the protocol tells grey levels apart."""
         if self._labelled is None:
-            image = to_gray(self._frames[stem])
+            image = to_gray(self.files[stem])
             return image, np.zeros(image.shape, np.uint8)
         index = self._index[stem]
         sample = self._labelled[index]
         return sample.image, self._labelled.stored_mask(index) if self._stored_masks else sample.mask
-
-    def _listed(self, list_file: Path | None) -> list[str]:
-        if list_file is None:
-            return list(self._frames)
-        self.description += f" on the list {list_file}"
-        stems = read_stem_list(list_file)
-        for stem in stems:
-            if stem not in self._frames:
-                raise ValueError(f"no image '{stem}' under '{self.root}'")
-        return stems

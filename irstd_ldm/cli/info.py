@@ -2,23 +2,35 @@
 
 import argparse
 import platform
+from collections.abc import Iterable
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
+from typing import Any
 
 from .. import __version__, bundled_checkpoint
 from ..runtime.engines import ENGINES
-from ..runtime.exported_folder import is_exported, read_description
+from ..runtime.exported_folder import read_description
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
-from .model import load_pipeline
+from .model import is_exported, load_pipeline
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "scipy", "PyWavelets", "pillow")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the description of `--model` and returns the exit code."""
-    if args.model is not None and is_exported(args.model):
-        _describe_exported(args.model)
-        return EXIT_DONE
+    is_graph = args.model is not None and is_exported(args.model)
+    config, versions = _describe_exported(args.model) if is_graph else _describe_pipeline(args)
+    print("\nconfig:")
+    for name, value in sorted(config):
+        print(f"  {name} = {value}")
+    print("\nversions:")
+    print(f"  irstd-ldm {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    print(versions)
+    return EXIT_DONE
+
+
+def _describe_pipeline(args: argparse.Namespace) -> tuple[Iterable[tuple[str, Any]], str]:
+    """Prints the components; returns the entries of the config, and the versions of the libraries."""
     import torch
 
     pipeline = load_pipeline(args)
@@ -34,19 +46,14 @@ def run(args: argparse.Namespace) -> int:
             line += f"{num_parameters:>14,} parameters"
         print(line.rstrip())
     print(f"  {'all':<48}{total:>14,} parameters")
-    print("\nconfig:")
-    for name, value in sorted(pipeline.config.items()):
-        if name not in pipeline.components and not name.startswith("_"):
-            print(f"  {name} = {value}")
-    print("\nversions:")
-    print(f"  irstd-ldm {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    print("  " + ", ".join(f"{name} {version(name)}" for name in PACKAGES))
-    print(f"  CUDA: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'not available'}")
-    return EXIT_DONE
+    config = [item for item in pipeline.config.items() if item[0] not in pipeline.components and item[0][0] != "_"]
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "not available"
+    return config, f"  {versions}\n  CUDA: {cuda}"
 
 
-def _describe_exported(folder: str) -> None:
-    """Prints what `irstd-ldm export` wrote; torch is not needed."""
+def _describe_exported(folder: str) -> tuple[Iterable[tuple[str, Any]], str]:
+    """As `_describe_pipeline`, of what `irstd-ldm export` wrote; torch is not needed."""
     try:
         description = read_description(folder)
     except (OSError, ValueError) as error:
@@ -55,11 +62,6 @@ def _describe_exported(folder: str) -> None:
     print(f"  exported from {description.model} by irstd-ldm {description.version}")
     print(f"  num_inference_steps = {description.num_inference_steps}")
     print(f"  quantization = {description.quantization or 'none, float32'}")
-    print("\nconfig:")
-    for name, value in sorted(description.config.items()):
-        print(f"  {name} = {value}")
     distributions = packages_distributions()  # onnxruntime comes as onnxruntime-gpu, too
     installed = [f"{name} {version(distributions[name][0])}" for name in ENGINES if find_spec(name) is not None]
-    print("\nversions:")
-    print(f"  irstd-ldm {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    print("  " + ", ".join(installed))
+    return description.config.items(), f"  {', '.join(installed)}"

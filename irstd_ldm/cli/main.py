@@ -3,8 +3,9 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 from ..data.readers.frame import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
@@ -52,6 +53,7 @@ DIR/cross_dataset.json. A data set hf:FOLDER or hf:OWNER/NAME is read by Hugging
   torchrun --nproc_per_node 2 -m irstd_ldm.cli evaluate ...
 """
 
+CALIBRATE_LINE = "thresholds that keep false-alarm budgets, stored in a checkpoint"
 CALIBRATE_HELP = """\
 Finds the lowest threshold that keeps each false-alarm budget on validation images and stores it in
 DIR/model_index.json, with the data's name. `detect` and `evaluate` take it by --max-fa-per-million-px, a pipeline by
@@ -59,6 +61,7 @@ max_fa_per_million_px. Fits the confidence of targets too, by Platt's method on 
 threshold. Images that a model was trained on, or is to be judged by, are no validation images.
 """
 
+SYNTHESIZE_LINE = "more training images: generated, squeezed, or with planted targets"
 SYNTHESIZE_HELP = """\
 Makes training images and writes a data set in the field's layout.
 
@@ -88,6 +91,23 @@ written to DIR, which must be absent or empty:
   irstd-ldm detect --runtime openvino --model DIR frame.png
 """
 
+CARD_HELP = """\
+Writes DIR/README.md and DIR/example.png. Its numbers are read from the JSON files named.
+"""
+
+PUSH_HELP = """\
+Checks a checkpoint and uploads its files, and no others, in one commit. The login is that of `hf auth login`.
+"""
+
+PULL_HELP = """\
+Fetches a checkpoint's safe files (no pickles), checks them and puts them into DIR, which must be absent or empty.
+"""
+
+APP_HELP = """\
+Serves the page until Ctrl-C. Needs gradio: pip install irstd-ldm[demo]. Uploads are kept in a temporary folder of this
+process and deleted within the hour. There is no login: whoever reaches the address can use the page.
+"""
+
 EXIT_HELP = "exit codes: 0 all done, 1 some inputs failed, 2 wrong usage, 130 interrupted (what is written stays)"
 
 
@@ -98,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names need not be encodable
     try:
-        return importlib.import_module(f".{args.command}", __package__).run(args)
+        module, function = COMMANDS[args.command][0].split(".")
+        return getattr(importlib.import_module(f".{module}", __package__), function)(args)
     except CommandError as error:
         print(f"irstd-ldm {args.command}: {error}", file=sys.stderr)
         return error.exit_code
@@ -116,35 +137,79 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"irstd-ldm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_detect(commands)
-    _add_evaluate(commands)
-    _add_calibrate(commands)
-    _add_info(commands)
-    _add_export(commands)
-    _add_card(commands)
-    _add_push(commands)
-    _add_pull(commands)
-    _add_synthesize(commands)
-    _add_app(commands)
+    for name, (_, help_line, description, add_arguments) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=help_line,
+            description=description,
+            epilog=EXIT_HELP,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(command)
     return parser
 
 
-def _add_detect(commands) -> None:
-    parser = commands.add_parser(
-        "detect",
-        help="targets in files, folders, globs, or in a synthetic scene",
-        description=DETECT_HELP,
-        epilog=EXIT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _number(kind: type, allowed: str, is_allowed: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """The type of an argument: a number of this kind that `is_allowed`, which the error puts in words."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not is_allowed(value):
+            raise argparse.ArgumentTypeError(f"must be {allowed}, got {text}")
+        return value
+
+    return number
+
+
+_count = _number(int, "at least 0", lambda value: value >= 0)
+_positive_int = _number(int, "at least 1", lambda value: value >= 1)
+_positive_float = _number(float, "positive", lambda value: 0 < value < float("inf"))
+_unit_interval = _number(float, "in [0, 1]", lambda value: 0 <= value <= 1)
+_seed = _number(int, "in [0, 2**63)", lambda value: 0 <= value < 2**63)
+_port = _number(int, "in [0, 65535]", lambda value: 0 <= value < 2**16)
+
+
+def _megapixels(text: str) -> int:
+    return round(_positive_float(text) * 1e6)
+
+
+def _output_kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if not set(kinds) <= set(KINDS):
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(KINDS)}, with commas between, got {text!r}")
+    return kinds
+
+
+def _raw_format(text: str) -> RawFormat:
+    try:
+        return RawFormat.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _input_range(text: str) -> str | tuple[float, float]:
+    if text in ("frame", "sequence"):
+        return text
+    try:
+        lo, hi = map(float, text.split(","))
+    except ValueError:
+        lo = hi = 0.0
+    if not -float("inf") < lo < hi < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be frame, sequence or LO,HI with LO < HI, got {text!r}")
+    return lo, hi
+
+
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
+    """`--input-range -20,60` with an equals sign: argparse would take the range for another option."""
+    words = iter(arguments)
+    for word in words:
+        value = next(words, None) if word == "--input-range" else None
+        yield word if value is None else f"{word}={value}"
+
+
+def _add_detect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="file, folder or quoted glob")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=DEFAULT_OUTPUT,
-        metavar="DIR",
-        help=f"- = JSON lines on the standard output; default: {DEFAULT_OUTPUT}",
-    )
+    _add_output(parser, "- = JSON lines on the standard output")
     parser.add_argument(
         "--write",
         type=_output_kinds,
@@ -156,36 +221,32 @@ def _add_detect(commands) -> None:
     _add_threshold(parser)
     _add_sampling(parser)
     _add_reading(parser)
-    _add_sequence(parser)
+    add_for_sequences = parser.add_argument_group("inputs of several frames").add_argument
+    add_for_sequences("--tracks", action="store_true", help="follow targets from frame to frame: DIR/NAME/tracks.csv")
+    add_for_sequences(
+        "--annotated-video", action="store_true", help="the frames with targets and tracks: DIR/NAME/annotated.mp4"
+    )
+    add_for_sequences("--resume", action="store_true", help="go on after the last frame in DIR/NAME/detections.jsonl")
 
 
-def _add_evaluate(commands) -> None:
-    parser = commands.add_parser(
-        "evaluate",
-        help="IoU, nIoU, Pd, Fa on a data set",
-        description=EVALUATE_HELP,
-        epilog=EXIT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, nargs="+", required=True, metavar="ROOT", help="the data sets' folders")
+    _add_list(
+        parser,
+        ("train", "test", "val", "validation"),
+        "which list; val is MODEL/val_ROOT.txt or MODEL/val.txt (with --predictions: ROOT's); default: test",
     )
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="ROOT", help="the data sets' folders")
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument(
-        "--split",
-        choices=("train", "test", "val", "validation"),
-        help="which list; val is MODEL/val_ROOT.txt or MODEL/val.txt (with --predictions: ROOT's); default: test",
-    )
-    images.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of a split's list")
-    parser.add_argument(
+    add(
         "--no-targets",
         action="store_true",
         help="ROOT/images (or ROOT) holds frames without any target: no masks are read, all detections are false; "
         "of all frames or of those of --list",
     )
-    parser.add_argument("--include", metavar="GLOB", help="only the stems that match, such as 'S7*'")
+    add("--include", metavar="GLOB", help="only the stems that match, such as 'S7*'")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--model", nargs="+", metavar="PATH_OR_HUB_ID", help="one model or several; default: the bundled checkpoint"
-    )
+    several = "one model or several; default: the bundled checkpoint"
+    source.add_argument("--model", nargs="+", metavar="PATH_OR_HUB_ID", help=several)
     source.add_argument(
         "--predictions",
         type=Path,
@@ -193,55 +254,28 @@ def _add_evaluate(commands) -> None:
         metavar="DIR",
         help="evaluate DIR/STEM.png (8-bit / 255, 16-bit / 65535 are probabilities) instead of a model",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=DEFAULT_OUTPUT,
-        metavar="DIR",
-        help=f"where metrics.json goes; default: {DEFAULT_OUTPUT}",
-    )
+    _add_output(parser, "where metrics.json goes")
     _add_threshold(parser)
-    parser.add_argument(
-        "--protocol", choices=("native", "basicirstd", "resize256"), default="native", help="default: native"
-    )
-    parser.add_argument(
-        "--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="of centroids; default: greedy"
-    )
-    parser.add_argument(
-        "--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/"
-    )
-    parser.add_argument(
-        "--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area"
-    )
+    add("--protocol", choices=("native", "basicirstd", "resize256"), default="native", help="default: native")
+    add("--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="of centroids; default: greedy")
+    add("--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/")
+    add("--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area")
     _add_sampling(parser)
     _add_runtime(parser)
 
 
-def _add_calibrate(commands) -> None:
-    parser = commands.add_parser(
-        "calibrate",
-        help="thresholds that keep false-alarm budgets, stored in a checkpoint",
-        description=CALIBRATE_HELP,
-        epilog=EXIT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", required=True, metavar="DIR", help="the checkpoint, which is written to")
-    parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="the data set's folder")
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument(
-        "--split",
-        choices=("train", "val"),
-        default="val",
-        help="which list; val is DIR/val_ROOT.txt or DIR/val.txt; default: val",
-    )
-    images.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of a split's list")
-    parser.add_argument(
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR", help="the checkpoint, which is written to")
+    add("--data", type=Path, required=True, metavar="ROOT", help="the data set's folder")
+    _add_list(parser, ("train", "val"), "which list; val is DIR/val_ROOT.txt or DIR/val.txt; default: val", "val")
+    add(
         "--backgrounds",
         type=Path,
         metavar="ROOT",
         help="frames without targets: those of ROOT/images on DIR/val_backgrounds.txt must keep the budgets too",
     )
-    parser.add_argument(
+    add(
         "--max-fa-per-million-px",
         type=_positive_float,
         nargs="+",
@@ -252,27 +286,14 @@ def _add_calibrate(commands) -> None:
     _add_sampling(parser)
 
 
-def _add_info(commands) -> None:
-    parser = commands.add_parser("info", help="a model's components, sizes and defaults, and versions")
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     _add_model(parser)
-
-
-def _add_export(commands) -> None:
-    parser = commands.add_parser(
-        "export",
-        help="write a detector for onnxruntime or OpenVINO",
-        description=EXPORT_HELP,
-        epilog=EXIT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_model(parser)
-    parser.add_argument("--format", choices=("onnx", "openvino"), required=True)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="absent or empty")
-    parser.add_argument(
-        "--num-inference-steps", type=_positive_int, metavar="N", help="denoising steps; default: the checkpoint's"
-    )
-    parser.add_argument("--int8", action="store_true", help="int8 convolutions; needs --calibration")
-    parser.add_argument(
+    add("--format", choices=("onnx", "openvino"), required=True)
+    add("--output", type=Path, required=True, metavar="DIR", help="absent or empty")
+    add("--num-inference-steps", type=_positive_int, metavar="N", help="denoising steps; default: the checkpoint's")
+    add("--int8", action="store_true", help="int8 convolutions; needs --calibration")
+    add(
         "--calibration",
         type=Path,
         metavar="ROOT",
@@ -280,15 +301,10 @@ def _add_export(commands) -> None:
     )
 
 
-def _add_card(commands) -> None:
-    parser = commands.add_parser(
-        "card",
-        help="write a checkpoint's model card",
-        description="Writes DIR/README.md and DIR/example.png. Its numbers are read from the JSON files named.",
-        epilog=EXIT_HELP,
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the checkpoint")
-    parser.add_argument(
+def _add_card(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="the checkpoint")
+    add(
         "--metrics",
         type=Path,
         nargs="+",
@@ -296,110 +312,70 @@ def _add_card(commands) -> None:
         metavar="FILE",
         help="metrics.json files that `irstd-ldm evaluate --model DIR` wrote; a row of the results each",
     )
-    parser.add_argument("--name", metavar="OWNER/NAME", help="what the usage snippet loads; default: DIR")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="the trainer's output_dir (run.json, settings.yaml)")
-    parser.add_argument(
-        "--notes", type=Path, metavar="FILE", help="Markdown on limitations and history; model_cards/TEMPLATE.md"
-    )
+    add("--name", metavar="OWNER/NAME", help="what the usage snippet loads; default: DIR")
+    add("--run", type=Path, metavar="RUN", help="the trainer's output_dir (run.json, settings.yaml)")
+    add("--notes", type=Path, metavar="FILE", help="Markdown on limitations and history; model_cards/TEMPLATE.md")
 
 
-def _add_push(commands) -> None:
-    parser = commands.add_parser(
-        "push",
-        help="upload a checkpoint to the Hugging Face Hub",
-        description="Checks a checkpoint and uploads its files, and no others, in one commit. The login is that of "
-        "`hf auth login`.",
-        epilog=EXIT_HELP,
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the checkpoint, a trainer's output_dir for example")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME, made if absent")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", metavar="BRANCH", help="made if absent; default: main")
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="the checkpoint, a trainer's output_dir for example")
+    add("repo_id", metavar="REPO_ID", help="OWNER/NAME, made if absent")
+    add("--private", action="store_true", help="make a new repository private")
+    add("--revision", metavar="BRANCH", help="made if absent; default: main")
 
 
-def _add_pull(commands) -> None:
-    parser = commands.add_parser(
-        "pull",
-        help="download a checkpoint from the Hugging Face Hub",
-        description="Fetches a checkpoint's safe files (no pickles), checks them and puts them into DIR, which must "
-        "be absent or empty.",
-        epilog=EXIT_HELP,
-    )
-    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME")
-    parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit; default: main")
+def _add_pull(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("repo_id", metavar="REPO_ID", help="OWNER/NAME")
+    add("folder", type=Path, metavar="DIR")
+    add("--revision", metavar="R", help="branch, tag or commit; default: main")
 
 
-def _add_synthesize(commands) -> None:
-    parser = commands.add_parser(
-        "synthesize",
-        help="more training images: generated, squeezed, or with planted targets",
-        description=SYNTHESIZE_HELP,
-        epilog=EXIT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="the labelled data set's folder")
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument("--split", choices=("train",), default="train", help="which list of ROOT; default: train")
-    images.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of the split's list")
-    parser.add_argument("--count", type=_positive_int, required=True, metavar="N", help="synthetic images")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="absent, empty, or begun before")
-    parser.add_argument("--mode", choices=("generated", "squeezed", "planted"), default="generated")
-    parser.add_argument("--originals", action="store_true", help="the source images too, first on the list")
-    parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="generated: a GaussianAgnosticPipeline")
-    parser.add_argument(
-        "--num-inference-steps", type=_positive_int, metavar="N", help="generated; default: the checkpoint's"
-    )
-    parser.add_argument(
-        "--strength", type=_unit_interval, default=1.0, metavar="S", help="generated: share of the steps; default: 1"
-    )
-    parser.add_argument(
-        "--color-fix", choices=("wavelet", "adain", "none"), default="wavelet", help="generated; default: wavelet"
-    )
-    parser.add_argument(
-        "--no-paste-targets", dest="paste_targets", action="store_false", help="generated: targets as generated"
-    )
-    parser.add_argument("--backgrounds", type=Path, metavar="ROOT", help="planted: frames without targets, images/")
-    parser.add_argument("--exclude", nargs="*", metavar="GLOB", help="planted: stems of frames to leave out")
-    parser.add_argument(
-        "--scr",
-        type=_positive_float,
-        nargs=2,
-        default=[3.0, 12.0],
-        metavar=("LOW", "HIGH"),
-        help="planted: of targets",
-    )
-    parser.add_argument(
-        "--sigma-px",
-        type=_positive_float,
-        nargs=2,
-        default=[0.6, 2.0],
-        metavar=("LOW", "HIGH"),
-        help="planted: of the point spread",
-    )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of everything random; default: 0")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+def _add_synthesize(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, metavar="ROOT", help="the labelled data set's folder")
+    _add_list(parser, ("train",), "which list of ROOT; default: train", "train")
+    add("--count", type=_positive_int, required=True, metavar="N", help="synthetic images")
+    add("--output", type=Path, required=True, metavar="DIR", help="absent, empty, or begun before")
+    add("--mode", choices=("generated", "squeezed", "planted"), default="generated")
+    add("--originals", action="store_true", help="the source images too, first on the list")
+    add("--model", metavar="PATH_OR_HUB_ID", help="generated: a GaussianAgnosticPipeline")
+    add("--num-inference-steps", type=_positive_int, metavar="N", help="generated; default: the checkpoint's")
+    add("--strength", type=_unit_interval, default=1.0, metavar="S", help="generated: share of the steps; default: 1")
+    add("--color-fix", choices=("wavelet", "adain", "none"), default="wavelet", help="generated; default: wavelet")
+    add("--no-paste-targets", dest="paste_targets", action="store_false", help="generated: targets as generated")
+    add("--backgrounds", type=Path, metavar="ROOT", help="planted: frames without targets, images/")
+    add("--exclude", nargs="*", metavar="GLOB", help="planted: stems of frames to leave out")
+    limits: dict[str, Any] = {"type": _positive_float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+    add("--scr", default=[3.0, 12.0], help="planted: of targets", **limits)
+    add("--sigma-px", default=[0.6, 2.0], help="planted: of the point spread", **limits)
+    add("--seed", type=_seed, default=0, metavar="S", help="of everything random; default: 0")
+    _add_device(parser)
 
 
-def _add_app(commands) -> None:
-    parser = commands.add_parser(
-        "app",
-        help="a page in the browser: images or short videos in, targets out",
-        description="Serves the page until Ctrl-C. Needs gradio: pip install irstd-ldm[demo]. Uploads are kept in a "
-        "temporary folder of this process and deleted within the hour. There is no login: whoever reaches the address "
-        "can use the page.",
-        epilog=EXIT_HELP,
-    )
+def _add_app(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     _add_model(parser)
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
-    parser.add_argument("--host", default="127.0.0.1", metavar="A", help="default: 127.0.0.1, this machine alone")
-    parser.add_argument("--port", type=_port, default=7860, metavar="N", help="0 = any free one; default: 7860")
+    _add_device(parser)
+    add("--host", default="127.0.0.1", metavar="A", help="default: 127.0.0.1, this machine alone")
+    add("--port", type=_port, default=7860, metavar="N", help="0 = any free one; default: 7860")
+    add("--max-file-mb", type=_positive_int, default=64, metavar="MB", help="largest upload, 10^6 bytes; default: 64")
+
+
+def _add_output(parser: argparse.ArgumentParser, use: str) -> None:
     parser.add_argument(
-        "--max-file-mb", type=_positive_int, default=64, metavar="MB", help="largest upload, 10^6 bytes; default: 64"
+        "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help=f"{use}; default: {DEFAULT_OUTPUT}"
     )
 
 
-def _add_model(parser: argparse._ActionsContainer) -> None:
+def _add_list(parser: argparse.ArgumentParser, splits: Sequence[str], which: str, default: str | None = None) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--split", choices=splits, default=default, help=which)
+    group.add_argument("--list", type=Path, metavar="FILE", help="a text file of stems, instead of a split's list")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="default: the bundled checkpoint")
 
 
@@ -430,46 +406,47 @@ def _add_threshold(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--num-inference-steps",
         type=_count,
         metavar="N",
         help="denoising steps; 0 = IRSTD-Diff's conditional encoder alone; default: the checkpoint's",
     )
-    parser.add_argument(
-        "--ensemble-size", type=_positive_int, metavar="E", help="predictions per image; default: the checkpoint's"
-    )
-    parser.add_argument(
+    add("--ensemble-size", type=_positive_int, metavar="E", help="predictions per image; default: the checkpoint's")
+    add(
         "--tile-size",
         type=_count,
         metavar="PX",
         help="images with a longer side run in overlapping tiles of this side, at least 128; 0 = no tiles; "
         "default: the checkpoint's",
     )
-    parser.add_argument(
-        "--tile-overlap", type=_count, metavar="PX", help="of neighbouring tiles; default: the checkpoint's"
-    )
-    parser.add_argument(
+    add("--tile-overlap", type=_count, metavar="PX", help="of neighbouring tiles; default: the checkpoint's")
+    add(
         "--batch-size",
         type=_positive_int,
         default=1,
         metavar="B",
         help="tiles of a large image that run together; files run one by one; default: 1",
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of every image's noise; default: 0")
+    add("--seed", type=_seed, default=0, metavar="S", help="of every image's noise; default: 0")
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how files are read")
-    group.add_argument(
+    add = parser.add_argument_group("how files are read").add_argument
+    add(
         "--raw",
         type=_raw_format,
         metavar="WIDTHxHEIGHT:TYPE[:offset=BYTES]",
         help="files of other suffixes are raw frames, such as 640x512:uint16le or, behind a header, "
         "640x512:uint12be:offset=512; folders give their .raw, .bin and .y16 too",
     )
-    group.add_argument(
+    add(
         "--input-range",
         type=_input_range,
         metavar="RANGE",
@@ -477,8 +454,8 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "of frames all over the file, or LO,HI; default: sequence for several frames, else frame; 8-bit: 0 and 255; "
         "the 5 and 95 per cent quantiles, of 8 bits too, where the model's normalization is robust",
     )
-    group.add_argument("--polarity", choices=POLARITIES, default=WHITE_HOT, help=f"default: {WHITE_HOT}")
-    group.add_argument(
+    add("--polarity", choices=POLARITIES, default=WHITE_HOT, help=f"default: {WHITE_HOT}")
+    add(
         "--max-megapixels",
         dest="max_pixels",
         type=_megapixels,
@@ -488,95 +465,16 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_sequence(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("inputs of several frames")
-    group.add_argument("--tracks", action="store_true", help="follow targets from frame to frame: DIR/NAME/tracks.csv")
-    group.add_argument(
-        "--annotated-video", action="store_true", help="the frames with targets and tracks: DIR/NAME/annotated.mp4"
-    )
-    group.add_argument("--resume", action="store_true", help="go on after the last frame in DIR/NAME/detections.jsonl")
-
-
-def _joined(arguments: Sequence[str]) -> Iterator[str]:
-    """`--input-range -20,60` with an equals sign: argparse would take the range for another option."""
-    words = iter(arguments)
-    for word in words:
-        value = next(words, None) if word == "--input-range" else None
-        yield word if value is None else f"{word}={value}"
-
-
-def _output_kinds(text: str) -> tuple[str, ...]:
-    kinds = tuple(text.split(","))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"must be of {', '.join(KINDS)}, with commas between, got {text!r}")
-    return kinds
-
-
-def _raw_format(text: str) -> RawFormat:
-    try:
-        return RawFormat.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _input_range(text: str) -> str | tuple[float, float]:
-    if text in ("frame", "sequence"):
-        return text
-    try:
-        lo, hi = map(float, text.split(","))
-    except ValueError:
-        lo = hi = 0.0
-    if not -float("inf") < lo < hi < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be frame, sequence or LO,HI with LO < HI, got {text!r}")
-    return lo, hi
-
-
-def _megapixels(text: str) -> int:
-    return round(_positive_float(text) * 1e6)
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
-    return value
-
-
-def _positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"must be in [0, 2**63), got {text}")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**16:
-        raise argparse.ArgumentTypeError(f"must be in [0, 65535], got {text}")
-    return value
-
-
-def _unit_interval(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
-    return value
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+# Command -> the function that runs it, its line in the list of commands, its description, its arguments.
+COMMANDS: dict[str, tuple[str, str, str | None, Callable[[argparse.ArgumentParser], None]]] = {
+    "detect": ("detect.run", "targets in files, folders, globs, or in a synthetic scene", DETECT_HELP, _add_detect),
+    "evaluate": ("evaluate.run", "IoU, nIoU, Pd, Fa on a data set", EVALUATE_HELP, _add_evaluate),
+    "calibrate": ("calibrate.run", CALIBRATE_LINE, CALIBRATE_HELP, _add_calibrate),
+    "info": ("info.run", "a model's components, sizes and defaults, and versions", None, _add_model),
+    "export": ("export.run", "write a detector for onnxruntime or OpenVINO", EXPORT_HELP, _add_export),
+    "card": ("card.run", "write a checkpoint's model card", CARD_HELP, _add_card),
+    "push": ("transfer.push", "upload a checkpoint to the Hugging Face Hub", PUSH_HELP, _add_push),
+    "pull": ("transfer.pull", "download a checkpoint from the Hugging Face Hub", PULL_HELP, _add_pull),
+    "synthesize": ("synthesize.run", SYNTHESIZE_LINE, SYNTHESIZE_HELP, _add_synthesize),
+    "app": ("app.run", "a page in the browser: images or short videos in, targets out", APP_HELP, _add_app),
+}

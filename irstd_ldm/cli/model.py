@@ -8,23 +8,25 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from importlib import import_module
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import bundled_checkpoint, targets
+from .. import targets
 from ..data.images import invert_polarity
 from ..data.readers import is_sequence
 from ..data.readers.frame import BLACK_HOT, Frame, FrameSource
 from ..data.readers.sequence_range import sequence_range
+from ..hub.format import bundled_checkpoint
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.engines import ENGINES
-from ..runtime.exported_folder import is_exported
+from ..runtime.exported_folder import DESCRIPTION
 from ..tiling import resolve_sampling
-from . import EXIT_USAGE, CommandError
-from .inputs import InputFile
-from .records import Record
+from . import EXIT_USAGE, CommandError, InputFile
+from .outputs import Record
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
     Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 
 BUNDLED = "bundled"
-DETECTORS = ("IRSTDLatentPipeline", "IRSTDDiffPipeline")
+# The pipelines that commands run, by the name of their class, and the files that hold them.
+DETECTORS = {"IRSTDLatentPipeline": "pipeline_irstd_latent", "IRSTDDiffPipeline": "pipeline_irstd_diff"}
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 SAMPLING = ("num_inference_steps", "ensemble_size", "tile_size", "tile_overlap")
 
@@ -50,12 +53,13 @@ def model_folder(args: argparse.Namespace) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def load_detector(args: argparse.Namespace, device: torch.device | None) -> Detector:
-    """The detector that `--model` names (default: the bundled checkpoint) for `--runtime`, on `device` with torch.
+def is_exported(folder: str | PathLike) -> bool:
+    """Whether a folder holds an exported detector."""
+    return (Path(folder) / DESCRIPTION).is_file()
 
-    Raises:
-        CommandError: It cannot be loaded; wrong usage.
-    """
+
+def load_detector(args: argparse.Namespace, device: torch.device | None) -> Detector:
+    """The detector that `--model` names (default: the bundled checkpoint) for `--runtime`, on `device` with torch."""
     if args.runtime in ENGINES:
         if args.model is None or not is_exported(args.model):
             raise CommandError(
@@ -73,11 +77,7 @@ def load_detector(args: argparse.Namespace, device: torch.device | None) -> Dete
 
 
 def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDDetectionPipeline:
-    """The pipeline that `--model` names (default: the bundled checkpoint), on `device`.
-
-    Raises:
-        CommandError: It cannot be loaded; wrong usage.
-    """
+    """The pipeline that `--model` names (default: the bundled checkpoint), on `device`."""
     source = str(bundled_checkpoint() if args.model is None else args.model)
     if is_exported(source):
         raise CommandError(f"--model {source}: an exported detector, which `detect --runtime` runs", EXIT_USAGE)
@@ -107,8 +107,6 @@ def pipeline_class(source: str) -> type[IRSTDDetectionPipeline]:
         ValueError: The class is no detector of this package.
         OSError: There is no such file, or it cannot be read.
     """
-    import irstd_ldm
-
     from ..hub.upload import explain
     from ..pipelines.detection import IRSTDDetectionPipeline
 
@@ -118,7 +116,7 @@ def pipeline_class(source: str) -> type[IRSTDDetectionPipeline]:
         raise OSError(str(error) if Path(source).is_dir() else explain(error, source)) from error
     if name not in DETECTORS:
         raise ValueError(f"model_index.json names {name}, must be one of {', '.join(DETECTORS)}")
-    return getattr(irstd_ldm, name)
+    return getattr(import_module(f"..pipelines.{DETECTORS[name]}", __package__), name)
 
 
 def compile_networks(pipeline: IRSTDDetectionPipeline) -> None:
@@ -133,11 +131,7 @@ def compile_networks(pipeline: IRSTDDetectionPipeline) -> None:
 
 
 def resolve_device(name: str | None, runtime: str = "torch") -> torch.device | None:
-    """The device that `--device` names; default: CUDA where there is one, else the CPU; None without torch.
-
-    Raises:
-        CommandError: There is no such device; wrong usage.
-    """
+    """The device that `--device` names; default: CUDA where there is one, else the CPU; None without torch."""
     if runtime in ENGINES:
         if name not in (None, "cpu"):
             raise CommandError(f"--device {name}: --runtime {runtime} runs on the cpu", EXIT_USAGE)
@@ -159,21 +153,16 @@ def predict(
     threshold: float | None = None,
     input_range: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[targets.Target]]:
-    """Detects targets in one image, in a call of its own.
+    """Detects targets in one image (H, W), in a call of its own: probability, mask (H, W) each, and the targets.
 
     The pipeline derives an image's noise from the seed and the image's index in the call. Alone in its call, a file
     has the same result whichever files stand beside it; `--batch-size` is for the tiles of a large image.
-
-    Args:
-        pipeline: As `load_detector` returns it.
-        image: (H, W), as `to_gray` returns it.
-        args: Holds `SAMPLING`, `batch_size` and `seed`.
-        threshold: Probability above which a pixel belongs to a target; None = the checkpoint's own.
-        input_range: Raw values that map to -1 and 1; None = the image's own, see `gray_range`.
-
-    Returns:
-        Probability (H, W) float32, mask (H, W) bool, and the targets.
     """
+    randomness: dict[str, Any] = {"seed": args.seed}
+    if not isinstance(pipeline, ExportedDetectorRunner):
+        import torch
+
+        randomness = {"generator": torch.Generator().manual_seed(args.seed)}
     probability, mask, _, found = pipeline(
         image,
         **{name: getattr(args, name) for name in SAMPLING},
@@ -181,42 +170,26 @@ def predict(
         input_range=input_range,
         batch_size=args.batch_size,
         return_dict=False,
-        **_randomness(pipeline, args.seed),
+        **randomness,
     )  # (1, 1, H, W) twice
     return probability[0, 0], mask[0, 0], found[0]
 
 
-def _randomness(pipeline: Detector, seed: int) -> dict[str, Any]:
-    if isinstance(pipeline, ExportedDetectorRunner):
-        return {"seed": seed}
-    import torch
-
-    return {"generator": torch.Generator().manual_seed(seed)}
-
-
 class FrameDetector:
-    """Detects targets in frames, each in a call of its own, with a command's range of gray values and polarity.
-
-    Args:
-        pipeline: As `load_detector` returns it.
-        args: Of `detect`: `polarity`, and what `predict` takes.
-        threshold: Probability above which a pixel belongs to a target.
-    """
+    """Detects targets in frames, each in a call of its own, with a command's range of gray values and polarity."""
 
     def __init__(self, pipeline: Detector, args: argparse.Namespace, threshold: float):
         self._pipeline, self._args, self._threshold = pipeline, args, threshold
         self._normalization = pipeline.config["normalization"]
 
-    def value_range(self, source: FrameSource, asked: str | tuple[float, float]) -> tuple[float, float] | None:
-        """The raw values that map to -1 and 1 in every frame of a file, None = each frame's own.
-
-        Args:
-            source: The file.
-            asked: ``frame``, ``sequence``, or the two values.
-        """
+    def value_range(self, source: FrameSource) -> tuple[float, float] | None:
+        """The raw values that map to -1 and 1 in every frame of a file, None = each frame's own."""
+        asked = self._args.input_range
         if isinstance(asked, tuple):
             return asked
-        return sequence_range(source, normalization=self._normalization) if asked == "sequence" else None
+        if asked == "frame" or not is_sequence(source):
+            return None
+        return sequence_range(source, normalization=self._normalization)
 
     def shown_range(self, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
         """Black and white of the pictures of a file's frames with this range.
@@ -232,17 +205,7 @@ class FrameDetector:
     def frames(
         self, source: FrameSource, item: InputFile, input_range: tuple[float, float] | None, first: int = 0
     ) -> Iterator[tuple[Frame, np.ndarray, Record]]:
-        """Detects targets in the frames of a file, a still or a sequence, one in memory at a time.
-
-        Args:
-            source: The file.
-            item: Its name.
-            input_range: Raw values that map to -1 and 1; None = each frame's own.
-            first: Index of the first frame.
-
-        Yields:
-            The frame, its probability (H, W) float32, and its record; a still's has no index.
-        """
+        """The frames from `first` on, one in memory at a time, each with its probability (H, W) and its record."""
         has_index = is_sequence(source)
         for frame in source.frames(first):
             is_mirrored = self._args.polarity == BLACK_HOT
@@ -255,11 +218,7 @@ class FrameDetector:
 
 
 def resolve_threshold(args: argparse.Namespace, pipeline: Detector) -> float:
-    """The threshold that `--threshold` or `--max-fa-per-million-px` names; default: the checkpoint's own.
-
-    Raises:
-        CommandError: The budget was never calibrated; wrong usage.
-    """
+    """The threshold that `--threshold` or `--max-fa-per-million-px` names; default: the checkpoint's own."""
     try:
         return targets.resolve_threshold(pipeline.config, args.threshold, args.max_fa_per_million_px)
     except ValueError as error:
@@ -267,11 +226,7 @@ def resolve_threshold(args: argparse.Namespace, pipeline: Detector) -> float:
 
 
 def sampling(args: argparse.Namespace, pipeline: Detector) -> dict[str, int]:
-    """Denoising steps, ensemble size and tiles, the checkpoint's own defaults filled in.
-
-    Raises:
-        CommandError: One is out of the pipeline's range; wrong usage.
-    """
+    """Denoising steps, ensemble size and tiles, the checkpoint's own defaults filled in."""
     try:
         called = resolve_sampling(
             pipeline.config,

@@ -15,11 +15,9 @@ from tqdm import tqdm
 from ..data.readers.frame import FrameSource
 from ..files import finite, write_json
 from ..tracking import Tracker, TrackerParameters
-from . import PICTURE_KINDS, CommandError
-from .inputs import InputFile, describe
+from . import PICTURE_KINDS, CommandError, InputFile, describe
 from .model import FrameDetector
-from .pictures import Pictures, remove_frame_pictures
-from .records import Ending, Log, Record, sequence_csv, tracks_csv, whole_lines, write_table
+from .outputs import Ending, Log, Pictures, Record, remove_frame_pictures, sequence_csv, tracks_csv, write_table
 from .video import AnnotatedVideo
 
 SUMMARY, LOG, TRACKS, ANNOTATED = "sequence.json", "detections.jsonl", "tracks.csv", "annotated.mp4"
@@ -27,14 +25,11 @@ SUMMARY, LOG, TRACKS, ANNOTATED = "sequence.json", "detections.jsonl", "tracks.c
 
 @dataclasses.dataclass
 class SequenceResult:
-    """What a sequence came to.
-
-    `num_tracks` is 0 without `--tracks`; a sequence that is not complete has an error or was interrupted.
-    """
+    """What a sequence came to; one that is not complete has an error or was interrupted."""
 
     num_frames: int = 0
     num_targets: int = 0
-    num_tracks: int = 0
+    num_tracks: int = 0  # 0 without `--tracks`
     complete: bool = False
     error: str | None = None
 
@@ -52,26 +47,11 @@ def detect_sequence(
 
     A frame's result is that of the frame as a single image with the same range of gray values. With `--resume` frames
     that an earlier run has written are not detected again; their tracks and tables are made anew, so that the files
-    are those of a run without interruption. sequence.json tells what was run and, at the end, how far it came.
-
-    Args:
-        source: The file.
-        item: Its name, that of its results' folder in `folder`.
-        detector: Detects in each frame.
-        args: Of `detect`: `input_range`, `polarity`, `write`, `tracks`, `annotated_video`, `resume`.
-        folder: DIR.
-        header: Version, model and settings.
-        report: Called with what is kept, whether all frames were done or not.
-
-    Raises:
-        CommandError: `--resume` of a run with other settings, pictures of other origin, or an extra is missing.
-        ImageReadError: A frame cannot be read; what comes before it is written.
-        OSError: The disk refuses; what is written stays.
-        KeyboardInterrupt: As it came; what is written stays.
+    are those of a run without interruption. sequence.json tells what was run and, at the end, how far it came. What
+    was written before an error or an interruption stays, and `report` is called with it.
     """
     folder = folder / item.name
-    asked = args.input_range or "sequence"
-    input_range = detector.value_range(source, asked)
+    input_range = detector.value_range(source)
     shown_range = detector.shown_range(input_range)
     kinds = [kind for kind in PICTURE_KINDS if kind in (args.write or ())]
     header = finite(
@@ -80,7 +60,7 @@ def detect_sequence(
             "file": str(source.path),
             "file_bytes": source.path.stat().st_size,
             "frames_per_second": source.frames_per_second,
-            "input_range": asked,
+            "input_range": args.input_range or "sequence",
             "value_range": input_range,
             "polarity": args.polarity,
             "tracker": dataclasses.asdict(TrackerParameters()) if args.tracks else None,
@@ -106,7 +86,8 @@ def detect_sequence(
                     positions = np.array([(target.x, target.y) for target in record.targets]).reshape(-1, 2)
                     record = dataclasses.replace(record, tracks=tracker.update(positions))
                 if probability is not None:
-                    _add(log, pictures, frame.image, probability, record)
+                    with pictures.written(f"{record.frame:06}", frame.image, probability, record):
+                        log.append(record.to_json())  # after the pictures, so that `--resume` need not look for them
                 result.num_frames += 1
                 result.num_targets += len(record.targets)
                 result.num_tracks = max([result.num_tracks, *(track.id for track in record.tracks or ())])
@@ -125,24 +106,20 @@ def detect_sequence(
                 write_table(folder / name, table(header, log.records, ending))
 
 
-def _add(log: Log, pictures: Pictures, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
-    """Writes a frame's pictures and then its line, so that `--resume` need not look for the pictures."""
-    name = f"{record.frame:06}"
-    pictures.write(name, image, probability, record.mask, record.targets)
-    try:
-        log.append(record.to_json())
-    except BaseException:
-        pictures.remove(name)
-        raise
-
-
 def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, int]:
     """Makes DIR/NAME; returns the number of frames kept of an earlier run and the bytes of their lines."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = folder / SUMMARY
     if resume and summary.exists():
-        _check_header(summary, header)
-        return whole_lines(folder / LOG)
+        try:
+            earlier = json.loads(summary.read_text(encoding="utf-8"))["header"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CommandError(f"--resume: {summary} is not what `detect` writes") from error
+        for name, value in header.items():
+            if earlier.get(name) != value:
+                was = f"{folder} was made with {name} {earlier.get(name)!r}"
+                raise CommandError(f"--resume: {was}, now it is {value!r}")
+        return _whole_lines(folder / LOG)
     if summary.exists():  # of an earlier run, which may have written what this one does not
         for name in (TRACKS, ANNOTATED):
             (folder / name).unlink(missing_ok=True)
@@ -150,13 +127,18 @@ def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, 
     return 0, 0
 
 
-def _check_header(summary: Path, header: Mapping[str, Any]) -> None:
-    try:
-        earlier = json.loads(summary.read_text(encoding="utf-8"))["header"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"--resume: {summary} is not what `detect` writes") from error
-    for name, value in header.items():
-        if earlier.get(name) != value:
-            raise CommandError(
-                f"--resume: {summary.parent} was made with {name} {earlier.get(name)!r}, now it is {value!r}"
-            )
+def _whole_lines(path: Path) -> tuple[int, int]:
+    """Number of lines that hold the frames 0, 1, 2, ... of a sequence, and their size in bytes."""
+    count = end = 0
+    if not path.exists():
+        return 0, 0
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                is_next = line.endswith(b"\n") and Record.from_json(line.decode()).frame == count
+            except (ValueError, KeyError, TypeError):
+                is_next = False
+            if not is_next:
+                break
+            count, end = count + 1, end + len(line)
+    return count, end

@@ -1,94 +1,34 @@
 """`irstd-ldm synthesize`: more training images from those of a training list, or from frames without targets."""
 
 import argparse
-from collections.abc import Iterator
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
-from ..data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds
+from ..data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, write_stem_list
 from ..data.ggs import squeeze_with_targets
 from ..data.planted_targets import TargetModel, plant_targets
+from ..files import write_json
 from ..pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline, unit_range
 from ..targets import label_components
 from ..tiling import image_seed
 from . import EXIT_DONE, EXIT_USAGE, CommandError, one_line
 from .model import resolve_device
-from .synthesis_folder import Provenance, SynthesisFolder
+from .outputs import make_folder, save_png
 
-SIXTEEN_BIT_MAX = 65535
+SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.txt"
 
+COLUMNS = ("name", "source", "kind", "num_groups", "num_targets", "seed")  # of provenance.csv
 
-class Maker(Protocol):
-    """Makes the synthetic image of one source."""
-
-    kind: str
-
-    def make(self, source: str, seed: int) -> tuple[np.ndarray, np.ndarray, int | None]:
-        """Image (H, W) uint8 or uint16, mask (H, W) bool and number of groups, a function of the arguments alone."""
-
-
-class Generator:
-    """Both stages of the Gaussian-agnostic engine, the targets' own pixels pasted."""
-
-    kind = "generated"
-
-    def __init__(self, args: argparse.Namespace, samples: dict[str, Sample]):
-        try:
-            self.pipeline = GaussianAgnosticPipeline.from_pretrained(args.model)
-        except (
-            Exception
-        ) as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
-            raise CommandError(f"--model {args.model}: {one_line(error)}", EXIT_USAGE) from error
-        self.pipeline.to(resolve_device(args.device)).set_progress_bar_config(disable=True)
-        self.samples = samples
-        self.arguments = {
-            "num_inference_steps": args.num_inference_steps,
-            "strength": args.strength,
-            "color_fix": None if args.color_fix == "none" else args.color_fix,
-            "paste_targets": args.paste_targets,
-        }
-
-    def make(self, source: str, seed: int) -> tuple[np.ndarray, np.ndarray, int | None]:
-        sample = self.samples[source]
-        made = self.pipeline(
-            sample.image, mask=sample.mask, generator=torch.Generator().manual_seed(seed), **self.arguments
-        )
-        return quantised(made.images[0], sample.image.dtype), sample.mask, made.num_groups[0]
-
-
-class Squeezer:
-    """The Gaussian Group Squeezer alone."""
-
-    kind = "squeezed"
-
-    def __init__(self, samples: dict[str, Sample]):
-        self.samples = samples
-
-    def make(self, source: str, seed: int) -> tuple[np.ndarray, np.ndarray, int | None]:
-        sample = self.samples[source]
-        pixels = torch.from_numpy(unit_range(sample.image))[None]  # (1, H, W)
-        generator = torch.Generator().manual_seed(seed)
-        squeezed = squeeze_with_targets(pixels, torch.from_numpy(sample.mask), generator, generation=True)
-        return quantised(squeezed.image[0].numpy(), sample.image.dtype), squeezed.mask.numpy(), squeezed.num_groups
-
-
-class Planter:
-    """Modelled targets on frames without any."""
-
-    kind = "planted"
-
-    def __init__(self, frames: dict[str, np.ndarray], model: TargetModel):
-        self.frames, self.model = frames, model
-
-    def make(self, source: str, seed: int) -> tuple[np.ndarray, np.ndarray, int | None]:
-        frame = self.frames[source]
-        frame = frame if frame.dtype == np.uint8 else quantised(unit_range(frame), frame.dtype)
-        planted = plant_targets(frame, self.model, np.random.default_rng(seed))
-        return planted.image, planted.mask, None
+Made = tuple[np.ndarray, np.ndarray, int | None]  # image (H, W) uint8 or uint16, mask (H, W) bool, number of groups
+Maker = Callable[[str, int], Made]  # of a source and a seed, and of nothing else
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,37 +36,139 @@ def run(args: argparse.Namespace) -> int:
     if args.data is None and (args.originals or args.mode != "planted"):
         raise CommandError(f"--mode {args.mode}{' --originals' * args.originals} needs --data ROOT", EXIT_USAGE)
     samples = _read_samples(args) if args.data is not None else {}
-    maker = _make_maker(args, samples)
-    sources = list(maker.frames if isinstance(maker, Planter) else samples)
+    sources, make = _planter(args) if args.mode == "planted" else (samples, _sample_maker(args, samples))
     folder = SynthesisFolder(args.output, _settings(args, sources))
     stems = []
     if args.originals:
         for stem, sample in samples.items():
             stems.append(stem)
             if stem not in folder.done:
-                image = sample.image if sample.image.dtype == np.uint8 else _sixteen_bit(unit_range(sample.image))
-                folder.add(image, sample.mask, _provenance(stem, stem, "original", None, sample.mask, None))
-    for k, source in enumerate(tqdm(_order(sources, args.count, args.seed), total=args.count, disable=None)):
-        name = f"{source}_{maker.kind}_{k:05d}"
+                folder.add(stem, (_shallow(sample.image), sample.mask, None), stem, "original", None)
+    for k, source in enumerate(tqdm(_order(list(sources), args.count, args.seed), total=args.count, disable=None)):
+        name = f"{source}_{args.mode}_{k:05d}"
         stems.append(name)
         if name not in folder.done:
             seed = image_seed(args.seed, k)
-            image, mask, num_groups = maker.make(source, seed)
-            folder.add(image, mask, _provenance(name, source, maker.kind, num_groups, mask, seed))
-    folder.finish(stems)
-    print(f"{args.output}: {len(stems)} images, {args.count} of them {maker.kind}")
+            folder.add(name, make(source, seed), source, args.mode, seed)
+    write_stem_list(args.output / TRAIN_LIST, stems)  # makes the folder a data set
+    print(f"{args.output}: {len(stems)} images, {args.count} of them {args.mode}")
     return EXIT_DONE
 
 
-def quantised(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+class SynthesisFolder:
+    """DIR of `synthesize --output`: images/, masks/, provenance.csv and synthesis.json; nothing is overwritten.
+
+    A row of provenance.csv is written after its image and mask, so that what has a row is complete. DIR is absent,
+    empty, or what an interrupted run of the same settings left; another content is a CommandError.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+        self.folder = folder
+        if folder.is_dir() and any(folder.iterdir()):
+            self._check(settings)
+        for made in (folder, folder / "images", folder / "masks"):
+            make_folder(made)
+        if not (folder / SETTINGS).exists():
+            write_json(folder / SETTINGS, settings)
+        self.done = self._read_provenance()
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        try:
+            found = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            message = f"--output {self.folder}: holds files that `synthesize` did not write; name another"
+            raise CommandError(message, EXIT_USAGE) from error
+        for name, value in settings.items():
+            if found.get(name) != json.loads(json.dumps(value)):
+                message = f"--output {self.folder}: was begun with another {name} ({found.get(name)}); "
+                raise CommandError(message + "repeat that, or name another folder", EXIT_USAGE)
+
+    def _read_provenance(self) -> set[str]:
+        path = self.folder / PROVENANCE
+        if not path.is_file():
+            self._append(COLUMNS)
+        text = path.read_text(encoding="utf-8")
+        complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
+        if complete != text:
+            path.write_text(complete, encoding="utf-8")
+        return {row["name"] for row in csv.DictReader(complete.splitlines())}
+
+    def _append(self, row: Sequence[Any]) -> None:
+        with (self.folder / PROVENANCE).open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)
+
+    def add(self, name: str, made: Made, source: str, kind: str, seed: int | None) -> None:
+        """Writes one image and its mask, then its row."""
+        image, mask, num_groups = made
+        save_png(self.folder / "images" / f"{name}.png", Image.fromarray(image))
+        save_png(self.folder / "masks" / f"{name}.png", Image.fromarray(mask.astype(np.uint8) * 255))
+        self._append((name, source, kind, num_groups, len(label_components(mask)[1]), seed))
+
+
+def _sample_maker(args: argparse.Namespace, samples: dict[str, Sample]) -> Maker:
+    """Squeezes samples, or runs both stages of the Gaussian-agnostic engine, the targets' own pixels pasted."""
+
+    def squeeze(source: str, seed: int) -> Made:
+        sample = samples[source]
+        pixels = torch.from_numpy(unit_range(sample.image))[None]  # (1, H, W)
+        generator = torch.Generator().manual_seed(seed)
+        squeezed = squeeze_with_targets(pixels, torch.from_numpy(sample.mask), generator, generation=True)
+        return _quantised(squeezed.image[0].numpy(), sample.image.dtype), squeezed.mask.numpy(), squeezed.num_groups
+
+    if args.mode == "squeezed":
+        return squeeze
+    if args.model is None:
+        raise CommandError("--mode generated needs --model PATH_OR_HUB_ID", EXIT_USAGE)
+    try:
+        pipeline = GaussianAgnosticPipeline.from_pretrained(args.model)
+    except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
+        raise CommandError(f"--model {args.model}: {one_line(error)}", EXIT_USAGE) from error
+    pipeline.to(resolve_device(args.device)).set_progress_bar_config(disable=True)
+
+    def generate(source: str, seed: int) -> Made:
+        sample = samples[source]
+        made = pipeline(
+            sample.image,
+            mask=sample.mask,
+            generator=torch.Generator().manual_seed(seed),
+            num_inference_steps=args.num_inference_steps,
+            strength=args.strength,
+            color_fix=None if args.color_fix == "none" else args.color_fix,
+            paste_targets=args.paste_targets,
+        )
+        return _quantised(made.images[0], sample.image.dtype), sample.mask, made.num_groups[0]
+
+    return generate
+
+
+def _planter(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], Maker]:
+    """Frames without targets, and the function that plants modelled ones on them."""
+    if args.backgrounds is None:
+        raise CommandError("--mode planted needs --backgrounds ROOT", EXIT_USAGE)
+    try:
+        frames = read_backgrounds(args.backgrounds, args.exclude or ())
+        model = TargetModel(scr_range=tuple(args.scr), sigma_range_px=tuple(args.sigma_px))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--backgrounds {args.backgrounds}: {one_line(error)}", EXIT_USAGE) from error
+    if not frames:
+        raise CommandError(f"--backgrounds {args.backgrounds}: no frame is left", EXIT_USAGE)
+
+    def plant(source: str, seed: int) -> Made:
+        planted = plant_targets(_shallow(frames[source]), model, np.random.default_rng(seed))
+        return planted.image, planted.mask, None
+
+    return frames, plant
+
+
+def _shallow(image: np.ndarray) -> np.ndarray:
+    """An image (H, W) of any depth as uint8, or uint16 of its range."""
+    return image if image.dtype == np.uint8 else _quantised(unit_range(image), image.dtype)
+
+
+def _quantised(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """(H, W) in [0, 1] as uint8 where the source is uint8, else as uint16."""
-    if dtype == np.uint8:
-        return np.rint(image * 255).astype(np.uint8)
-    return _sixteen_bit(image)
-
-
-def _sixteen_bit(image: np.ndarray) -> np.ndarray:
-    return np.rint(image * SIXTEEN_BIT_MAX).astype(np.uint16)
+    stored = np.uint8 if dtype == np.uint8 else np.uint16
+    return np.rint(image * np.iinfo(stored).max).astype(stored)
 
 
 def _read_samples(args: argparse.Namespace) -> dict[str, Sample]:
@@ -140,43 +182,17 @@ def _read_samples(args: argparse.Namespace) -> dict[str, Sample]:
         raise CommandError(f"--data {args.data}: {one_line(error)}", EXIT_USAGE) from error
 
 
-def _make_maker(args: argparse.Namespace, samples: dict[str, Sample]) -> Maker:
-    if args.mode == "planted":
-        if args.backgrounds is None:
-            raise CommandError("--mode planted needs --backgrounds ROOT", EXIT_USAGE)
-        try:
-            frames = read_backgrounds(args.backgrounds, args.exclude or ())
-            model = TargetModel(scr_range=tuple(args.scr), sigma_range_px=tuple(args.sigma_px))
-        except (OSError, ValueError) as error:
-            raise CommandError(f"--backgrounds {args.backgrounds}: {one_line(error)}", EXIT_USAGE) from error
-        if not frames:
-            raise CommandError(f"--backgrounds {args.backgrounds}: no frame is left", EXIT_USAGE)
-        return Planter(frames, model)
-    if args.mode == "squeezed":
-        return Squeezer(samples)
-    if args.model is None:
-        raise CommandError("--mode generated needs --model PATH_OR_HUB_ID", EXIT_USAGE)
-    return Generator(args, samples)
-
-
-def _settings(args: argparse.Namespace, sources: list[str]) -> dict:
+def _settings(args: argparse.Namespace, sources: Iterable[str]) -> dict[str, Any]:
     free = ("command", "output", "device", "count")  # a folder may grow, on any device
     named = {name: value for name, value in vars(args).items() if name not in free}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in named.items()} | {
-        "sources": sources
-    }
+    named = {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
+    return {**named, "sources": list(sources)}
 
 
 def _order(sources: list[str], count: int, seed: int) -> Iterator[str]:
     """`count` sources: each once in a random order, then again in another."""
     for k in range(count):
-        turn, place = divmod(k, len(sources))
-        if place == 0:
+        turn, index = divmod(k, len(sources))
+        if index == 0:
             order = np.random.default_rng((seed, turn)).permutation(len(sources))
-        yield sources[order[place]]
-
-
-def _provenance(
-    name: str, source: str, kind: str, num_groups: int | None, mask: np.ndarray, seed: int | None
-) -> Provenance:
-    return Provenance(name, source, kind, num_groups, len(label_components(mask)[1]), seed)
+        yield sources[order[index]]

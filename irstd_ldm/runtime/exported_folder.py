@@ -56,11 +56,6 @@ class ExportedDetector:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def is_exported(folder: str | PathLike) -> bool:
-    """Whether a folder holds an exported detector."""
-    return (Path(folder) / DESCRIPTION).is_file()
-
-
 def read_description(folder: str | PathLike) -> ExportedDetector:
     """The description of an exported detector.
 

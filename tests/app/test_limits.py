@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from irstd_ldm.app.reading import Input, Limits, read_input
+from irstd_ldm.app.detection import Input, Limits, read_input
 from irstd_ldm.data.images import robust_range_of_values
 from irstd_ldm.data.readers.frame import Frame
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline

@@ -20,7 +20,7 @@ def test_a_host_that_is_none_is_one_line(capfd, host):
 def test_port_0_is_any_free_port(tiny_checkpoint):
     pytest.importorskip("gradio")
     assert 0 < serving_port("127.0.0.1", 0) < 2**16
-    command = [sys.executable, "-m", "irstd_ldm.cli.main", "app", "--port", "0", "--model", str(tiny_checkpoint)]
+    command = [sys.executable, "-m", "irstd_ldm.cli", "app", "--port", "0", "--model", str(tiny_checkpoint)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         address = server.stdout.readline().split()[0]

@@ -32,7 +32,7 @@ def test_help_takes_less_than_a_second():
     seconds = []
     for _ in range(3):  # the best of three, since other processes may hold the cores
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "irstd_ldm.cli.main", "--help"], capture_output=True, check=True)
+        subprocess.run([sys.executable, "-m", "irstd_ldm.cli", "--help"], capture_output=True, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1
 

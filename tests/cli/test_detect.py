@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from irstd_ldm import IRSTDLatentPipeline, Target
-from irstd_ldm.cli import pictures
+from irstd_ldm.cli import outputs
 from irstd_ldm.cli.main import main
 
 RNG = np.random.default_rng(0)
@@ -274,7 +274,7 @@ def test_results_are_replaced_but_never_read_as_inputs(detect, tmp_path, capsys)
 
 
 def start(arguments: list, **keywords) -> subprocess.Popen:
-    command = [sys.executable, "-m", "irstd_ldm.cli.main", "detect", *map(str, arguments), "--device", "cpu"]
+    command = [sys.executable, "-m", "irstd_ldm.cli", "detect", *map(str, arguments), "--device", "cpu"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **keywords)
 
@@ -351,7 +351,7 @@ def test_tables_that_cannot_be_ended_are_one_line_and_keep_their_rows(detect, tm
 
 
 def test_no_memory_for_an_overlay_fails_its_image_alone(detect, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pictures, "MIN_LONG_SIDE_PX", 2**30)  # an enlargement that Pillow cannot hold
+    monkeypatch.setattr(outputs, "MIN_LONG_SIDE_PX", 2**30)  # an enlargement that Pillow cannot hold
     paths = [write_image(tmp_path / name) for name in ("a.png", "b.png")]
     code, out = detect(*paths)
     assert code == 1

@@ -183,7 +183,7 @@ def test_wrong_flags_are_wrong_usage(flags, capsys):
 
 
 def start(*arguments, **keywords) -> subprocess.Popen:
-    command = [sys.executable, "-m", "irstd_ldm.cli.main", "detect", *map(str, arguments), "--device", "cpu"]
+    command = [sys.executable, "-m", "irstd_ldm.cli", "detect", *map(str, arguments), "--device", "cpu"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keywords)
 
 
@@ -271,7 +271,7 @@ def test_a_full_disk_behind_the_standard_output_is_one_line(tiny_checkpoint, fra
 
     def run(*names: str, output: str) -> list[str]:
         inputs = [str(tmp_path / name) for name in names]
-        command = [sys.executable, "-m", "irstd_ldm.cli.main", "detect", *inputs, *flags, "--output", output]
+        command = [sys.executable, "-m", "irstd_ldm.cli", "detect", *inputs, *flags, "--output", output]
         with full.open("w") as out:
             done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
         assert done.returncode == 1

@@ -16,12 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.cli import PICTURE_KINDS, CommandError, records
-from irstd_ldm.cli.inputs import InputFile
+from irstd_ldm.cli import PICTURE_KINDS, CommandError, InputFile, outputs
 from irstd_ldm.cli.main import main
 from irstd_ldm.cli.model import FrameDetector, predict
-from irstd_ldm.cli.pictures import draw_overlay
-from irstd_ldm.cli.records import Record
+from irstd_ldm.cli.outputs import Record, draw_overlay
 from irstd_ldm.cli.sequence import SequenceResult, detect_sequence
 from irstd_ldm.cli.video import AnnotatedVideo
 from irstd_ldm.data.images import displayable, robust_range_of_values
@@ -232,7 +230,7 @@ def test_a_full_disk_leaves_whole_lines(tiny_pipeline, stack, threshold, tmp_pat
                 raise OSError(28, "No space left on device")
             return super().write(data)
 
-    monkeypatch.setattr(records.io, "FileIO", Filling)
+    monkeypatch.setattr(outputs.io, "FileIO", Filling)
     with pytest.raises(OSError, match="No space left"):
         run_sequence(stack, "one", tiny_pipeline, arguments(), threshold, tmp_path, HEADER)
     assert (tmp_path / "one" / "detections.jsonl").read_bytes() == b"".join(written[:5])

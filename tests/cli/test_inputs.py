@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from irstd_ldm.cli.inputs import collect_inputs, unique_names
+from irstd_ldm.cli.detect import collect_inputs, unique_names
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def resident_bytes(process: subprocess.Popen) -> int:
 def run(folder: Path, out: Path, model: Path, errors: Path) -> tuple[int, list[tuple[int, int]]]:
     """The command; returns its exit code and (images done, resident bytes) as it ran."""
     flags = ["--raw", RAW, "--write", "csv,masks,jsonl", "--model", model, "--output", out, "--device", "cpu"]
-    command = [sys.executable, "-m", "irstd_ldm.cli.main", "detect", folder, *flags]
+    command = [sys.executable, "-m", "irstd_ldm.cli", "detect", folder, *flags]
     memory = []
     with errors.open("w") as file:
         process = subprocess.Popen(list(map(str, command)), stderr=file, stdout=subprocess.DEVNULL)

@@ -27,7 +27,7 @@ def read_all(terminal: int) -> str:
 def test_progress_goes_to_a_terminal_alone(tiny_checkpoint, tmp_path):
     Image.fromarray(np.zeros((40, 56), np.uint8)).save(tmp_path / "a.png")
     flags = ["--threshold", "1", "--model", tiny_checkpoint, "--output", tmp_path / "out", "--device", "cpu"]
-    command = [sys.executable, "-m", "irstd_ldm.cli.main", "detect", tmp_path / "a.png", *flags]
+    command = [sys.executable, "-m", "irstd_ldm.cli", "detect", tmp_path / "a.png", *flags]
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 80))
     shown = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=end, text=True)

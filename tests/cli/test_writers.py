@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.cli import KINDS, TABLE_NAMES
-from irstd_ldm.cli.detect import _FolderOutputs
-from irstd_ldm.cli.inputs import Failure
-from irstd_ldm.cli.records import Ending, Record, mask_of_run_lengths, run_lengths
+from irstd_ldm.cli import KINDS, TABLE_NAMES, Failure
+from irstd_ldm.cli.outputs import Ending, FolderOutputs, Record, mask_of_run_lengths, run_lengths
 from irstd_ldm.targets import Target, extract_targets
 
 HEADER = {"version": "0", "model": "none", "settings": {"threshold": 0.5}}
@@ -58,7 +56,7 @@ def empty_result(path: Path) -> Result:
 
 
 def write(folder: Path, results: list[Result], *kinds: str) -> None:
-    outputs = _FolderOutputs(folder, kinds)
+    outputs = FolderOutputs(folder, kinds)
     outputs.begin()
     for result in results:
         outputs.add(result.image, result.probability, result.record)
@@ -138,7 +136,7 @@ def test_run_lengths_by_hand_and_as_pycocotools_decodes_them():
 
 
 def test_json_lines_are_there_before_the_run_ends(results, tmp_path):
-    outputs = _FolderOutputs(tmp_path / "out", ["jsonl"])
+    outputs = FolderOutputs(tmp_path / "out", ["jsonl"])
     outputs.begin()
     for number, result in enumerate(results, start=1):
         outputs.add(result.image, result.probability, result.record)
@@ -240,7 +238,7 @@ class HalfALine(io.FileIO):
 def test_an_image_whose_writing_fails_is_in_no_table(results, tmp_path, failing, monkeypatch):
     pytest.importorskip("pycocotools")
     pytest.importorskip("rasterio")
-    outputs = _FolderOutputs(tmp_path / "out", KINDS)
+    outputs = FolderOutputs(tmp_path / "out", KINDS)
     outputs.begin()
     for number, result in enumerate(results):
         if number == 1:

@@ -11,7 +11,7 @@ from irstd_ldm.hub.remote_code import remote_code
 
 from .server import TOKEN
 
-COMMAND = ("-m", "irstd_ldm.cli.main")
+COMMAND = ("-m", "irstd_ldm.cli")
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 CODE = ("image_encoder/irstd_image_encoder.py", "unet/irstd_unet.py", "vae/irstd_mask_vae.py")
 
@@ -230,5 +230,5 @@ def test_a_broken_commit_leaves_the_old_one(hub, command, run_folder):
 
 
 def test_the_commands_import_no_torch(client, tmp_path):
-    code = "import sys, irstd_ldm.cli.push, irstd_ldm.cli.pull; print({'torch', 'diffusers'} & set(sys.modules))"
+    code = "import sys, irstd_ldm.cli.transfer; print({'torch', 'diffusers'} & set(sys.modules))"
     assert client("-c", code, cwd=tmp_path).stdout == "set()\n"

@@ -4,7 +4,7 @@ import shutil
 
 from .server import TOKEN
 
-COMMAND = ("-m", "irstd_ldm.cli.main")
+COMMAND = ("-m", "irstd_ldm.cli")
 
 
 def test_the_class_is_that_of_the_repository(hub, client, tiny_diff_checkpoint, tmp_path):

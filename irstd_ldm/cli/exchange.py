@@ -1,0 +1,128 @@
+"""Tables for other programs: COCO's JSON, and GeoJSON (RFC 7946) of GeoTIFF images."""
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import finite
+from ..targets import label_components
+from .outputs import Ending, Record, Records, list_elements
+
+COCO_CATEGORIES = [{"id": 1, "name": "target"}]
+WGS84 = "EPSG:4326"
+DIGITS = 9  # of a degree: 0.1 mm
+Position = tuple[float, float]  # pixels of the image
+
+
+def coco_table(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
+    """detections_coco.json: an image per still, an annotation per target with a `score`, its confidence."""
+    yield f'{{"info": {json.dumps(finite(header))},\n"categories": {json.dumps(COCO_CATEGORIES)},\n"annotations": ['
+    yield from list_elements(_numbered(_annotations(record) for record in records()))
+    yield '],\n"images": ['
+    images = (
+        {"id": number, "file_name": record.file, "width": record.width, "height": record.height}
+        for number, record in enumerate(records(), start=1)
+    )
+    yield from list_elements(images)
+    yield "]}\n"
+
+
+def _annotations(record: Record) -> Iterator[dict[str, Any]]:
+    from pycocotools import mask as coco_mask
+
+    height, width = record.mask.shape
+    labels, components = label_components(record.mask)
+    for target, component in zip(record.targets, components, strict=True):
+        window = np.s_[target.top : target.top + target.height, target.left : target.left + target.width]
+        counts = _run_lengths_of_window(labels[window] == component.label, target.left, target.top, height, width)
+        encoded = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        yield {
+            "category_id": 1,
+            "segmentation": {"size": [height, width], "counts": encoded["counts"].decode()},
+            "area": target.area_px,
+            "bbox": [target.left, target.top, target.width, target.height],
+            "iscrowd": 0,
+            "score": target.confidence,
+        }
+
+
+def _run_lengths_of_window(inside: np.ndarray, left: int, top: int, height: int, width: int) -> list[int]:
+    """COCO's run lengths of a mask (height, width) that is `inside` (h, w) in a window and empty around it."""
+    columns, rows = np.nonzero(inside.T)
+    positions = (columns + left) * height + rows + top  # ascending, in the order of columns
+    breaks = np.flatnonzero(np.diff(positions) > 1)
+    starts = positions[np.append(0, breaks + 1)]
+    ends = positions[np.append(breaks, -1)] + 1
+    return np.diff(np.stack([starts, ends], axis=1).ravel(), prepend=0, append=height * width).tolist()
+
+
+def _numbered(annotations: Iterable[Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    number = 0
+    for image_number, of_image in enumerate(annotations, start=1):
+        for annotation in of_image:
+            number += 1
+            yield {"id": number, "image_id": image_number, **annotation}
+
+
+def geojson_table(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
+    """detections.geojson: two features per target of a GeoTIFF, its centroid and its box."""
+    yield '{"type": "FeatureCollection", "features": ['
+    yield from list_elements(feature for record in records() for feature in _features(record))
+    yield "\n]}\n"
+
+
+def _features(record: Record) -> Iterator[dict[str, Any]]:
+    """A target's centroid, a point, and its box, a polygon from its lower left corner on.
+
+    Of images without a coordinate reference system the geometries are null, as are those that reach beyond it (the
+    limb of a full-disk image).
+    """
+    georeference = _georeference(Path(record.file))
+    for target, row in zip(record.targets, record.row()["targets"], strict=True):
+        left, top, right, bottom = target.left, target.top, target.left + target.width, target.top + target.height
+        box = [(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]
+        corner_origin = (target.x + 0.5, target.y + 0.5)  # GDAL's origin is the corner of the top left pixel
+        for kind, geometry in (
+            ("centroid", _geometry("Point", [corner_origin], georeference)),
+            ("box", _geometry("Polygon", box, georeference)),
+        ):
+            properties = {"file": record.file, "name": record.name, "kind": kind, **row}
+            yield {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+def _georeference(path: Path) -> tuple[Any, Any] | None:
+    """The coordinate reference system of a GeoTIFF and the transform from pixels to it."""
+    import rasterio
+
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            with rasterio.open(path) as file:
+                return (file.crs, file.transform) if file.crs is not None else None
+        except rasterio.errors.RasterioIOError:  # a TIFF that Pillow or tifffile reads and GDAL does not
+            return None
+
+
+def _geometry(kind: str, positions: Sequence[Position], georeference: tuple[Any, Any] | None) -> dict[str, Any] | None:
+    """A point, or a polygon that is counter-clockwise where the map's y axis points up."""
+    if georeference is None:
+        return None
+    from rasterio.warp import transform
+
+    crs, to_map = georeference
+    xs = [to_map.a * x + to_map.b * y + to_map.c for x, y in positions]
+    ys = [to_map.d * x + to_map.e * y + to_map.f for x, y in positions]
+    try:
+        longitudes, latitudes = transform(crs, WGS84, xs, ys)
+    except Exception:  # of GDAL, for a position outside of the projection; it has no public class
+        return None
+    if not np.isfinite([longitudes, latitudes]).all():
+        return None
+    degrees = [[round(x, DIGITS), round(y, DIGITS)] for x, y in zip(longitudes, latitudes, strict=True)]
+    return {"type": kind, "coordinates": degrees[0] if kind == "Point" else [degrees]}

@@ -1,0 +1,446 @@
+"""What `detect` writes: pictures of a frame, a line of JSON for it, the log of such lines, tables made of the log."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data.images import displayable
+from ..files import finite, part_path, replacing
+from ..targets import Target
+from ..tracking import Track
+from . import (
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    KINDS,
+    PICTURE_KINDS,
+    TABLE_NAMES,
+    CommandError,
+    Failure,
+    describe,
+    drop_standard_output,
+)
+
+TARGET_FIELDS = tuple(field.name for field in dataclasses.fields(Target))
+TRACK_FIELDS = tuple(field.name for field in dataclasses.fields(Track))
+NAMING = "name is the file's stem; a second file of one stem is STEM-2, a third STEM-3, in the order of the inputs"
+MIN_LONG_SIDE_PX = 640  # smaller images are enlarged, so that a two-digit confidence is legible beside a 3 px target
+MAX_LABELS = 100  # more text than that hides the image
+BOX_MARGIN_PX = 2  # of the input image, at least: the box must not cover the target
+BOX_COLOUR = (255, 64, 64)
+TEXT_COLOUR = (255, 235, 59)
+OUTLINE_COLOUR = (0, 0, 0)
+MARKER = ".irstd-ldm"  # an empty file beside pictures that `detect` may replace
+
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+def say(text: str) -> None:
+    """Prints a line at once; where the reader has left, the command ends as an interrupted one."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        drop_standard_output()
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        drop_standard_output()
+        raise CommandError(f"cannot write to the standard output: {error.strerror}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder of `--output`, and checks that a file can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder / "writable")
+    except OSError as error:
+        raise CommandError(f"--output {folder}: cannot write there: {error.strerror}", EXIT_USAGE) from error
+
+
+def check_writable(path: Path) -> None:
+    """Writes a byte under the file's temporary name: a full disk still takes an empty file."""
+    part = part_path(path)
+    try:
+        part.write_bytes(b"0")
+    finally:
+        if not part.is_dir():
+            part.unlink(missing_ok=True)
+
+
+def save_png(path: Path, image: Image.Image) -> None:
+    """Writes a picture under a temporary name and renames it."""
+    with replacing(path) as part:
+        image.save(part, format="PNG")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One frame, its targets in the order of the mask's components, and the tracks after it where they are kept."""
+
+    file: str  # the input, as it was named
+    name: str  # stem of what is written for the input
+    width: int
+    height: int
+    targets: list[Target]
+    mask: np.ndarray  # (H, W) bool
+    frame: int | None = None  # index in a sequence, from 0; None for a still
+    time_s: float | None = None
+    tracks: list[Track] | None = None
+
+    def row(self) -> dict[str, Any]:
+        """JSON values of all fields but the mask; those that are None are left out."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "mask"}
+        for name in ("targets", "tracks"):
+            if fields[name] is not None:
+                fields[name] = [dataclasses.asdict(one) for one in fields[name]]
+        return finite({name: value for name, value in fields.items() if value is not None})
+
+    def to_json(self) -> str:
+        """The line, without its end."""
+        mask = {"size": list(self.mask.shape), "counts": run_lengths(self.mask)}
+        return json.dumps({**self.row(), "mask": mask})
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """The record of a line; of another line a ValueError, KeyError or TypeError."""
+        row: dict[str, Any] = json.loads(line)
+        mask = mask_of_run_lengths(row.pop("mask")["counts"], row["height"], row["width"])
+        targets = [
+            Target(**{name: math.nan if value is None else value for name, value in target.items()})  # type: ignore
+            for target in row.pop("targets")
+        ]
+        tracks = [Track(**track) for track in row.pop("tracks")] if "tracks" in row else None
+        return cls(**row, targets=targets, mask=mask, tracks=tracks)
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's uncompressed run lengths of (H, W) bool: of background and foreground in turns, column by column."""
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(edges, prepend=0, append=flat.size).tolist()
+    return [0, *counts] if flat[0] else counts
+
+
+def mask_of_run_lengths(counts: list[int], height: int, width: int) -> np.ndarray:
+    """The mask (H, W) bool of `run_lengths`; a ValueError where the counts do not fill it."""
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+
+
+class Log:
+    """Lines appended at once behind `kept_bytes` of a file, unbuffered: a kill leaves whole ones, but for the last."""
+
+    def __init__(self, path: Path, kept_bytes: int = 0):
+        self.path = path
+        self._file = io.FileIO(path, "a")
+        self._file.truncate(kept_bytes)
+
+    def append(self, line: str) -> None:
+        """Appends a line, or nothing where the disk refuses."""
+        end = self._file.seek(0, io.SEEK_END)
+        data = memoryview(f"{line}\n".encode(errors="surrogateescape"))
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except BaseException:  # an interruption too must not leave half a line
+            self._file.truncate(end)
+            raise
+
+    def records(self, num_records: int | None = None) -> Iterator[Record]:
+        """The records from the first on, one in memory at a time; lines of failures follow and are none."""
+        with self.path.open(encoding="utf-8", errors="surrogateescape") as lines:
+            for index, line in enumerate(lines):
+                if index == num_records or "error" in line and "targets" not in json.loads(line):
+                    return
+                yield Record.from_json(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Pictures:
+    """DIR/KIND/NAME.png, of a frame all kinds or none; `value_range` of overlays is as in `displayable`.
+
+    A folder DIR/KIND with files of other origin (a data set's masks, say) is a CommandError.
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[str], value_range: tuple[float, float] | None = None):
+        self.folders = [folder / kind for kind in kinds]
+        self._value_range = value_range
+        for path in self.folders:
+            if path.is_dir() and any(path.iterdir()) and not (path / MARKER).exists():
+                raise CommandError(
+                    f"--output {folder}: its {path.name}/ holds files that `detect` did not write; name another",
+                    EXIT_USAGE,
+                )
+
+    def make_folders(self) -> None:
+        for path in self.folders:
+            make_folder(path)
+
+    @contextmanager
+    def written(self, name: str, image: np.ndarray, probability: np.ndarray, record: Record) -> Iterator[None]:
+        """Writes a frame's pictures; they go again where one of them, or the block, fails or is interrupted."""
+        draw: dict[str, Callable[[], Image.Image]] = {
+            "masks": lambda: Image.fromarray(record.mask.astype(np.uint8) * 255),
+            "overlays": lambda: draw_overlay(displayable(image, self._value_range), record.targets),
+            "probability": lambda: Image.fromarray(np.rint(probability * np.float32(65535)).astype(np.uint16)),
+        }
+        try:
+            for path in self.folders:
+                (path / MARKER).touch()
+                save_png(path / f"{name}.png", draw[path.name]())
+            yield
+        except BaseException:
+            for path in self.folders:
+                (path / f"{name}.png").unlink(missing_ok=True)
+            raise
+
+
+def remove_frame_pictures(folder: Path) -> None:
+    """Removes DIR/KIND/FRAME.png of an earlier run; files of other origin or name stay."""
+    for kind in PICTURE_KINDS:
+        if (folder / kind / MARKER).exists():
+            for path in (folder / kind).glob("*.png"):
+                if path.stem.isdecimal():
+                    path.unlink()
+
+
+def draw_overlay(gray: np.ndarray, targets: Sequence[Target]) -> Image.Image:
+    """The image (H, W) in RGB with a box per target, and the confidence beside the 100 most confident ones.
+
+    Other types than uint8 are stretched between their 0.1 and 99.9 percentiles. The picture has s * W x s * H pixels,
+    s the smallest whole factor that makes the longer side at least 640.
+    """
+    height, width = gray.shape
+    scale = max(1, -(-MIN_LONG_SIDE_PX // max(height, width)))
+    picture = Image.fromarray(displayable(gray)).convert("RGB")
+    picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    long_side = max(picture.size)
+    font = ImageFont.load_default(size=max(16, long_side // 45))
+    line_px = max(2, long_side // 500)
+    margin_px = max(BOX_MARGIN_PX * scale, long_side // 120)
+    boxes = [_box(target, scale, margin_px, picture.size) for target in targets]
+    for box in boxes:
+        draw.rectangle(box, outline=BOX_COLOUR, width=line_px)
+    occupied = list(boxes)
+    by_confidence = sorted(zip(targets, boxes, strict=True), key=lambda pair: -pair[0].confidence)
+    for target, box in by_confidence[:MAX_LABELS]:
+        text = f"{target.confidence:.2f}"
+        _, _, text_width, text_height = draw.textbbox((0, 0), text, font=font, stroke_width=2)
+        label = _free_rectangle(box, (int(text_width) + 2, int(text_height) + 2), picture.size, occupied)
+        occupied.append(label)
+        draw.text(label[:2], text, font=font, fill=TEXT_COLOUR, stroke_width=2, stroke_fill=OUTLINE_COLOUR)
+    return picture
+
+
+def _box(target: Target, scale: int, margin_px: int, size: tuple[int, int]) -> Rectangle:
+    """The target's box in the enlarged picture of this size, grown by `margin_px` of it."""
+    return (
+        max(0, target.left * scale - margin_px),
+        max(0, target.top * scale - margin_px),
+        min(size[0], (target.left + target.width) * scale + margin_px) - 1,
+        min(size[1], (target.top + target.height) * scale + margin_px) - 1,
+    )
+
+
+def _free_rectangle(
+    box: Rectangle, text_size: tuple[int, int], size: tuple[int, int], occupied: Sequence[Rectangle]
+) -> Rectangle:
+    """Where the text covers no box and no text: above the box, below, right or left of it; else above."""
+    width, height = text_size
+    corners = ((box[0], box[1] - height - 1), (box[0], box[3] + 1), (box[2] + 2, box[1]), (box[0] - width - 1, box[1]))
+    candidates = []
+    for left, top in corners:
+        left = max(0, min(left, size[0] - width))
+        top = max(0, min(top, size[1] - height))
+        candidates.append((left, top, left + width, top + height))
+    return next((one for one in candidates if not any(_overlap(one, other) for other in occupied)), candidates[0])
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """What is known when a run ends, complete or not; sequences are described by their file, name and counts."""
+
+    failures: Sequence[Failure]
+    sequences: Sequence[Mapping[str, Any]]
+    complete: bool
+
+
+Records = Callable[[], Iterator[Record]]  # the log from its beginning, as often as a table asks
+Table = Callable[[Mapping[str, Any], Records, Ending], Iterable[str]]  # header, records, ending -> pieces of text
+
+
+def json_table(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
+    """detections.json: the settings, an entry per still, the sequences, the failures."""
+    yield json.dumps({**finite(header), "naming": NAMING}, indent=2)[:-2] + ',\n  "images": ['
+    yield from list_elements((record.row() for record in records()), indent=4 * " ", end="\n  ")
+    yield f'],\n  "sequences": {json.dumps(finite(ending.sequences))},\n'
+    yield f'  "failed": {json.dumps([dataclasses.asdict(failure) for failure in ending.failures])},\n'
+    yield f'  "complete": {json.dumps(ending.complete)}\n}}\n'
+
+
+def csv_table(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
+    """detections.csv of stills: a row per target."""
+    yield _csv_line(("file", "name", *TARGET_FIELDS))
+    for record in records():
+        yield from (_csv_line((record.file, record.name, *row.values())) for row in record.row()["targets"])
+
+
+def sequence_csv(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
+    """detections.csv of a sequence: a row per target, with the track that follows it where tracks are kept."""
+    with_tracks = bool(header["tracker"])
+    yield _csv_line(("frame", "time_s", *TARGET_FIELDS, *(["track"] if with_tracks else [])))
+    for record in records():
+        followers = {track.target: track.id for track in record.tracks or () if track.target is not None}
+        for index, target in enumerate(record.row()["targets"]):
+            row = (record.frame, record.time_s, *target.values())
+            yield _csv_line((*row, followers.get(index)) if with_tracks else row)
+
+
+def tracks_csv(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
+    """tracks.csv of a sequence: a row per track and frame."""
+    yield _csv_line(("frame", "time_s", *TRACK_FIELDS))
+    for record in records():
+        for track in record.tracks or ():
+            yield _csv_line((record.frame, record.time_s, *dataclasses.astuple(track)))
+
+
+# A new table is a function above, or in exchange.py where it needs a library, and an entry here and in `TABLE_NAMES`.
+TABLES: dict[str, Table] = {"json": json_table, "csv": csv_table}
+EXTRAS = {"coco": ("pycocotools", "coco"), "geojson": ("rasterio", "geo")}  # table -> library, extra that brings it
+
+
+def table_of(kind: str) -> Table:
+    """The table of a kind; a CommandError that names the extra where its library is not installed."""
+    if kind in TABLES:
+        return TABLES[kind]
+    library, extra = EXTRAS[kind]
+    try:
+        import_module(library)
+    except ImportError as error:
+        raise CommandError(f"--write {kind}: {error}; pip install irstd-ldm[{extra}]", EXIT_USAGE) from error
+    return getattr(import_module(".exchange", __package__), f"{kind}_table")
+
+
+def write_table(path: Path, pieces: Iterable[str]) -> None:
+    """Writes a table; where the disk refuses, one that is there stays."""
+    with replacing(path) as part, part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.writelines(pieces)
+
+
+def list_elements(values: Iterable[Any], indent: str = "", end: str = "") -> Iterator[str]:
+    """The elements of a JSON list, one a line, and `end` where there are any."""
+    separator = ""
+    for value in values:
+        yield f"{separator}\n{indent}{json.dumps(value)}"
+        separator = ","
+    yield end if separator else ""
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
+
+
+class StreamOutputs:
+    """Lines of JSON on the standard output, and nothing else."""
+
+    def begin(self) -> None:
+        pass
+
+    def holds(self, path: Path) -> bool:
+        return False
+
+    def add(self, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
+        say(record.to_json())
+
+    def finish(self, header: Mapping[str, Any], ending: Ending) -> None:
+        for failure in ending.failures:
+            say(failure.to_json())
+
+
+class FolderOutputs:
+    """DIR: the log of stills and their pictures as they come, the tables of the log when the run ends.
+
+    A still appears in all of them or in none. detections.json is always written. The log is detections.jsonl where
+    that is asked for, otherwise a hidden file that goes when the tables are whole. What cannot be written is a
+    CommandError, but for a still's own files, whose OSError leaves nothing of the still.
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[str]):
+        self.kinds = [kind for kind in KINDS if kind in (*kinds, "json")]
+        self.tables = [folder / TABLE_NAMES[kind] for kind in self.kinds if kind in TABLE_NAMES]
+        self.num_images = 0
+        self._pictures = Pictures(folder, [kind for kind in PICTURE_KINDS if kind in self.kinds])
+        self._tables = {
+            folder / TABLE_NAMES[kind]: table_of(kind) for kind in self.kinds if kind in {*TABLES, *EXTRAS}
+        }
+        make_folder(folder)
+        self._pictures.make_folders()
+        path = folder / TABLE_NAMES["jsonl"]
+        self._path = path if "jsonl" in self.kinds else part_path(path)
+        self._log: Log | None = None
+
+    def begin(self) -> None:
+        """Opens the log and checks that the disk takes the tables, before anything is detected."""
+        for path in self._tables:
+            with _writing(path):
+                check_writable(path)
+        with _writing(self._path):
+            self._log = Log(self._path)
+
+    def holds(self, path: Path) -> bool:
+        """Whether an input lies among the pictures of this run."""
+        return os.path.dirname(os.path.realpath(path)) in map(os.path.realpath, self._pictures.folders)
+
+    def add(self, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
+        """Writes a still's pictures and then its line."""
+        assert self._log is not None
+        with self._pictures.written(record.name, image, probability, record):
+            self._log.append(record.to_json())
+        self.num_images += 1
+
+    def finish(self, header: Mapping[str, Any], ending: Ending) -> None:
+        """Writes the tables; where the disk refuses, the log stays if it holds a still."""
+        if self._log is None:
+            return
+        try:
+            for path, table in self._tables.items():
+                with _writing(path):
+                    write_table(path, table(header, self._log.records, ending))
+        except CommandError:
+            if not self.num_images:
+                self._path.unlink()
+            raise
+        with _writing(self._path):
+            if "jsonl" in self.kinds:
+                for failure in ending.failures:
+                    self._log.append(failure.to_json())
+            else:
+                self._path.unlink()
+        self._log.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Names the table that cannot be begun or ended."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{path}: {describe('', error).error}") from error
