@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .targets import ConfidenceCalibration, Target, extract_targets
+
 PAD_MULTIPLE = 32
 MIN_PADDED_SIZE = 128
 Window = tuple[slice, slice]  # rows and columns of an image
@@ -277,7 +279,37 @@ def _total_weight(extent: int, starts: list[int], tile_extent: int, ramp: int) -
     return total
 
 
-def stack_maps(maps: list[np.ndarray] | None) -> Any:
+def detect_by_tiles(
+    grays: Sequence[np.ndarray],
+    settings: SamplingSettings,
+    threshold: float,
+    calibration: ConfidenceCalibration | None,
+    predict: Callable[[list[Tile]], np.ndarray],
+) -> tuple[Any, Any, Any, list[list[Target]]]:
+    """The probability, mask, uncertainty and targets of N images, as in [`IRSTDPipelineOutput`].
+
+    Args:
+        grays: N of (H, W), raw gray values.
+        settings: The call's.
+        threshold: Pixels of a higher probability belong to targets.
+        calibration: As in `extract_targets`.
+        predict: Gives the members' probabilities (B, E, PH, PW) of a batch of tiles.
+    """
+    blenders = [TileBlender(gray.shape, settings) for gray in grays]
+    for tiles in iterate_tiles(grays, settings):
+        for tile, members in zip(tiles, predict(tiles), strict=True):
+            blenders[tile.index].add(tile.window, members)
+    probabilities = [blender.probability[None] for blender in blenders]  # N of (1, H, W)
+    masks = [probability > threshold for probability in probabilities]
+    uncertainties = [one.uncertainty[None] for one in blenders if one.uncertainty is not None] or None
+    targets = [
+        extract_targets(probability[0], mask[0], gray, calibration)
+        for probability, mask, gray in zip(probabilities, masks, grays, strict=True)
+    ]
+    return _stacked(probabilities), _stacked(masks), _stacked(uncertainties), targets
+
+
+def _stacked(maps: list[np.ndarray] | None) -> Any:
     """Maps (1, H, W) of one size as (N, 1, H, W); others stay a list, None stays None."""
     if maps is None or len({one.shape for one in maps}) > 1:
         return maps

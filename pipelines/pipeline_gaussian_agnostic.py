@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from scipy import ndimage
 
 from ..data.ggs import draw_num_groups, squeeze
-from ..data.images import ImageInput, to_gray
+from ..data.images import ImageInput, to_grays
 from ..hub.format import FORMAT_VERSION
 from ..tiling import blend_weight, image_seed, pad_image, tile_windows
 from .base import IRSTDPipelineBase, StepCallback, check_callback_inputs, draw_base_seed, end_step
@@ -157,8 +157,6 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         tile_size: int,
         tile_overlap: int,
     ) -> None:
-        if not images:
-            raise ValueError("`image` must hold at least one image, got an empty list")
         if masks is not None and len(masks) != len(images):
             raise ValueError(f"`mask` must hold one mask per image, got {len(masks)} for {len(images)}")
         for image, mask in zip(images, masks or (), strict=False):
@@ -232,8 +230,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         num_inference_steps = num_inference_steps or self.config.default_num_inference_steps
         tile_size = self.config.default_tile_size if tile_size is None else tile_size
         tile_overlap = self.config.default_tile_overlap if tile_overlap is None else tile_overlap
-        inputs: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
-        grays = [to_gray(one) for one in inputs]
+        grays = to_grays(image)
         masks: list[Any] | None = None
         if mask is not None:
             masks = list(mask) if isinstance(mask, list | tuple) else [mask]

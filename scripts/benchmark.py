@@ -33,8 +33,7 @@ from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.pipelines.detection import IRSTDDetectionPipeline
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
-from irstd_ldm.runtime.engines import READABLE
-from irstd_ldm.runtime.exported_folder import read_description
+from irstd_ldm.runtime.exported import READABLE, read_description
 from irstd_ldm.training.train_latent import make_scheduler
 
 Subjects = dict[str, Callable[[], object]]

@@ -6,8 +6,7 @@ from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 
 from .. import __version__, bundled_checkpoint
-from ..runtime.engines import ENGINES
-from ..runtime.exported_folder import is_exported, read_description
+from ..runtime.exported import ENGINES, is_exported, read_description
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
 from .model import load_pipeline
 

@@ -19,8 +19,7 @@ from ..data.readers import is_sequence
 from ..data.readers.frame import BLACK_HOT, Frame, FrameSource
 from ..data.readers.sequence_range import sequence_range
 from ..runtime.detector import ExportedDetectorRunner
-from ..runtime.engines import ENGINES
-from ..runtime.exported_folder import is_exported
+from ..runtime.exported import ENGINES, is_exported
 from ..tiling import resolve_sampling
 from . import EXIT_USAGE, CommandError
 from .inputs import InputFile

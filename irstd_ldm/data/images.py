@@ -1,6 +1,7 @@
 """Gray images from files, PIL images, arrays and tensors, and their normalisation to about [-1, 1]."""
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -62,6 +63,18 @@ def to_gray(image: ImageInput) -> np.ndarray:
         tensor = image.detach().cpu()
         return _gray_from_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), channel_axis=0)
     raise TypeError(f"`image` must be a path, a PIL image, an array or a tensor, got {type(image).__name__}")
+
+
+def to_grays(image: ImageInput | Sequence[ImageInput]) -> list[np.ndarray]:
+    """The gray images, N of (H, W), of one accepted input or of a list of them.
+
+    Raises:
+        TypeError, ValueError, ImageReadError, OSError: as in `to_gray`; ValueError for an empty list, too.
+    """
+    images = list(image) if isinstance(image, list | tuple) else [image]
+    if not images:
+        raise ValueError("`image` must hold at least one image, got an empty list")
+    return [to_gray(one) for one in images]
 
 
 def normalize_image(

@@ -1,6 +1,7 @@
 """The residual ladder that the mask encoder, the image encoder and the mask decoder are made of."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -150,6 +151,13 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def checkpointed(model: Any, block: nn.Module, *inputs: torch.Tensor) -> Any:
+    """What `block` makes of the inputs, computed anew in the backward pass where `model` checkpoints gradients."""
+    if torch.is_grad_enabled() and model.gradient_checkpointing:
+        return model._gradient_checkpointing_func(block, *inputs)
+    return block(*inputs)
+
+
 def check_norm_type(norm_type: str) -> None:
     """Raises ValueError unless `norm_type` is "group" or "batch"."""
     if norm_type not in ("group", "batch"):
@@ -212,86 +220,50 @@ def make_head(kind: str, in_channels: int, out_channels: int) -> nn.Module:
 
 
 class Ladder(nn.Module):
-    """Residual levels with strided convolutions between them; one feature per level, finest first.
+    """Residual levels, each at half the resolution of the one before; one feature per level, finest first.
 
     Args:
         block_out_channels: Channels of each level.
         layers_per_block: Residual blocks of each level.
-        norm_num_groups: Groups of the normalisation.
-        channel_attention: Channel attention in every block.
-        frequency_attention: FAE in every block of a level, one switch per level.
+        norm_num_groups: Groups of the normalisation; None: [`BatchNormBlock`]s, the first of a level with the stride
+            that is else a convolution between levels.
+        channel_attention: Channel attention in every block; with BatchNorm where FAE is.
+        frequency_attention: FAE in every block of a level, with BatchNorm in its last; one switch per level.
     """
 
     def __init__(
         self,
         block_out_channels: Sequence[int],
         layers_per_block: Sequence[int],
-        norm_num_groups: int,
+        norm_num_groups: int | None,
         channel_attention: bool = False,
-        frequency_attention: Sequence[bool] | None = None,
-    ):
-        super().__init__()
-        frequency_attention = frequency_attention or (False,) * len(block_out_channels)
-        self.levels = nn.ModuleList()
-        self.downsamplers = nn.ModuleList()
-        previous = block_out_channels[0]
-        for level, channels in enumerate(block_out_channels):
-            blocks = [
-                ResidualBlock(
-                    channels if block or not level else previous,
-                    channels,
-                    norm_num_groups,
-                    channel_attention,
-                    frequency_attention[level],
-                )
-                for block in range(layers_per_block[level])
-            ]
-            self.levels.append(nn.Sequential(*blocks))
-            if level + 1 < len(block_out_channels):
-                self.downsamplers.append(Downsample2D(channels, use_conv=True, name="op"))
-            previous = channels
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """(B, C0, h0, w0) -> features (B, Ci, h0/2^i, w0/2^i), finest first."""
-        features = []
-        for level, blocks in enumerate(self.levels):
-            x = blocks(x if not level else self.downsamplers[level - 1](x))
-            features.append(x)
-        return features
-
-
-class BatchNormLadder(nn.Module):
-    """As [`Ladder`], of [`BatchNormBlock`]s, the first of a level with the stride.
-
-    Args:
-        block_out_channels: Channels of each level.
-        layers_per_block: Residual blocks of each level.
-        frequency_attention: Channel attention and FAE in the last block of a level, one switch per level.
-    """
-
-    def __init__(
-        self,
-        block_out_channels: Sequence[int],
-        layers_per_block: Sequence[int],
         frequency_attention: Sequence[bool] | None = None,
     ):
         super().__init__()
         switches = frequency_attention or (False,) * len(block_out_channels)
         self.levels = nn.ModuleList()
+        self.downsamplers = nn.ModuleList()
         previous = block_out_channels[0]
         for level, channels in enumerate(block_out_channels):
-            blocks = []
-            for block in range(layers_per_block[level]):
-                stride = 2 if level and not block else 1
-                attention = switches[level] and block + 1 == layers_per_block[level]
-                blocks.append(BatchNormBlock(previous, channels, stride, attention, attention))
+            blocks = nn.Sequential()
+            for left in reversed(range(layers_per_block[level])):
+                if norm_num_groups is None:
+                    stride = 2 if level and not len(blocks) else 1
+                    attention = switches[level] and not left
+                    blocks.append(BatchNormBlock(previous, channels, stride, attention, attention))
+                else:
+                    blocks.append(
+                        ResidualBlock(previous, channels, norm_num_groups, channel_attention, switches[level])
+                    )
                 previous = channels
-            self.levels.append(nn.Sequential(*blocks))
+            self.levels.append(blocks)
+            if norm_num_groups is not None and level + 1 < len(block_out_channels):
+                self.downsamplers.append(Downsample2D(channels, use_conv=True, name="op"))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """(B, C0, h0, w0) -> features (B, Ci, h0/2^i, w0/2^i), finest first."""
         features = []
-        for blocks in self.levels:
-            x = blocks(x)
+        for level, blocks in enumerate(self.levels):
+            x = blocks(self.downsamplers[level - 1](x) if level and len(self.downsamplers) else x)
             features.append(x)
         return features

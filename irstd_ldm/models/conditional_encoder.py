@@ -14,7 +14,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from .blocks import HaarHead, make_head
+from .blocks import HaarHead, checkpointed, make_head
 from .safetensors_only import SafetensorsOnlyMixin
 from .wavelet import DWT, LIW
 
@@ -256,11 +256,6 @@ class ConditionalEncoder(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
             nn.init.zeros_(parameter)
         self.gradient_checkpointing = False
 
-    def _run(self, block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(block, *inputs)
-        return block(*inputs)
-
     def forward(self, image: torch.Tensor) -> ConditionalEncoderOutput:
         """Encode (B, 1, PH, PW) in [-1, 1], PH and PW multiples of 32."""
         x = image.expand(-1, self.config.in_channels, -1, -1)
@@ -268,13 +263,13 @@ class ConditionalEncoder(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
             x = self.dwt(x).flatten(1, 2)  # (B, 4*in_channels, PH/2, PW/2)
         skips: list[torch.Tensor] = []
         for stage, block in enumerate(self.encoder):
-            x = self._run(block, _halve(x) if stage else x)
+            x = checkpointed(self, block, _halve(x) if stage else x)
             skips.append(x)
         skips[1] = self.liw(skips[1])
         features = [x]
         for stage in reversed(range(len(self.decoder))):
-            fused = self._run(self.fusion[stage], _resize(features[0], skips[stage]), skips[stage])
-            features.insert(0, self._run(self.decoder[stage], fused))
+            fused = checkpointed(self, self.fusion[stage], _resize(features[0], skips[stage]), skips[stage])
+            features.insert(0, checkpointed(self, self.decoder[stage], fused))
         heads = [head(feature) for head, feature in zip(self.side_heads, features, strict=True)]
         side_logits = [heads[0], *(_resize(head, heads[0]) for head in heads[1:])]  # (B, 1, PH, PW) each
         logits = self.conv_fuse(torch.cat(side_logits, dim=1))

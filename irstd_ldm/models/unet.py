@@ -1,6 +1,5 @@
 """The conditional denoiser of LGLDNet: a diffusers UNet whose skips pass FAE and whose condition passes LIW."""
 
-import inspect
 from typing import cast
 
 import torch
@@ -109,11 +108,6 @@ class IRSTDUNet2DConditionModel(SafetensorsOnlyMixin, UNet2DConditionModel):
                 skip_channels = skip_channels[:-count]
         if norm_type == "batch":
             batch_normalised(self)
-
-    @classmethod
-    def _get_init_keys(cls, input_class=None):
-        parent, own = inspect.signature(UNet2DConditionModel.__init__), inspect.signature(cls.__init__)
-        return set(parent.parameters) | set(own.parameters)
 
     def forward(
         self,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from irstd_ldm.models.frequency import FAE
-from irstd_ldm.runtime.networks import HartleyFAE, LatentDetector, with_hartley
+from irstd_ldm.runtime.export import HartleyFAE, LatentDetector, with_hartley
 
 
 @pytest.mark.parametrize("size", [(64, 64), (31, 48), (7, 8), (256, 32), (1, 2)])
