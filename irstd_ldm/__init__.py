@@ -26,35 +26,19 @@ from typing import TYPE_CHECKING
 from .lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .models.conditional_encoder import ConditionalEncoder
-    from .models.image_encoder import IRSTDImageEncoder
-    from .models.mask_vae import MaskAutoencoderKL
-    from .models.pixel_unet import IRSTDUNet2DModel
-    from .models.restoration import IRSTDRestorationModel
-    from .models.unet import IRSTDUNet2DConditionModel
-    from .pipelines.output import IRSTDPipelineOutput
-    from .pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline
-    from .pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
-    from .pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
-    from .targets import Target
+    from .models.conditional_encoder import ConditionalEncoder as ConditionalEncoder
+    from .models.image_encoder import IRSTDImageEncoder as IRSTDImageEncoder
+    from .models.mask_vae import MaskAutoencoderKL as MaskAutoencoderKL
+    from .models.pixel_unet import IRSTDUNet2DModel as IRSTDUNet2DModel
+    from .models.restoration import IRSTDRestorationModel as IRSTDRestorationModel
+    from .models.unet import IRSTDUNet2DConditionModel as IRSTDUNet2DConditionModel
+    from .pipelines.detection import IRSTDPipelineOutput as IRSTDPipelineOutput
+    from .pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline as GaussianAgnosticPipeline
+    from .pipelines.pipeline_irstd_diff import IRSTDDiffPipeline as IRSTDDiffPipeline
+    from .pipelines.pipeline_irstd_latent import IRSTDLatentPipeline as IRSTDLatentPipeline
+    from .targets import Target as Target
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "ConditionalEncoder",
-    "GaussianAgnosticPipeline",
-    "IRSTDDiffPipeline",
-    "IRSTDImageEncoder",
-    "IRSTDLatentPipeline",
-    "IRSTDPipelineOutput",
-    "IRSTDRestorationModel",
-    "IRSTDUNet2DConditionModel",
-    "IRSTDUNet2DModel",
-    "MaskAutoencoderKL",
-    "Target",
-    "__version__",
-    "bundled_checkpoint",
-]
 
 # Public name -> module that defines it, imported on first use, so that `irstd-ldm --help` loads no torch.
 _LAZY = {
@@ -63,13 +47,14 @@ _LAZY = {
     "IRSTDDiffPipeline": ".pipelines.pipeline_irstd_diff",
     "IRSTDImageEncoder": ".models.image_encoder",
     "IRSTDLatentPipeline": ".pipelines.pipeline_irstd_latent",
-    "IRSTDPipelineOutput": ".pipelines.output",
+    "IRSTDPipelineOutput": ".pipelines.detection",
     "IRSTDRestorationModel": ".models.restoration",
     "IRSTDUNet2DConditionModel": ".models.unet",
     "IRSTDUNet2DModel": ".models.pixel_unet",
     "MaskAutoencoderKL": ".models.mask_vae",
     "Target": ".targets",
 }
+__all__ = sorted([*_LAZY, "__version__", "bundled_checkpoint"])
 
 
 def bundled_checkpoint(name: str = "tiny") -> Path:

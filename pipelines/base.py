@@ -19,6 +19,7 @@ from ..hub.upload import explain, upload_checkpoint
 from ..models.safetensors_only import require_safetensors
 
 StepCallback = Callable[..., dict[str, torch.Tensor] | None]
+EndStep = Callable[..., tuple[torch.Tensor, ...]]  # (step, timestep, **tensors) -> the tensors to go on with, in order
 
 
 class IRSTDPipelineBase(DiffusionPipeline):
@@ -156,26 +157,19 @@ class IRSTDPipelineBase(DiffusionPipeline):
         self,
         repo_id: str,
         commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        create_pr: bool = False,
+        *,
         safe_serialization: bool = True,
         variant: str | None = None,
-        subfolder: str | None = None,
-        revision: str | None = None,
+        **kwargs: Any,
     ) -> str:
         """Saves the pipeline and uploads it to the Hub in one commit, with the code that loads it and a card.
 
         Args:
             repo_id: "OWNER/NAME", made if absent; "NAME" is the login's own.
             commit_message: None = "Upload " and the name of the class.
-            private: Whether a new repository is; None = the owner's default.
-            token: None = the standard login.
-            create_pr: Whether to open a pull request instead.
             safe_serialization: Must be True: weights are never pickled.
             variant: Middle part of the names of the weight files, for example "fp16".
-            subfolder: Folder of the repository that gets the checkpoint, without a card; None = the root.
-            revision: Branch, made if absent; None = main.
+            kwargs: Further arguments of `upload_checkpoint`: `private`, `token`, `create_pr`, `subfolder`, `revision`.
 
         Returns:
             Address of the commit.
@@ -184,18 +178,10 @@ class IRSTDPipelineBase(DiffusionPipeline):
             ValueError: If `safe_serialization` is False.
             OSError: If the Hub refuses or does not answer.
         """
+        message = commit_message or f"Upload {type(self).__name__}"
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
-            return upload_checkpoint(
-                Path(folder),
-                repo_id,
-                private=private,
-                revision=revision,
-                commit_message=commit_message or f"Upload {type(self).__name__}",
-                token=token,
-                create_pr=create_pr,
-                subfolder=subfolder,
-            )
+            return upload_checkpoint(Path(folder), repo_id, commit_message=message, **kwargs)
 
     def _finish(self, folder: Path) -> None:
         """Brings what diffusers has saved into this package's form: sorted configs without local paths."""
@@ -222,11 +208,11 @@ def draw_base_seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(2**62, (1,), generator=source, device=source.device))
 
 
-def check_callback_inputs(pipeline: DiffusionPipeline, tensor_inputs: Sequence[str]) -> None:
-    """Checks that a call's callback asks for tensors that the pipeline shows.
+def step_end(pipeline: DiffusionPipeline, callback: StepCallback | None, tensor_inputs: Sequence[str]) -> EndStep:
+    """What a call does after each of its denoising steps: the callback sees the tensors and may replace them.
 
     Raises:
-        ValueError: It asks for another one.
+        ValueError: `tensor_inputs` names a tensor that the pipeline does not show.
     """
     shown = pipeline._callback_tensor_inputs
     if not set(tensor_inputs) <= set(shown):
@@ -234,17 +220,15 @@ def check_callback_inputs(pipeline: DiffusionPipeline, tensor_inputs: Sequence[s
             f"`callback_on_step_end_tensor_inputs` must be among {', '.join(shown)}, got {list(tensor_inputs)}"
         )
 
+    def end_step(step: int, timestep: torch.Tensor, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if callback is None:
+            return keep_tensors(step, timestep, **tensors)
+        replaced = callback(pipeline, step, timestep, {name: tensors[name] for name in tensor_inputs}) or {}
+        return tuple(replaced.get(name, tensor) for name, tensor in tensors.items())
 
-def end_step(
-    pipeline: DiffusionPipeline,
-    callback: StepCallback | None,
-    tensor_inputs: Sequence[str],
-    step: int,
-    timestep: torch.Tensor,
-    **tensors: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:
-    """The tensors after a step, in their order, some replaced by what the callback returns."""
-    if callback is None:
-        return tuple(tensors.values())
-    replaced = callback(pipeline, step, timestep, {name: tensors[name] for name in tensor_inputs}) or {}
-    return tuple(replaced.get(name, tensor) for name, tensor in tensors.items())
+    return end_step
+
+
+def keep_tensors(step: int, timestep: torch.Tensor, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors after a step that nothing follows."""
+    return tuple(tensors.values())

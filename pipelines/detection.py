@@ -1,18 +1,38 @@
 """The call that the detectors share, from images of any size to targets."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
 from ..data.images import ImageInput, gray_range, scale_gray, to_grays
-from ..targets import confidence_calibration, resolve_threshold
+from ..targets import Target, confidence_calibration, resolve_threshold
 from ..tiling import Tile, detect_by_tiles, image_seed, resolve_sampling
-from .base import IRSTDPipelineBase, StepCallback, check_callback_inputs, draw_base_seed
-from .output import IRSTDPipelineOutput
+from .base import EndStep, IRSTDPipelineBase, StepCallback, draw_base_seed, keep_tensors, step_end
+
+
+@dataclass
+class IRSTDPipelineOutput(BaseOutput):
+    """Detections in N images: arrays, or tensors with ``output_type="pt"``.
+
+    Images of different sizes give lists of (1, H, W) instead of stacked arrays.
+
+    Attributes:
+        probability: (N, 1, H, W) float32 in [0, 1], fused over the ensemble.
+        mask: (N, 1, H, W) bool, probability > threshold.
+        uncertainty: (N, 1, H, W) float32, standard deviation over the ensemble; None for an ensemble of one.
+        targets: One list of [`Target`] per image, in raster order of the targets' first pixels.
+    """
+
+    probability: Any
+    mask: Any
+    uncertainty: Any
+    targets: list[list[Target]]
 
 
 class IRSTDDetectionPipeline(IRSTDPipelineBase):
@@ -36,9 +56,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        progress_bar: tqdm | None = None,
+        end_step: EndStep = keep_tensors,
     ) -> np.ndarray:
         """Probabilities of the ensemble's members.
 
@@ -47,9 +65,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             seeds: One seed per image.
             num_inference_steps: Denoising steps.
             ensemble_size: Members per image.
-            callback_on_step_end: As in `__call__`.
-            callback_on_step_end_tensor_inputs: As in `__call__`.
-            progress_bar: Moves on by B after every step.
+            end_step: Takes the tensors of `_callback_tensor_inputs` after every step, gives those to go on with.
 
         Returns:
             (B, E, PH, PW) float32 in [0, 1].
@@ -115,7 +131,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         # 1. Check the inputs and fill in the checkpoint's defaults.
         if output_type not in ("np", "pt"):
             raise ValueError(f"`output_type` must be 'np' or 'pt', got {output_type!r}")
-        check_callback_inputs(self, callback_on_step_end_tensor_inputs)
+        end_step = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         settings = resolve_sampling(
             self.config,
             range(self.min_inference_steps, self.max_inference_steps + 1),
@@ -137,15 +153,16 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         # 3. Cut tiles (an image that is no larger is one), predict the members' probabilities, (B, E, PH, PW), blend
         # and fuse these, decide, and find the targets.
         def predict(tiles: list[Tile]) -> np.ndarray:
-            return self.predict_probability(
-                np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles]),  # (B, PH, PW)
-                [seeds[tile.index] for tile in tiles],
-                settings.num_inference_steps,
-                settings.ensemble_size,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
-                progress_bar,
-            )
+            def counted(step: int, timestep: torch.Tensor, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                progress_bar.update(len(tiles))
+                return end_step(step, timestep, **tensors)
+
+            pixels = np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles])  # (B, PH, PW)
+            tile_seeds, steps = [seeds[tile.index] for tile in tiles], settings.num_inference_steps
+            members = self.predict_probability(pixels, tile_seeds, steps, settings.ensemble_size, counted)
+            if not steps:
+                progress_bar.update(len(tiles))
+            return members
 
         calibration = confidence_calibration(self.config)
         num_passes = max(settings.num_inference_steps, 1) * sum(len(settings.windows(gray.shape)) for gray in grays)

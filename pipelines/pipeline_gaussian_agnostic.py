@@ -1,9 +1,8 @@
 """The Gaussian-agnostic data engine: realistic variants of labelled infrared images, by squeezing and two stages."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..data.ggs import draw_num_groups, squeeze
 from ..data.images import ImageInput, to_grays
 from ..hub.format import FORMAT_VERSION
 from ..tiling import blend_weight, image_seed, pad_image, tile_windows
-from .base import IRSTDPipelineBase, StepCallback, check_callback_inputs, draw_base_seed, end_step
+from .base import EndStep, IRSTDPipelineBase, StepCallback, draw_base_seed, keep_tensors, step_end
 
 TILE_MULTIPLE = 32  # pixels; every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
@@ -226,7 +225,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             ValueError: An argument out of range, or a mask that does not fit its image.
         """
         # 0. Resolve defaults and check.
-        check_callback_inputs(self, callback_on_step_end_tensor_inputs)
+        end_step = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         num_inference_steps = num_inference_steps or self.config.default_num_inference_steps
         tile_size = self.config.default_tile_size if tile_size is None else tile_size
         tile_overlap = self.config.default_tile_overlap if tile_overlap is None else tile_overlap
@@ -249,14 +248,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             squeezed, num_groups = self.squeeze(pixels, generators)
             restored = self.restore(squeezed, tile_size, tile_overlap)
             generated = self.refine(
-                restored,
-                generators,
-                num_inference_steps,
-                strength,
-                tile_size,
-                tile_overlap,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
+                restored, generators, num_inference_steps, strength, tile_size, tile_overlap, end_step
             )
             if color_fix is not None:
                 generated = COLOR_FIXES[color_fix](generated, restored)
@@ -286,7 +278,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
 
     def restore(self, squeezed: torch.Tensor, tile_size: int, tile_overlap: int) -> torch.Tensor:
         """Stage 1: (B, 1, PH, PW) in [0, 1] to the same."""
-        restored = _tiled(lambda x: self.restoration(x).sample, squeezed, tile_size, tile_overlap, 1, 1)
+        restored = _tiled(lambda x: self.restoration(x).sample, squeezed, tile_size, tile_overlap)
         return restored.clamp(0, 1)
 
     def refine(
@@ -297,14 +289,13 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         strength: float,
         tile_size: int,
         tile_overlap: int,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        end_step: EndStep = keep_tensors,
     ) -> torch.Tensor:
         """Stage 2: stage 1's images (B, 1, PH, PW) in [0, 1] to realistic ones, about [0, 1]."""
         scale, factor = latent_scale(self.vae), self.vae.config.scaling_factor
 
         # Model invocation: self.vae.encode, of the hint.
-        hint = _tiled(self.encode_hint, restored, tile_size, tile_overlap, 1, scale)  # (B, C, h, w)
+        hint = _tiled(self.encode_hint, restored, tile_size, tile_overlap, down=scale)  # (B, C, h, w)
 
         # Model invocation: self.controlnet and self.unet, once per step and tile.
         self.scheduler.set_timesteps(num_inference_steps, device=hint.device)
@@ -315,28 +306,17 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         for step, timestep in enumerate(self.progress_bar(timesteps)):
             model_input = self.scheduler.scale_model_input(latents, timestep)
             pair = torch.cat([model_input, hint], dim=1)  # (B, 2C, h, w)
-            noise = _tiled(
-                partial(self._predict_from_pair, timestep=timestep),
-                pair,
-                tile_size // scale,
-                tile_overlap // scale,
-                1,
-                1,
-            )
+
+            def predict(pair: torch.Tensor, timestep: torch.Tensor = timestep) -> torch.Tensor:
+                return self.predict_noise(*pair.chunk(2, dim=1), timestep)
+
+            noise = _tiled(predict, pair, tile_size // scale, tile_overlap // scale)
             latents = self.scheduler.step(noise, timestep, latents, **step_arguments).prev_sample
-            latents, hint = end_step(
-                self,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
-                step,
-                timestep,
-                latents=latents,
-                hint=hint,
-            )
+            latents, hint = end_step(step, timestep, latents=latents, hint=hint)
 
         # Model invocation: self.vae.decode.
         decoded = _tiled(
-            lambda x: decode_gray(self.vae, x / factor), latents, tile_size // scale, tile_overlap // scale, scale, 1
+            lambda x: decode_gray(self.vae, x / factor), latents, tile_size // scale, tile_overlap // scale, up=scale
         )
         return (decoded + 1) / 2
 
@@ -356,10 +336,6 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
     def encode_hint(self, restored: torch.Tensor) -> torch.Tensor:
         """The control branch's hint (B, C, h, w): the latent's mode of stage 1's images (B, 1, H, W) in [0, 1]."""
         return encode_gray(self.vae, restored * 2 - 1).mode() * self.vae.config.scaling_factor
-
-    def _predict_from_pair(self, pair: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        latents, hint = pair.chunk(2, dim=1)
-        return self.predict_noise(latents, hint, timestep)
 
     def predict_noise(self, latents: torch.Tensor, hint: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """The denoiser's answer (B, C, h, w) under the control of `hint` (B, C, h, w)."""
@@ -395,8 +371,8 @@ def _tiled(
     x: torch.Tensor,
     tile_size: int,
     tile_overlap: int,
-    up: int,
-    down: int,
+    up: int = 1,
+    down: int = 1,
 ) -> torch.Tensor:
     """`function` of (B, C, H, W), which gives (B, C', H*up/down, W*up/down), on overlapping tiles, blended.
 
@@ -407,20 +383,13 @@ def _tiled(
         return function(x)
     total: torch.Tensor | None = None
     weight = np.zeros((height * up // down, width * up // down), np.float32)
-    for window, target in _windows(height, width, tile_size, tile_overlap, up, down):
-        part = function(x[:, :, window[0], window[1]])  # (B, C', tile height, tile width)
+    for rows, columns in tile_windows((height, width), tile_size, tile_overlap):
+        part = function(x[:, :, rows, columns])  # (B, C', tile height, tile width)
         if total is None:
             total = part.new_zeros(*part.shape[:2], *weight.shape)
         blend = blend_weight(part.shape[2], part.shape[3], tile_overlap * up // down)
-        total[:, :, target[0], target[1]] += part * torch.from_numpy(blend).to(part)
+        target = tuple(slice(axis.start * up // down, axis.stop * up // down) for axis in (rows, columns))
+        total[(..., *target)] += part * torch.from_numpy(blend).to(part)
         weight[target] += blend
     assert total is not None
     return total / torch.from_numpy(weight).to(total)
-
-
-def _windows(
-    height: int, width: int, tile_size: int, tile_overlap: int, up: int, down: int
-) -> Iterator[tuple[tuple[slice, slice], tuple[Any, ...]]]:
-    """Windows of the tiles in the input and in the output."""
-    for window in tile_windows((height, width), tile_size, tile_overlap):
-        yield window, tuple(slice(axis.start * up // down, axis.stop * up // down) for axis in window)

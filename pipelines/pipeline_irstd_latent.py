@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionModel
-from tqdm.auto import tqdm
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .base import StepCallback, end_step
+from .base import EndStep, keep_tensors
 from .detection import IRSTDDetectionPipeline
 
 
@@ -86,9 +85,7 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        progress_bar: tqdm | None = None,
+        end_step: EndStep = keep_tensors,
     ) -> np.ndarray:
         """Encode, denoise, decode; an ensemble samples the posterior, a single member decodes its mode."""
         device, dtype = self._execution_device, self.unet.dtype
@@ -110,17 +107,8 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
             clean = self.unet(sample, timestep, tokens).sample  # (B*E, 8, h, w)
             latents = self.scheduler.step(clean, timestep, latents).prev_sample
             latents, image_latent, tokens = end_step(
-                self,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
-                step,
-                timestep,
-                latents=latents,
-                image_latent=image_latent,
-                tokens=tokens,
+                step, timestep, latents=latents, image_latent=image_latent, tokens=tokens
             )
-            if progress_bar is not None:
-                progress_bar.update(len(image))
 
         # Model invocation: self.vae.decode.
         posterior = self.vae.variables_to_posterior(latents.float())

@@ -40,16 +40,9 @@ class _Definition(NamedTuple):
     names: frozenset[str]
 
 
-_READ_GRAY = """\
-def _read_gray(path: Path) -> np.ndarray:
-    with Image.open(path, formats=("PNG", "BMP", "TIFF", "JPEG")) as image:
-        return _gray_from_pil(image)"""
-# Remote code has these instead of the package's own: a pipeline that diffusers alone has loaded is not saved in this
-# package's format, and reads files by Pillow.
-_REPLACED: dict[str, _Import | _Definition] = {
-    "IRSTDPipelineBase": _Import("diffusers", "DiffusionPipeline", "IRSTDPipelineBase"),
-    "_read_gray": _Definition(_READ_GRAY, frozenset({"Image", "Path", "_gray_from_pil", "np"})),
-}
+# Remote code has this base class instead of the package's own: a pipeline that diffusers alone has loaded is not saved
+# in this package's format.
+_REPLACED = {"IRSTDPipelineBase": _Import("diffusers", "DiffusionPipeline", "IRSTDPipelineBase")}
 
 
 def write_remote_code(folder: Path) -> None:
