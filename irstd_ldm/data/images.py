@@ -57,7 +57,7 @@ def to_gray(image: ImageInput) -> np.ndarray:
     if isinstance(image, np.ma.MaskedArray):
         raise TypeError("`image` must not be a masked array: fill its masked pixels with a value that occurs")
     if isinstance(image, np.ndarray):
-        return _gray_from_array(np.asarray(image), channel_axis=-1)
+        return _gray_from_array(np.asarray(image))
     loaded_torch = sys.modules.get("torch")  # a tensor comes from a caller that has imported it
     if loaded_torch is not None and isinstance(image, loaded_torch.Tensor):
         tensor = image.detach().cpu()
@@ -123,11 +123,7 @@ def gray_range(
 
 
 def check_normalization(normalization: str) -> None:
-    """Checks that the rule is one of `NORMALIZATIONS`.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raises ValueError unless the rule is one of `NORMALIZATIONS`."""
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"`normalization` must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
 
@@ -136,13 +132,8 @@ def robust_range(gray: np.ndarray) -> tuple[float, float]:
     """The 5 and 95 per cent quantiles of the pixels that a sensor measured.
 
     A few per cent of dead or hot pixels, rows and columns, of telemetry or of pixels without data do not move them
-    noticeably, and what is recognised as no measurement (`measured_pixels`) does not at all.
-
-    Args:
-        gray: (H, W), as `to_gray` returns it.
-
-    Returns:
-        (lo, hi), see `robust_range_of_values`.
+    noticeably, and what is recognised as no measurement (`measured_pixels`) does not at all. For (lo, hi) of a frame
+    (H, W) see `robust_range_of_values`.
     """
     return robust_range_of_values(measured_pixels(gray))
 
@@ -231,13 +222,13 @@ def _levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" or int(high) - int(low) >= 2**16:
         return np.unique(values, return_counts=True)
-    counts = _counts(values, int(low), int(high))
+    counts = _counts(values, int(low), int(high))  # (high - low + 1,)
     occurring = np.flatnonzero(counts)
     return int(low) + occurring, counts[occurring]
 
 
 def _counts(values: np.ndarray, low: int, high: int) -> np.ndarray:
-    """How often each value from `low` to `high` occurs in integers (M,), (high - low + 1,)."""
+    """How often each value from `low` to `high` occurs in integers (M,)."""
     counts = np.zeros(high - low + 1, np.int64)
     for part in np.array_split(values, -(-values.size // COUNTED_PX)):
         counts += np.bincount(part - low, minlength=len(counts))
@@ -300,9 +291,8 @@ def percentile_range(gray: np.ndarray) -> tuple[float, float]:
 
 def _percentiles_of_uint16(gray: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
     """What `np.percentile` gives, by counting values instead of sorting a copy of the frame."""
-    counts = _counts(gray.reshape(-1), 0, 2**16 - 1)
+    at_most = np.cumsum(_counts(gray.reshape(-1), 0, 2**16 - 1))  # (65536,), pixels of at most each value
     rank = (gray.size - 1) * (np.array(percentiles) / 100)
-    at_most = np.cumsum(counts)  # (65536,), pixels of at most each value
     low, high = np.searchsorted(at_most, np.floor(rank), "right"), np.searchsorted(at_most, np.ceil(rank), "right")
     return low + (high - low) * (rank % 1)
 
@@ -347,15 +337,13 @@ def _read_path(path: Path) -> np.ndarray:
 
 def _gray_from_pil(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
-        return _gray_from_array(np.asarray(image).astype(np.uint16), channel_axis=-1)
-    if image.mode in ("L", "I", "F"):
-        return _gray_from_array(np.array(image), channel_axis=-1)
-    if image.mode in ("1", "LA"):
-        return _gray_from_array(np.array(image.convert("L")), channel_axis=-1)
-    return _gray_from_array(np.array(image.convert("RGB").convert("L")), channel_axis=-1)
+        return _gray_from_array(np.asarray(image).astype(np.uint16))
+    if image.mode not in ("L", "I", "F"):
+        image = (image if image.mode in ("1", "LA") else image.convert("RGB")).convert("L")
+    return _gray_from_array(np.array(image))
 
 
-def _gray_from_array(array: np.ndarray, channel_axis: int) -> np.ndarray:
+def _gray_from_array(array: np.ndarray, channel_axis: int = -1) -> np.ndarray:
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
         if not np.isfinite(array).all():

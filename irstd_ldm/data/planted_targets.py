@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pywt
@@ -58,12 +57,9 @@ class PointSpread:
     pixels: np.ndarray
 
     def solve_amplitude(self, finished: Callable[[float], np.ndarray], scr: float, highest: float) -> float | None:
-        """The amplitude at which the target has an SCR within 5 %, by bisection; None where there is none.
+        """The amplitude up to `highest` at which the SCR is right within 5 %, by bisection; None where there is none.
 
-        Args:
-            finished: Maps an amplitude to the finished, quantised window (h, w).
-            scr: The ratio that is wanted.
-            highest: The amplitude that must not be exceeded.
+        `finished` maps an amplitude to the finished, quantised window (h, w).
         """
         lowest = 0.0
         for _ in range(BISECTIONS):
@@ -81,13 +77,7 @@ class PointSpread:
 
 
 def draw_point_spread(occupied: np.ndarray, sigma_px: float, rng: np.random.Generator) -> PointSpread | None:
-    """A target at a uniform random position; None where an occupied pixel lies in it or its ring of 10 px.
-
-    Args:
-        occupied: (H, W) bool.
-        sigma_px: Standard deviation of the round profile.
-        rng: Source of the position.
-    """
+    """A target at a uniform random position; None where one of the pixels `occupied` (H, W) lies in it or its ring."""
     height, width = occupied.shape
     radius = int(np.ceil(4 * sigma_px)) + 1
     x, y = rng.uniform(radius, width - 1 - radius), rng.uniform(radius, height - 1 - radius)
@@ -211,17 +201,15 @@ def _plant(
     contrast = 4 * scr * max(clean[~spread.pixels].std(), 1.0) + np.ptp(clean)  # enough, where nothing saturates
     highest = min(highest_value - clean[spread.pixels].max(), contrast)
 
-    def planted(photon_noise: np.ndarray, amplitude: float) -> np.ndarray:
-        return clean + amplitude * spread.profile + np.sqrt(amplitude) * photon_noise
-
-    def finished(photon_noise: np.ndarray, amplitude: float) -> np.ndarray:
-        return _quantised(planted(photon_noise, amplitude), dtype)
-
     for _ in range(NOISE_DRAWS):
         photon_noise = sigma * np.sqrt(spread.profile / local_level) * rng.standard_normal(clean.shape)
-        amplitude = spread.solve_amplitude(partial(finished, photon_noise), scr, highest)
-        if amplitude is not None and planted(photon_noise, amplitude).max() <= highest_value:
-            levels[spread.window] = planted(photon_noise, amplitude)
+
+        def planted(amplitude: float, photon_noise: np.ndarray = photon_noise) -> np.ndarray:
+            return clean + amplitude * spread.profile + np.sqrt(amplitude) * photon_noise
+
+        amplitude = spread.solve_amplitude(lambda amplitude: _quantised(planted(amplitude), dtype), scr, highest)
+        if amplitude is not None and planted(amplitude).max() <= highest_value:
+            levels[spread.window] = planted(amplitude)
             mask[spread.window] |= spread.pixels
             return spread.measured(_quantised(levels[spread.window], dtype))
     return None
@@ -256,10 +244,9 @@ class TargetBank:
         self.patches: list[TargetPatch] = []
         for image, mask in frames:
             labels, _ = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
-            for label, box in enumerate(ndimage.find_objects(labels), start=1):
-                patch = _cut_patch(image, labels, label, box)
-                if patch is not None:
-                    self.patches.append(patch)
+            boxes = enumerate(ndimage.find_objects(labels), start=1)
+            patches = (_cut_patch(image, labels, label, box) for label, box in boxes)
+            self.patches += [patch for patch in patches if patch is not None]
 
     def __len__(self) -> int:
         return len(self.patches)
