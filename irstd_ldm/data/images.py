@@ -107,12 +107,7 @@ def gray_range(
 
     "range" (the first checkpoints') is 0 and 255 of uint8 and the 0.1 and 99.9 percentiles of every other type, or its
     minimum and maximum where these coincide. "robust" is `robust_range` of any type. `input_range` replaces both.
-
-    Args:
-        gray, input_range, normalization: as in `normalize_image`.
-
-    Raises:
-        ValueError: as in `normalize_image`.
+    Arguments and errors are those of `normalize_image`.
     """
     check_normalization(normalization)
     if input_range is not None:
@@ -191,13 +186,10 @@ def _usual_step(levels: np.ndarray, counts: np.ndarray) -> float:
 
 
 def measured_pixels(gray: np.ndarray) -> np.ndarray:
-    """The values (M,) of a frame without those of pixels that were not measured.
+    """The values (M,) of a frame (H, W) without those of pixels that were not measured.
 
     The extreme values and those of the four corners are looked at: see `MIN_NO_DATA_SHARE`. Where what is left would
     be less than `MIN_MEASURED_SHARE` of the frame, or all of one value, it is all of the frame.
-
-    Args:
-        gray: (H, W), as `to_gray` returns it.
     """
     measured = np.ones(gray.shape, bool)
     for value in {gray.min(), gray.max(), gray[0, 0], gray[0, -1], gray[-1, 0], gray[-1, -1]}:
@@ -236,14 +228,9 @@ def _counts(values: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
-    """A frame, or a part of one, on the networks' scale by the `gray_range` of the frame.
+    """A frame (H, W), or a part of one, on the networks' scale, float32 of about [-1, 1], by the frame's `gray_range`.
 
-    Args:
-        gray: (H, W), as `to_gray` returns it.
-        value_range: (lo, hi), the values that map to -1 and 1; equal: all is 0; None: x / 127.5 - 1.
-
-    Returns:
-        (H, W) float32, about [-1, 1].
+    The values (lo, hi) of `value_range` map to -1 and 1; equal: all is 0; None: x / 127.5 - 1.
     """
     if value_range is None:
         return gray.astype(np.float32) / np.float32(127.5) - np.float32(1)

@@ -39,22 +39,14 @@ class SyntheticTarget:
 
 @dataclass(frozen=True)
 class PointSpread:
-    """A round Gaussian target at its position in an image, before it has a brightness.
+    """A round Gaussian target at its position in an image, before it has a brightness."""
 
-    Attributes:
-        x, y: Centre in pixels of the image.
-        sigma_px: Standard deviation of the profile.
-        window: Rows and columns of the target with its ring.
-        profile: (h, w) in (0, 1], the brightest pixel 1.
-        pixels: (h, w) bool, where the profile exceeds 0.2.
-    """
-
-    x: float
+    x: float  # centre in pixels of the image
     y: float
     sigma_px: float
-    window: tuple[slice, slice]
-    profile: np.ndarray
-    pixels: np.ndarray
+    window: tuple[slice, slice]  # rows and columns of the target with its ring
+    profile: np.ndarray  # (h, w) in (0, 1], the brightest pixel 1
+    pixels: np.ndarray  # (h, w) bool, where the profile exceeds 0.2
 
     def solve_amplitude(self, finished: Callable[[float], np.ndarray], scr: float, highest: float) -> float | None:
         """The amplitude up to `highest` at which the SCR is right within 5 %, by bisection; None where there is none.
@@ -93,16 +85,9 @@ def draw_point_spread(occupied: np.ndarray, sigma_px: float, rng: np.random.Gene
 def gaussian_profile(
     shape: tuple[int, ...], x: float, y: float, sigma_x: float, sigma_y: float, angle: float = 0.0
 ) -> np.ndarray:
-    """A Gaussian point-spread profile, integrated over each pixel by 5x5 samples, its largest pixel scaled to 1.
+    """A Gaussian point-spread profile (h, w), integrated over each pixel by 5x5 samples, its largest pixel being 1.
 
-    Args:
-        shape: (h, w).
-        x, y: Centre in pixels (pixel centres at integers).
-        sigma_x, sigma_y: Standard deviations in pixels along the profile's axes.
-        angle: Angle of the first axis against the x axis, in radians.
-
-    Returns:
-        (h, w) float64.
+    The centre and the deviations along its axes are in pixels, the angle of the first axis against x in radians.
     """
     offsets = (np.arange(5) - 2) / 5
     columns = (np.arange(shape[1])[:, None] + offsets).ravel() - x  # (5w,)
@@ -290,8 +275,6 @@ def implant(
     Args:
         image: (H, W) in gray levels [0, 255], at least 64x64.
         mask: (H, W) bool.
-        bank: Real targets.
-        rng: Source of everything random.
 
     Returns:
         The new image (H, W) float32, clipped at 255, and the new mask (H, W) bool.

@@ -56,13 +56,7 @@ def scene_groups(stems: list[str], images: list[np.ndarray]) -> np.ndarray:
 
     Two images look alike where their thumbnails correlate, or, for stems of one prefix whose last numbers differ by
     at most 2, where their detail correlates at some shift. Scenes seen from elsewhere or at other scales are missed.
-
-    Args:
-        stems: N names.
-        images: N arrays (H, W), as `to_gray` returns them.
-
-    Returns:
-        (N,) int, from 0.
+    Of N stems and images the numbers are (N,) int, from 0.
     """
     thumbnails = np.stack([_thumbnail(image) for image in images])  # (N, THUMBNAIL_PX**2)
     similar = thumbnails @ thumbnails.T >= MIN_CORRELATION  # (N, N)

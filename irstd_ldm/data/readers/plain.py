@@ -19,7 +19,7 @@ PLAIN_BYTES = 16  # read of a plain file for each of its values, beside `HEAD_BY
 
 
 class NumpyFrames(FrameSource):
-    """The frames of a .npy file, never of pickled objects, of the shape (H, W), (H, W, 1), (N, H, W), (N, H, W, 1) or (N, 1, H, W)."""
+    """The frames of a .npy file of a shape that `ALLOWED` names; pickled objects are never loaded."""
 
     num_frames: int
 

@@ -37,9 +37,7 @@ def open_image(
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"cannot read image '{path}': {error}") from error
     except (OSError, *DECODING_ERRORS) as error:
-        if (
-            getattr(error, "errno", None) is not None
-        ):  # the file system's errors keep their type; Pillow's have no number
+        if getattr(error, "errno", None) is not None:  # the file system's errors keep their type; Pillow's have none
             raise
         raise ImageReadError(f"cannot read image '{path}': {unread}") from error
 

@@ -24,6 +24,7 @@ from irstd_ldm.data.readers import (
     open_frames,
     read_image,
 )
+from irstd_ldm.data.readers.frame import RAW_TYPES
 from irstd_ldm.data.readers.tiff import UNDO_ORIENTATION
 
 RNG = np.random.default_rng(0)
