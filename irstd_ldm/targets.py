@@ -79,12 +79,10 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, list[Component]]:
     return labels, components
 
 
-def ring_window(left: int, top: int, width: int, height: int) -> tuple[slice, slice]:
+def ring_window(left: int, top: int, width: int, height: int, ring_px: int = RING_PX) -> tuple[slice, slice]:
     """Rows and columns of a target's box grown by the ring, for indexing an image."""
-    return (
-        slice(max(top - RING_PX, 0), top + height + RING_PX),
-        slice(max(left - RING_PX, 0), left + width + RING_PX),
-    )
+    rows = slice(max(top - ring_px, 0), top + height + ring_px)
+    return rows, slice(max(left - ring_px, 0), left + width + ring_px)
 
 
 def signal_to_clutter_ratio(image: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:

@@ -161,16 +161,10 @@ def blend_weight(height: int, width: int, tile_overlap: int) -> np.ndarray:
 
 
 def staple(decisions: np.ndarray) -> np.ndarray:
-    """Probability of the hidden true mask, by expectation-maximisation over what each member misses and invents.
+    """Probability (H, W) of the hidden true mask, by what each of the members (E, H, W) misses and invents.
 
     STAPLE: Warfield, Zou, Wells, "Simultaneous truth and performance level estimation", IEEE TMI 23(7), 2004; the
-    prior is the members' mean foreground share, one for all pixels.
-
-    Args:
-        decisions: (E, H, W) bool.
-
-    Returns:
-        (H, W) float64 in [0, 1].
+    prior is the members' mean foreground share, one for all pixels. Expectation-maximisation, in float64.
     """
     flat = decisions.reshape(len(decisions), -1)  # (E, H*W)
     prior = flat.mean()

@@ -20,7 +20,7 @@ from ..targets import EIGHT_CONNECTIVITY
 from .folder import Sample
 from .ggs import squeeze_with_targets
 from .images import normalize_image, percentile_range, robust_range, scale_gray, soft_compress
-from .planted_targets import TargetBank, implant
+from .planted_targets import cut_targets, implant
 from .synthetic import synthetic_scene
 
 KINDS = ("target", "image", "background", "implant")
@@ -147,7 +147,7 @@ class TrainingCrops(Dataset):
         self._backgrounds = [_Frame(image, np.zeros(image.shape, bool), normalization) for image in backgrounds] or [
             frame for frames in self._sets for frame in frames
         ]
-        self._bank = TargetBank(
+        self._bank = cut_targets(
             (frame.region() * 255, frame.mask) for frames in self._with_targets for frame in frames
         )
 

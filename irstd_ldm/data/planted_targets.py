@@ -1,13 +1,13 @@
 """Targets on images that had none there: real ones cut out elsewhere, and modelled ones of a chosen brightness."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pywt
 from scipy import ndimage
 
-from ..targets import EIGHT_CONNECTIVITY, RING_PX, signal_to_clutter_ratio
+from ..targets import EIGHT_CONNECTIVITY, RING_PX, ring_window, signal_to_clutter_ratio
 
 MASK_FRACTION = 0.2  # a pixel is a target's where its integrated profile exceeds this fraction of the peak pixel
 SCR_TOLERANCE = 0.05  # relative; quantisation keeps a ratio from being exact
@@ -208,14 +208,14 @@ def _quantised(levels: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TargetPatch:
-    """A real target without its background."""
+    """A target without its background: a real one, or a Gaussian whose brightness follows from an SCR that is drawn."""
 
-    residual: np.ndarray  # (h, w) float32, gray levels above the local background, feathered to 0 at the rim
+    residual: np.ndarray  # (h, w), a real one's gray levels above the local background, feathered to 0 at the rim
     mask: np.ndarray  # (h, w) bool
-    contrast: float  # the largest residual inside the mask, gray levels
+    contrast: float | None  # a real one's largest residual inside the mask, gray levels
 
 
-class TargetBank:
+def cut_targets(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[TargetPatch]:
     """The targets of labelled images, to be implanted elsewhere.
 
     A target is left out where its neighbourhood leaves the image or holds another target, or where it is not brighter
@@ -224,17 +224,12 @@ class TargetBank:
     Args:
         frames: Pairs of an image (H, W) in gray levels [0, 255] and its mask (H, W) bool.
     """
-
-    def __init__(self, frames: Iterable[tuple[np.ndarray, np.ndarray]]):
-        self.patches: list[TargetPatch] = []
-        for image, mask in frames:
-            labels, _ = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
-            boxes = enumerate(ndimage.find_objects(labels), start=1)
-            patches = (_cut_patch(image, labels, label, box) for label, box in boxes)
-            self.patches += [patch for patch in patches if patch is not None]
-
-    def __len__(self) -> int:
-        return len(self.patches)
+    patches: list[TargetPatch | None] = []
+    for image, mask in frames:
+        labels, _ = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
+        boxes = enumerate(ndimage.find_objects(labels), start=1)
+        patches += [_cut_patch(image, labels, label, box) for label, box in boxes]
+    return [patch for patch in patches if patch is not None]
 
 
 def _cut_patch(image: np.ndarray, labels: np.ndarray, label: int, box: tuple[slice, slice]) -> TargetPatch | None:
@@ -263,7 +258,7 @@ def _cut_patch(image: np.ndarray, labels: np.ndarray, label: int, box: tuple[sli
 
 
 def implant(
-    image: np.ndarray, mask: np.ndarray, bank: TargetBank, rng: np.random.Generator
+    image: np.ndarray, mask: np.ndarray, bank: Sequence[TargetPatch], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Adds 1 to 3 targets, each a banked one or (half of them, all for an empty bank) a Gaussian point-spread one.
 
@@ -282,50 +277,38 @@ def implant(
     image, mask = image.astype(np.float32), mask.copy()
     for _ in range(rng.integers(1, 4)):
         if len(bank) and rng.random() < 0.5:
-            patch = bank.patches[rng.integers(len(bank))]
+            patch = bank[rng.integers(len(bank))]
             turns, flip = int(rng.integers(4)), slice(None, None, -1 if rng.integers(2) else 1)
-            residual, patch_mask = (np.rot90(array, turns)[:, flip] for array in (patch.residual, patch.mask))
-            _implant_one(image, mask, residual, patch_mask, patch.contrast, rng)
+            turned = (np.rot90(array, turns)[:, flip] for array in (patch.residual, patch.mask))
+            _implant_one(image, mask, TargetPatch(*turned, patch.contrast), rng)
         else:
-            residual = _gaussian_target(rng)
-            _implant_one(image, mask, residual, residual > IMPLANT_MASK_FRACTION, None, rng)
+            _implant_one(image, mask, _gaussian_target(rng), rng)
     return np.minimum(image, 255), mask
 
 
-def _gaussian_target(rng: np.random.Generator) -> np.ndarray:
+def _gaussian_target(rng: np.random.Generator) -> TargetPatch:
     sigma = np.exp(rng.uniform(*np.log(IMPLANT_SIGMA_PX)))
     ratio, angle = (rng.uniform(1, 1.6), rng.uniform(0, np.pi)) if rng.random() < 0.3 else (1.0, 0.0)
     radius = int(np.ceil(3 * sigma * ratio)) + 1
     x, y = radius + rng.uniform(-0.5, 0.5, 2)
-    return gaussian_profile((2 * radius + 1, 2 * radius + 1), x, y, sigma * ratio, sigma, angle)
+    profile = gaussian_profile((2 * radius + 1, 2 * radius + 1), x, y, sigma * ratio, sigma, angle)
+    return TargetPatch(profile, profile > IMPLANT_MASK_FRACTION, None)
 
 
-def _implant_one(
-    image: np.ndarray,
-    mask: np.ndarray,
-    residual: np.ndarray,
-    patch_mask: np.ndarray,
-    contrast: float | None,
-    rng: np.random.Generator,
-) -> None:
-    """Adds one residual to `image` and its mask to `mask`, in place, at a random position that suits it.
-
-    `contrast` is a real target's own; None: the brightness follows from an SCR that is drawn.
-    """
+def _implant_one(image: np.ndarray, mask: np.ndarray, patch: TargetPatch, rng: np.random.Generator) -> None:
+    """Adds a patch to `image` and its mask to `mask`, in place, at a random position that suits it."""
+    residual, contrast = patch.residual, patch.contrast
     height, width = residual.shape
     scr = np.exp(rng.uniform(*np.log(IMPLANT_SCR)))
     uniform = rng.random()
     for _ in range(IMPLANTING_ATTEMPTS):
         top, left = rng.integers(image.shape[0] - height + 1), rng.integers(image.shape[1] - width + 1)
-        around = (
-            slice(max(top - AROUND_PX, 0), top + height + AROUND_PX),
-            slice(max(left - AROUND_PX, 0), left + width + AROUND_PX),
-        )
+        around = ring_window(left, top, width, height, AROUND_PX)
         if mask[around].any():
             continue
         local_std, local_mean = image[around].std(), image[around].mean()
         if contrast is None:
-            amplitude = max(scr * local_std, MIN_CONTRAST) / residual[patch_mask].mean()
+            amplitude = max(scr * local_std, MIN_CONTRAST) / residual[patch.mask].mean()
         else:
             lowest = max(4 * local_std, MIN_CONTRAST)
             amplitude = (lowest + uniform * max(contrast - lowest, 0)) / contrast
@@ -334,5 +317,5 @@ def _implant_one(
             continue
         window = slice(top, top + height), slice(left, left + width)
         image[window] += amplitude * residual
-        mask[window] |= patch_mask
+        mask[window] |= patch.mask
         return
