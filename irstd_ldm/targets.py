@@ -86,15 +86,9 @@ def ring_window(left: int, top: int, width: int, height: int, ring_px: int = RIN
 
 
 def signal_to_clutter_ratio(image: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
-    """(mean of target - mean of ring) / std of ring, the ring being the target's box grown by 10 px, less `mask`.
+    """(mean of target - mean of ring) / std of ring; NaN where the ring is empty or constant.
 
-    Args:
-        image: (H, W).
-        target: (H, W) bool, one target.
-        mask: (H, W) bool, all targets.
-
-    Returns:
-        The ratio; NaN where the ring is empty or constant.
+    The ring is the box of `target` (H, W) bool, grown by 10 px, less all targets, `mask` (H, W) bool.
     """
     rows, columns = np.flatnonzero(target.any(axis=1)), np.flatnonzero(target.any(axis=0))
     window = ring_window(columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
@@ -197,11 +191,7 @@ def confidence_calibration(config: Mapping[str, Any]) -> ConfidenceCalibration |
 
 
 def checked_confidence(confidence: float | np.ndarray) -> np.ndarray:
-    """The confidences as float64.
-
-    Raises:
-        ValueError: One is outside [0, 1].
-    """
+    """The confidences as float64; ValueError where one is outside [0, 1]."""
     values = np.asarray(confidence, dtype=np.float64)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"`confidence` must be in [0, 1], got {values.min():g} to {values.max():g}")

@@ -208,7 +208,7 @@ def _quantised(levels: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TargetPatch:
-    """A target without its background: a real one, or a Gaussian whose brightness follows from an SCR that is drawn."""
+    """A target without its background: a real one, or a Gaussian whose brightness is drawn as an SCR."""
 
     residual: np.ndarray  # (h, w), a real one's gray levels above the local background, feathered to 0 at the rim
     mask: np.ndarray  # (h, w) bool

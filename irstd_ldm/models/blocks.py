@@ -14,15 +14,7 @@ from .wavelet import DWT, IDWT
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, with attention on the residual branch.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        norm_num_groups: Groups of the normalisation.
-        channel_attention: Ends the branch in squeeze-and-excitation.
-        frequency_attention: Ends the branch in FAE, after the channel attention.
-    """
+    """GroupNorm, SiLU, 3x3 convolution, twice; the residual branch may end in channel attention and then FAE."""
 
     def __init__(
         self,
@@ -49,17 +41,10 @@ class ResidualBlock(nn.Module):
 
 
 class BatchNormBlock(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU, twice, with attention on the residual branch and a ReLU after the addition.
+    """3x3 convolution, BatchNorm, ReLU, twice, the last ReLU after the addition; attentions as in [`ResidualBlock`].
 
     At inference the normalisations fold into the convolutions, and, but for the two attentions, what a pixel becomes
     does not depend on the size of the map around it, as it does where statistics of the whole map are taken.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        stride: 2 halves the map.
-        channel_attention: Ends the branch in squeeze-and-excitation.
-        frequency_attention: Ends the branch in FAE, after the channel attention.
     """
 
     def __init__(
@@ -99,11 +84,6 @@ class TokenPooling(nn.Module):
 
     The first half of induced attention (Lee et al., *Set Transformer*, arXiv 1810.00825, section 3.1);
     [`TokenReading`] is the second.
-
-    Args:
-        channels: Channels of the map and of the tokens.
-        num_heads: Attention heads.
-        num_tokens: Tokens.
     """
 
     def __init__(self, channels: int, num_heads: int, num_tokens: int):
@@ -117,13 +97,7 @@ class TokenPooling(nn.Module):
 
 
 class TokenReading(nn.Module):
-    """Cross-attention of every position of a map to the tokens of [`TokenPooling`], with its residual.
-
-    Args:
-        channels: Channels of the map.
-        token_channels: Channels of the tokens.
-        num_heads: Attention heads.
-    """
+    """Cross-attention of every position of a map to the tokens of [`TokenPooling`], with its residual."""
 
     def __init__(self, channels: int, token_channels: int, num_heads: int):
         super().__init__()

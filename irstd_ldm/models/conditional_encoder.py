@@ -45,11 +45,7 @@ def _resize(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 class ResidualUBlock(nn.Module):
     """A small U-Net whose input, after one convolution, is added to its output (U2-Net, section 3.1).
 
-    Args:
-        in_channels: Channels of the input.
-        mid_channels: Channels inside.
-        out_channels: Channels of the output.
-        height: Levels inside, the bottom one included; 0 = four levels by dilation instead of pooling.
+    It has `height` levels, the bottom one included; 0 = four levels by dilation instead of pooling.
     """
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, height: int):
@@ -84,11 +80,7 @@ class ResidualUBlock(nn.Module):
 
 
 class DODA(nn.Module):
-    """Adds to a vector of channels the sigmoid of one convolution along the channels, applied several times.
-
-    Args:
-        channels: Length of the vector; kernel and repetitions follow from it.
-    """
+    """Adds to a vector of channels the sigmoid of one convolution along the channels, applied several times."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -109,9 +101,6 @@ class IPOF(nn.Module):
 
     The decoder feature chooses the positions whose mean gates the skip's channels; its own mean is the query whose
     agreement with the skip gates its positions.
-
-    Args:
-        channels: Channels of both features; the output has twice as many.
     """
 
     def __init__(self, channels: int):
@@ -273,7 +262,6 @@ class ConditionalEncoder(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
         heads = [head(feature) for head, feature in zip(self.side_heads, features, strict=True)]
         side_logits = [heads[0], *(_resize(head, heads[0]) for head in heads[1:])]  # (B, 1, PH, PW) each
         logits = self.conv_fuse(torch.cat(side_logits, dim=1))
-        residuals = [
-            conv(features[level]) for conv, level in zip(self.residual_convs, self.residual_levels, strict=True)
-        ]
+        levels = zip(self.residual_convs, self.residual_levels, strict=True)
+        residuals = [conv(features[level]) for conv, level in levels]
         return ConditionalEncoderOutput(logits, side_logits, residuals)

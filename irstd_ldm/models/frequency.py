@@ -5,12 +5,7 @@ from torch import nn
 
 
 class ChannelAttention(nn.Module):
-    """Squeeze-and-excitation (Hu et al., arXiv 1709.01507).
-
-    Args:
-        channels: Channels of the feature.
-        reduction: Factor by which the hidden layer is narrower.
-    """
+    """Squeeze-and-excitation (Hu et al., arXiv 1709.01507); the hidden layer is narrower by `reduction`."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -61,9 +56,6 @@ class FAE(nn.Module):
     A filter that is symmetric along either axis weighs the separable Hartley transform as it weighs the Fourier
     transform (Bracewell, "The Hartley Transform", 1986). That one is real, and its orthonormal matrix its own inverse:
     what remains are matrix products, which every runtime has.
-
-    Args:
-        channels: Channels of the feature.
     """
 
     def __init__(self, channels: int):

@@ -283,19 +283,11 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         return self.decode(z, return_dict, image_features=image_features)
 
     def enable_tiling(self, use_tiling: bool = True) -> None:
-        """Not supported: the pipeline tiles.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Raises NotImplementedError: the pipeline tiles."""
         raise NotImplementedError("`MaskAutoencoderKL` does not tile; pass `tile_size` to the pipeline")
 
     def enable_slicing(self) -> None:
-        """Not supported: the pipeline splits batches.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Raises NotImplementedError: the pipeline splits batches."""
         raise NotImplementedError("`MaskAutoencoderKL` does not slice; pass `batch_size` to the pipeline")
 
     def posterior_to_variables(self, posterior: DiagonalGaussianDistribution) -> torch.Tensor:

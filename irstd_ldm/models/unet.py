@@ -15,13 +15,7 @@ from .wavelet import LIW
 
 
 class ConditionedInput(nn.Module):
-    """The first convolution of a UNet, with a conditioning feature added to its output.
-
-    Args:
-        conv_in: The UNet's own first convolution.
-        condition_channels: Channels of the conditioning feature.
-        use_liw: LIW on the conditioning feature.
-    """
+    """The first convolution of a UNet, with a conditioning feature, behind LIW at will, added to its output."""
 
     def __init__(self, conv_in: nn.Conv2d, condition_channels: int, use_liw: bool):
         super().__init__()
@@ -36,12 +30,7 @@ class ConditionedInput(nn.Module):
 
 
 class GatedUpBlock(nn.Module):
-    """An up block of a UNet whose skip tensors pass FAE first.
-
-    Args:
-        block: The up block.
-        skip_channels: Channels of the block's skip tensors, in the order in which the UNet passes them.
-    """
+    """An up block of a UNet whose skip tensors, of `skip_channels` in the UNet's order, pass FAE first."""
 
     def __init__(self, block: nn.Module, skip_channels: list[int]):
         super().__init__()

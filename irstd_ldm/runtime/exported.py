@@ -35,30 +35,17 @@ Engine = Callable[[Mapping[str, np.ndarray], int], np.ndarray]
 
 @dataclass(frozen=True)
 class ExportedDetector:
-    """What `detector.json` holds.
+    """What `detector.json` holds."""
 
-    Attributes:
-        format: ``onnx`` or ``openvino``.
-        num_inference_steps: Denoising steps of the graph.
-        pad_multiple: Images are padded to a multiple of this, in pixels.
-        latent_downscale: PH / h.
-        latent_channels: Channels of the mask latent; the noisy posterior variables have twice as many.
-        config: The checkpoint's defaults, calibration and normalisation, named as in its model_index.json.
-        model: Name of the checkpoint.
-        version: Of the package that exported it.
-        quantization: How the int8 weights and activations were found; None for float32.
-        format_version: Of this file.
-    """
-
-    format: str
-    num_inference_steps: int
-    pad_multiple: int
-    latent_downscale: int
-    latent_channels: int
-    config: dict[str, Any]
-    model: str
-    version: str
-    quantization: dict[str, Any] | None = None
+    format: str  # "onnx" or "openvino"
+    num_inference_steps: int  # denoising steps of the graph
+    pad_multiple: int  # images are padded to a multiple of this, in pixels
+    latent_downscale: int  # PH / h
+    latent_channels: int  # channels of the mask latent; the noisy posterior variables have twice as many
+    config: dict[str, Any]  # the checkpoint's defaults, calibration and normalisation, named as in its index
+    model: str  # name of the checkpoint
+    version: str  # version of the package that exported it
+    quantization: dict[str, Any] | None = None  # how the int8 values were found; None for float32
     format_version: int = FORMAT_VERSION
 
     def model_path(self, folder: Path) -> Path:
@@ -123,11 +110,7 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
 
 
 def required(name: str) -> Any:
-    """A module of the extra `export`.
-
-    Raises:
-        ModuleNotFoundError: It is not installed.
-    """
+    """A module of the extra `export`; ModuleNotFoundError names the extra."""
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
@@ -181,11 +164,7 @@ READABLE = {"onnxruntime": ("onnx",), "openvino": ("openvino", "onnx")}  # forma
 
 
 class TorchNoise:
-    """What `torch.Generator().manual_seed(seed)` would draw.
-
-    Args:
-        seed: In [0, 2**64).
-    """
+    """What `torch.Generator().manual_seed(seed)` would draw, for a seed in [0, 2**64)."""
 
     def __init__(self, seed: int):
         self._words = np.random.RandomState(seed % 2**32)  # MT19937, frozen by numpy's policy
@@ -196,11 +175,7 @@ class TorchNoise:
         return ((high << 32) | low) % bound
 
     def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
-        """As `torch.randn(shape)` in float32, to 1e-6.
-
-        Raises:
-            ValueError: The shape has fewer than 16 elements; torch draws those in another way.
-        """
+        """As `torch.randn(shape)` in float32, to 1e-6; ValueError for less than 16 numbers, drawn in another way."""
         size = int(np.prod(shape))
         if size < _BLOCK:
             raise ValueError(f"`shape` must have at least {_BLOCK} elements, got {shape}")
