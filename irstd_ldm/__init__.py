@@ -20,10 +20,10 @@ A *target* is a connected component (8-connectivity) of a mask. Positions are in
 pixel centres at integers, origin at the centre of the top left pixel.
 """
 
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from .lazy import lazy_names
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .models.conditional_encoder import ConditionalEncoder as ConditionalEncoder
@@ -71,6 +71,26 @@ def bundled_checkpoint(name: str = "tiny") -> Path:
     if name not in names:
         raise ValueError(f"`name` must be one of {', '.join(names)}, got {name!r}")
     return folder
+
+
+def lazy_names(
+    package: dict[str, Any], modules: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package that import public names on first use (PEP 562).
+
+    `package` is its `globals()`, `modules` are name -> the module that defines it, relative to the package.
+    """
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
+        package[name] = getattr(import_module(modules[name], package["__name__"]), name)
+        return package[name]
+
+    def names() -> list[str]:
+        return sorted({*package, *modules})
+
+    return get, names
 
 
 __getattr__, __dir__ = lazy_names(globals(), _LAZY)

@@ -116,27 +116,18 @@ def tile_windows(shape: tuple[int, ...], tile_size: int, tile_overlap: int) -> l
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """A part of an image.
+    """A part of an image."""
 
-    Attributes:
-        index: Index of the image in the call.
-        window: Its rows and columns there.
-        pixels: (PH, PW) raw gray values, padded.
-    """
-
-    index: int
+    index: int  # of the image in the call
     window: Window
-    pixels: np.ndarray
+    pixels: np.ndarray  # (PH, PW) raw gray values, padded
 
 
 def iterate_tiles(images: Sequence[np.ndarray], settings: SamplingSettings) -> Iterator[list[Tile]]:
     """The tiles of a call, in batches of one padded size, also of several images.
 
-    The tiles of an image come in raster order, as [`TileBlender`] takes them. No more than `batch_size` tiles of each
+    The tiles of an image (H, W) come in raster order, as [`TileBlender`] takes them; no more than `batch_size` of each
     padded size are held.
-
-    Args:
-        images: N of (H, W).
     """
     waiting: dict[tuple[int, ...], list[Tile]] = {}  # by padded size
     for index, image in enumerate(images):

@@ -145,40 +145,6 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             default_tile_overlap=default_tile_overlap,
         )
 
-    def check_inputs(
-        self,
-        images: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray] | None,
-        num_images_per_prompt: int,
-        num_inference_steps: int,
-        strength: float,
-        color_fix: str | None,
-        tile_size: int,
-        tile_overlap: int,
-    ) -> None:
-        if masks is not None and len(masks) != len(images):
-            raise ValueError(f"`mask` must hold one mask per image, got {len(masks)} for {len(images)}")
-        for image, mask in zip(images, masks or (), strict=False):
-            if mask.dtype != np.bool_ or mask.shape != image.shape:
-                raise ValueError(
-                    f"`mask` must be bool and of its image's shape {image.shape}, got {mask.dtype} {mask.shape}"
-                )
-        for name, value in (
-            ("num_images_per_prompt", num_images_per_prompt),
-            ("num_inference_steps", num_inference_steps),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}")
-        if not 0 < strength <= 1:
-            raise ValueError(f"`strength` must lie in (0, 1], got {strength!r}")
-        if color_fix is not None and color_fix not in COLOR_FIXES:
-            raise ValueError(f"`color_fix` must be one of {', '.join(COLOR_FIXES)} or None, got {color_fix!r}")
-        for name, value in (("tile_size", tile_size), ("tile_overlap", tile_overlap)):
-            if not isinstance(value, int) or value < 0 or value % TILE_MULTIPLE:
-                raise ValueError(f"`{name}` must be a multiple of {TILE_MULTIPLE} px, got {value!r}")
-        if tile_size and tile_overlap >= tile_size:
-            raise ValueError(f"`tile_overlap` must be less than `tile_size` ({tile_size}), got {tile_overlap!r}")
-
     @torch.no_grad()
     def __call__(
         self,
@@ -233,9 +199,26 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         masks: list[Any] | None = None
         if mask is not None:
             masks = list(mask) if isinstance(mask, list | tuple) else [mask]
-        self.check_inputs(
-            grays, masks, num_images_per_prompt, num_inference_steps, strength, color_fix, tile_size, tile_overlap
-        )
+            if len(masks) != len(grays):
+                raise ValueError(f"`mask` must hold one mask per image, got {len(masks)} for {len(grays)}")
+        for gray, one in zip(grays, masks or (), strict=False):
+            if one.dtype != np.bool_ or one.shape != gray.shape:
+                raise ValueError(
+                    f"`mask` must be bool and of its image's shape {gray.shape}, got {one.dtype} {one.shape}"
+                )
+        counts = {"num_images_per_prompt": num_images_per_prompt, "num_inference_steps": num_inference_steps}
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}")
+        if not 0 < strength <= 1:
+            raise ValueError(f"`strength` must lie in (0, 1], got {strength!r}")
+        if color_fix is not None and color_fix not in COLOR_FIXES:
+            raise ValueError(f"`color_fix` must be one of {', '.join(COLOR_FIXES)} or None, got {color_fix!r}")
+        for name, value in {"tile_size": tile_size, "tile_overlap": tile_overlap}.items():
+            if not isinstance(value, int) or value < 0 or value % TILE_MULTIPLE:
+                raise ValueError(f"`{name}` must be a multiple of {TILE_MULTIPLE} px, got {value!r}")
+        if tile_size and tile_overlap >= tile_size:
+            raise ValueError(f"`tile_overlap` must be less than `tile_size` ({tile_size}), got {tile_overlap!r}")
 
         # 1. Each image by itself, its synthetic images together.
         base = draw_base_seed(generator)

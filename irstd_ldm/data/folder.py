@@ -28,11 +28,7 @@ class Sample:
 
     @classmethod
     def of(cls, stem: str, image: np.ndarray, levels: np.ndarray, image_name: object, mask_name: object) -> "Sample":
-        """An image with the `mask_levels` of its mask; the names are those of an error.
-
-        Raises:
-            ValueError: the two are of different sizes.
-        """
+        """An image with the `mask_levels` of its mask; ValueError with their names where the sizes differ."""
         if image.shape != levels.shape:
             raise ValueError(
                 f"mask '{mask_name}' is {levels.shape[1]}x{levels.shape[0]} and its image '{image_name}' is "
@@ -153,9 +149,7 @@ def write_stem_list(path: str | PathLike[str], stems: Iterable[str]) -> None:
 def read_backgrounds(root: str | PathLike[str], exclude: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Frames without targets: stem -> (H, W), as `to_gray` returns them, of ROOT/images in alphabetical order.
 
-    Args:
-        root: the folder that holds images/.
-        exclude: shell patterns (`fnmatch`) of stems to leave out, such as "S7_*".
+    Stems that match one of the shell patterns `exclude` (`fnmatch`), such as "S7_*", are left out.
     """
     paths = files_by_stem(Path(root) / "images")
     kept = [stem for stem in sorted(paths) if not any(fnmatchcase(stem, pattern) for pattern in exclude)]

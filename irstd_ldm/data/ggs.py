@@ -72,11 +72,7 @@ def kept_contrasts(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor
     """The share of its contrast that each target keeps, in the order of `label_components`.
 
     A target's contrast is its mean less that of the ring of 10 px around its box without target pixels; where it has
-    none before, or no ring, it keeps all of it.
-
-    Args:
-        before, after: (C, H, W).
-        mask: (H, W) bool.
+    none before, or no ring, it keeps all of it. The images are (C, H, W), the mask (H, W) bool.
     """
     labels, components = label_components(mask.numpy())
     first, second = before.mean(dim=0).numpy(), after.mean(dim=0).numpy()  # (H, W)

@@ -277,10 +277,10 @@ def implant(
     image, mask = image.astype(np.float32), mask.copy()
     for _ in range(rng.integers(1, 4)):
         if len(bank) and rng.random() < 0.5:
-            patch = bank[rng.integers(len(bank))]
+            patch = bank[int(rng.integers(len(bank)))]
             turns, flip = int(rng.integers(4)), slice(None, None, -1 if rng.integers(2) else 1)
-            turned = (np.rot90(array, turns)[:, flip] for array in (patch.residual, patch.mask))
-            _implant_one(image, mask, TargetPatch(*turned, patch.contrast), rng)
+            residual, patch_mask = (np.rot90(array, turns)[:, flip] for array in (patch.residual, patch.mask))
+            _implant_one(image, mask, TargetPatch(residual, patch_mask, patch.contrast), rng)
         else:
             _implant_one(image, mask, _gaussian_target(rng), rng)
     return np.minimum(image, 255), mask

@@ -21,13 +21,7 @@ def split_by_scene(
 ) -> tuple[list[str], list[str]]:
     """Draws validation stems from a training list, whole scenes at a time (`scene_groups`).
 
-    Scenes are taken in random order, each that still fits, until `fraction` of the images is reached.
-
-    Args:
-        stems: N names.
-        images: N arrays (H, W), as `to_gray` returns them.
-        fraction: Share of the images for validation, in (0, 1).
-        seed: Seed of the order.
+    Scenes are taken in random order, each that still fits, until `fraction` of the images (H, W) is reached.
 
     Returns:
         The stems for training and for validation, each in the given order.

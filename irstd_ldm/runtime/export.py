@@ -30,12 +30,7 @@ EXAMPLE_BATCH, EXAMPLE_HEIGHT, EXAMPLE_WIDTH = 2, 192, 256
 
 
 class LatentDetector(nn.Module):
-    """Image encoder, denoiser, posterior and decoder of [`IRSTDLatentPipeline`] at a fixed number of steps.
-
-    Args:
-        pipeline: Whose networks are copied.
-        num_inference_steps: Denoising steps, unrolled.
-    """
+    """Copies of the networks of [`IRSTDLatentPipeline`] as one, with the denoising steps unrolled."""
 
     def __init__(self, pipeline: "IRSTDLatentPipeline", num_inference_steps: int):
         super().__init__()
@@ -46,15 +41,9 @@ class LatentDetector(nn.Module):
         self.timesteps = self.scheduler.timesteps.tolist()
 
     def forward(self, image: torch.Tensor, noise: torch.Tensor, posterior_noise: torch.Tensor) -> torch.Tensor:
-        """Detect.
+        """Image (B, 1, PH, PW) of about [-1, 1] and standard normal noise (B, 8, h, w) -> probability (B, 1, PH, PW).
 
-        Args:
-            image: (B, 1, PH, PW), about [-1, 1], PH and PW multiples of 32.
-            noise: Standard normal (B, 8, h, w).
-            posterior_noise: (B, 4, h, w): zeros decode the posterior's mode, standard normal numbers a sample of it.
-
-        Returns:
-            Probability (B, 1, PH, PW).
+        Posterior noise (B, 4, h, w): zeros decode the posterior's mode, standard normal numbers a sample of it.
         """
         encoded = self.image_encoder(image)
         latents = noise * self.scheduler.init_noise_sigma

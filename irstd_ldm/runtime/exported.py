@@ -37,15 +37,15 @@ Engine = Callable[[Mapping[str, np.ndarray], int], np.ndarray]
 class ExportedDetector:
     """What `detector.json` holds."""
 
-    format: str  # "onnx" or "openvino"
-    num_inference_steps: int  # denoising steps of the graph
-    pad_multiple: int  # images are padded to a multiple of this, in pixels
-    latent_downscale: int  # PH / h
-    latent_channels: int  # channels of the mask latent; the noisy posterior variables have twice as many
-    config: dict[str, Any]  # the checkpoint's defaults, calibration and normalisation, named as in its index
-    model: str  # name of the checkpoint
-    version: str  # version of the package that exported it
-    quantization: dict[str, Any] | None = None  # how the int8 values were found; None for float32
+    format: str  #: "onnx" or "openvino"
+    num_inference_steps: int  #: denoising steps of the graph
+    pad_multiple: int  #: images are padded to a multiple of this, in pixels
+    latent_downscale: int  #: PH / h
+    latent_channels: int  #: channels of the mask latent; the noisy posterior variables have twice as many
+    config: dict[str, Any]  #: the checkpoint's defaults, calibration and normalisation, named as in its index
+    model: str  #: name of the checkpoint
+    version: str  #: version of the package that exported it
+    quantization: dict[str, Any] | None = None  #: how the int8 values were found; None for float32
     format_version: int = FORMAT_VERSION
 
     def model_path(self, folder: Path) -> Path:

@@ -26,8 +26,8 @@ MIN_INT8_CHANNELS = 32  # of input and output; chosen on training images by the 
 class Calibration:
     """Images whose activations set the ranges of int8 values."""
 
-    data: str  # name of the data set
-    images: Sequence[np.ndarray]  # (H, W) each, as `to_gray` returns them
+    data: str  #: name of the data set
+    images: Sequence[np.ndarray]  #: (H, W) each, as `to_gray` returns them
 
     def describe(self) -> dict[str, Any]:
         return {"weights": "int8", "activations": "int8", "data": self.data, "num_images": len(self.images)}

@@ -38,18 +38,12 @@ class ImageReadError(ValueError):
 
 @dataclass(frozen=True)
 class RawFormat:
-    """What a file of raw frames does not say itself: frames of height x width values, row by row.
-
-    Attributes:
-        width, height: in pixels.
-        value_type: one of `RAW_TYPES`.
-        offset: bytes before the first frame.
-    """
+    """What a file of raw frames does not say itself: frames of height x width values, row by row."""
 
     width: int
     height: int
-    value_type: str
-    offset: int = 0
+    value_type: str  #: one of `RAW_TYPES`
+    offset: int = 0  #: bytes before the first frame
 
     @classmethod
     def parse(cls, text: str) -> "RawFormat":
@@ -76,19 +70,12 @@ class Frame:
 
 
 class FrameSource:
-    """The frames of one file; a class per format derives from it.
-
-    Attributes:
-        path: the file.
-        num_frames: None where the file does not tell.
-        frames_per_second: None where the file does not tell.
-        can_seek: whether any frame can be the first without decoding those before it.
-    """
+    """The frames of one file; a class per format derives from it."""
 
     path: Path
-    num_frames: int | None
-    frames_per_second: float | None = None
-    can_seek = True
+    num_frames: int | None  #: None where the file does not tell
+    frames_per_second: float | None = None  #: None where the file does not tell
+    can_seek = True  #: whether any frame can be the first without decoding those before it
 
     def stored(self, start: int = 0) -> "Iterator[np.ndarray | Image.Image]":
         """The decoded frames from `start` on before they become gray, of files without time stamps."""
