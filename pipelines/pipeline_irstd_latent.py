@@ -100,7 +100,9 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         )  # (B*E, C, h, w), (B*E, M, D), ...
 
         # Model invocation: self.unet, once per step.
-        latents = self.prepare_latents(image_latent, ensemble_size, generators)  # (B*E, 8, h, w)
+        variables = image_latent.new_empty(len(image_latent), self.unet.config.out_channels, *image_latent.shape[2:])
+        latents = self.member_noise(variables, ensemble_size, generators)  # (B*E, 8, h, w)
+        latents = latents * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         for step, timestep in enumerate(self.scheduler.timesteps):
             sample = torch.cat([self.scheduler.scale_model_input(latents, timestep), image_latent], dim=1)
@@ -117,11 +119,3 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
             z = z + posterior.std * self.member_noise(z, ensemble_size, generators)
         logits = self.vae.decode(z.to(dtype), image_features=features).sample  # (B*E, 1, PH, PW)
         return logits.float().sigmoid().unflatten(0, (len(image), ensemble_size))[:, :, 0].cpu().numpy()
-
-    def prepare_latents(
-        self, image_latent: torch.Tensor, ensemble_size: int, generators: list[torch.Generator]
-    ) -> torch.Tensor:
-        """Initial noise (B*E, 8, h, w) for an image latent (B*E, C, h, w), from one generator per image."""
-        variables = image_latent.new_empty(len(image_latent), self.unet.config.out_channels, *image_latent.shape[2:])
-        noise = self.member_noise(variables, ensemble_size, generators)
-        return noise * self.scheduler.init_noise_sigma
