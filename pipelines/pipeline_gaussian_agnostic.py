@@ -291,7 +291,8 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             pair = torch.cat([model_input, hint], dim=1)  # (B, 2C, h, w)
 
             def predict(pair: torch.Tensor, timestep: torch.Tensor = timestep) -> torch.Tensor:
-                return self.predict_noise(*pair.chunk(2, dim=1), timestep)
+                latents, hint = pair.chunk(2, dim=1)
+                return self.predict_noise(latents, hint, timestep)
 
             noise = _tiled(predict, pair, tile_size // scale, tile_overlap // scale)
             latents = self.scheduler.step(noise, timestep, latents, **step_arguments).prev_sample
@@ -372,7 +373,7 @@ def _tiled(
             total = part.new_zeros(*part.shape[:2], *weight.shape)
         blend = blend_weight(part.shape[2], part.shape[3], tile_overlap * up // down)
         target = tuple(slice(axis.start * up // down, axis.stop * up // down) for axis in (rows, columns))
-        total[(..., *target)] += part * torch.from_numpy(blend).to(part)
+        total[:, :, target[0], target[1]] += part * torch.from_numpy(blend).to(part)
         weight[target] += blend
     assert total is not None
     return total / torch.from_numpy(weight).to(total)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image
@@ -71,7 +71,7 @@ def to_grays(image: ImageInput | Sequence[ImageInput]) -> list[np.ndarray]:
     Raises:
         TypeError, ValueError, ImageReadError, OSError: as in `to_gray`; ValueError for an empty list, too.
     """
-    images = list(image) if isinstance(image, list | tuple) else [image]
+    images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
     if not images:
         raise ValueError("`image` must hold at least one image, got an empty list")
     return [to_gray(one) for one in images]

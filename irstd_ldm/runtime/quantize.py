@@ -59,7 +59,7 @@ def quantize_onnx(path: Path, inputs: Sequence[dict[str, np.ndarray]]) -> None:
     onnx, quantization = required("onnx"), required("onnxruntime.quantization")
     remaining = iter(inputs)
 
-    class Reader(quantization.CalibrationDataReader):
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(remaining, None)
 
