@@ -1,8 +1,6 @@
 """The checkpoint format that the pipelines of this package share, and what their calls share."""
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from os import PathLike
@@ -13,8 +11,9 @@ from typing import Any, Self
 import torch
 from diffusers import DiffusionPipeline
 
+from ..files import unfinished_folder
+from ..hub import remote_code as remote
 from ..hub.format import FORMAT_VERSION, check_format_version, component_module
-from ..hub.remote_code import write_remote_code
 from ..hub.upload import explain, upload_checkpoint
 from ..models.safetensors_only import require_safetensors
 
@@ -141,15 +140,13 @@ class IRSTDPipelineBase(DiffusionPipeline):
         folder = Path(save_directory).absolute()
         if folder.is_file():
             raise NotADirectoryError(f"`save_directory` must be a folder, got the file {folder}")
-        unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
-        try:
+        with unfinished_folder(folder) as unfinished:
             super().save_pretrained(unfinished, variant=variant, max_shard_size=max_shard_size)
             self._finish(unfinished)
             if remote_code:
-                write_remote_code(unfinished)
+                for name, content in remote.remote_code(unfinished).items():
+                    (unfinished / name).write_bytes(content)
             _move_files(unfinished, folder, last=self.config_name)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
         if push_to_hub:
             upload_checkpoint(folder, kwargs.pop("repo_id", None) or folder.name, **kwargs)
 

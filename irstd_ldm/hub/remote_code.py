@@ -45,16 +45,6 @@ class _Definition(NamedTuple):
 _REPLACED = {"IRSTDPipelineBase": _Import("diffusers", "DiffusionPipeline", "IRSTDPipelineBase")}
 
 
-def write_remote_code(folder: Path) -> None:
-    """Adds the code to the checkpoint in `folder`, and its files' names to the index.
-
-    Raises:
-        ValueError: As in `remote_code`.
-    """
-    for name, content in remote_code(folder).items():
-        (folder / name).write_bytes(content)
-
-
 def remote_code(folder: Path) -> dict[Path, bytes]:
     """The code for the checkpoint in `folder`, and the index that names it: path in the checkpoint -> content.
 

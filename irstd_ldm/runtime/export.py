@@ -4,8 +4,6 @@ import copy
 import io
 import logging
 import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -16,6 +14,7 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..files import unfinished_folder
 from ..tiling import PAD_MULTIPLE
 from .exported import DESCRIPTION, MODEL_FILES, ExportedDetector, required
 from .quantize import Calibration, calibration_inputs, quantize_onnx
@@ -109,9 +108,7 @@ def export_detector(
         version=__version__,
         quantization=None if calibration is None else calibration.describe(),
     )
-    unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
-    unfinished.mkdir(parents=True)
-    try:
+    with unfinished_folder(folder) as unfinished:
         onnx_path = unfinished / MODEL_FILES["onnx"]
         with _quiet():
             write_onnx(LatentDetector(pipeline, steps), description, onnx_path)
@@ -122,8 +119,6 @@ def export_detector(
                 onnx_path.unlink()
         (unfinished / DESCRIPTION).write_text(description.to_json(), encoding="utf-8")
         os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return description
 
 
