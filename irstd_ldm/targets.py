@@ -1,8 +1,8 @@
 """Targets: the components of a mask, how far they stand out from the clutter, and how sure a detector is of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import ndimage
@@ -63,41 +63,32 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, list[Component]]:
         area_px += np.bincount(index, minlength=count + 1)
         sum_x += np.bincount(index, weights=columns, minlength=count + 1)
         sum_y += np.bincount(index, weights=top + rows, minlength=count + 1)
-    components = []
-    for label, (row_slice, column_slice) in enumerate(ndimage.find_objects(labels), start=1):
-        components.append(
-            Component(
-                label=label,
-                area_px=int(area_px[label]),
-                x=float(sum_x[label] / area_px[label]),
-                y=float(sum_y[label] / area_px[label]),
-                left=int(column_slice.start),
-                top=int(row_slice.start),
-                width=int(column_slice.stop - column_slice.start),
-                height=int(row_slice.stop - row_slice.start),
-            )
+    components = [
+        Component(
+            label=label,
+            area_px=int(area_px[label]),
+            x=float(sum_x[label] / area_px[label]),
+            y=float(sum_y[label] / area_px[label]),
+            left=int(columns.start),
+            top=int(rows.start),
+            width=int(columns.stop - columns.start),
+            height=int(rows.stop - rows.start),
         )
+        for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1)
+    ]
     return labels, components
 
 
-def ring_window(left: int, top: int, width: int, height: int) -> tuple[slice, slice]:
+def ring_window(left: int, top: int, width: int, height: int, ring_px: int = RING_PX) -> tuple[slice, slice]:
     """Rows and columns of a target's box grown by the ring, for indexing an image."""
-    return (
-        slice(max(top - RING_PX, 0), top + height + RING_PX),
-        slice(max(left - RING_PX, 0), left + width + RING_PX),
-    )
+    rows = slice(max(top - ring_px, 0), top + height + ring_px)
+    return rows, slice(max(left - ring_px, 0), left + width + ring_px)
 
 
 def signal_to_clutter_ratio(image: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
-    """(mean of target - mean of ring) / std of ring, the ring being the target's box grown by 10 px, less `mask`.
+    """(mean of target - mean of ring) / std of ring; NaN where the ring is empty or constant.
 
-    Args:
-        image: (H, W).
-        target: (H, W) bool, one target.
-        mask: (H, W) bool, all targets.
-
-    Returns:
-        The ratio; NaN where the ring is empty or constant.
+    The ring is the box of `target` (H, W) bool, grown by 10 px, less all targets, `mask` (H, W) bool.
     """
     rows, columns = np.flatnonzero(target.any(axis=1)), np.flatnonzero(target.any(axis=0))
     window = ring_window(columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
@@ -106,51 +97,56 @@ def signal_to_clutter_ratio(image: np.ndarray, target: np.ndarray, mask: np.ndar
     return float((image[target].mean(dtype=np.float64) - clutter.mean()) / spread) if spread else float("nan")
 
 
-@dataclass(frozen=True)
-class TemperatureCalibration:
-    """sigmoid(logit(confidence) / temperature); `temperature` > 0, above 1 for an overconfident detector."""
+class ConfidenceCalibration:
+    """Maps a detector's confidence to the share of targets that are real; a kind derives from it."""
 
-    temperature: float
+    kind: ClassVar[str]
 
     def apply(self, confidence: float | np.ndarray) -> np.ndarray:
         """Calibrated confidences of the same shape, float64, from confidences in [0, 1]."""
-        return expit(confidence_logit(confidence) / self.temperature)
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "temperature", "temperature": self.temperature}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {"kind": self.kind, **values}
 
 
 @dataclass(frozen=True)
-class PlattCalibration:
+class TemperatureCalibration(ConfidenceCalibration):
+    """sigmoid(logit(confidence) / temperature); `temperature` > 0, above 1 for an overconfident detector."""
+
+    kind = "temperature"
+    temperature: float
+
+    def apply(self, confidence: float | np.ndarray) -> np.ndarray:
+        return expit(confidence_logit(confidence) / self.temperature)
+
+
+@dataclass(frozen=True)
+class PlattCalibration(ConfidenceCalibration):
     """sigmoid(slope * logit(confidence) + intercept); `slope` >= 0."""
 
+    kind = "platt"
     slope: float
     intercept: float
 
     def apply(self, confidence: float | np.ndarray) -> np.ndarray:
-        """Calibrated confidences of the same shape, float64, from confidences in [0, 1]."""
         return expit(self.slope * confidence_logit(confidence) + self.intercept)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "platt", "slope": self.slope, "intercept": self.intercept}
 
 
 @dataclass(frozen=True)
-class IsotonicCalibration:
+class IsotonicCalibration(ConfidenceCalibration):
     """Linear between knots, constant beyond the first and the last; both tuples ascend."""
 
+    kind = "isotonic"
     confidence: tuple[float, ...]
     calibrated: tuple[float, ...]
 
     def apply(self, confidence: float | np.ndarray) -> np.ndarray:
-        """Calibrated confidences of the same shape, float64, from confidences in [0, 1]."""
         return np.interp(checked_confidence(confidence), self.confidence, self.calibrated)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "isotonic", "confidence": list(self.confidence), "calibrated": list(self.calibrated)}
 
-
-ConfidenceCalibration = TemperatureCalibration | PlattCalibration | IsotonicCalibration
+CALIBRATIONS = {one.kind: one for one in (TemperatureCalibration, PlattCalibration, IsotonicCalibration)}
 
 
 def calibration_from_dict(stored: Mapping[str, Any]) -> ConfidenceCalibration:
@@ -160,13 +156,10 @@ def calibration_from_dict(stored: Mapping[str, Any]) -> ConfidenceCalibration:
         ValueError: The kind is unknown, or a value is missing or not allowed.
     """
     kind = stored.get("kind")
-    names = {
-        "temperature": {"temperature"},
-        "platt": {"slope", "intercept"},
-        "isotonic": {"confidence", "calibrated"},
-    }.get(str(kind))
-    if names is None:
-        raise ValueError(f"`kind` must be one of temperature, platt, isotonic, got {kind!r}")
+    calibration = CALIBRATIONS.get(str(kind))
+    if calibration is None:
+        raise ValueError(f"`kind` must be one of {', '.join(CALIBRATIONS)}, got {kind!r}")
+    names = [field.name for field in fields(calibration)]
     if set(stored) != {"kind", *names}:
         raise ValueError(f"`stored` of kind {kind} must hold {', '.join(sorted(names))}, got {sorted(stored)}")
     if kind == "temperature":
@@ -198,11 +191,7 @@ def confidence_calibration(config: Mapping[str, Any]) -> ConfidenceCalibration |
 
 
 def checked_confidence(confidence: float | np.ndarray) -> np.ndarray:
-    """The confidences as float64.
-
-    Raises:
-        ValueError: One is outside [0, 1].
-    """
+    """The confidences as float64; ValueError where one is outside [0, 1]."""
     values = np.asarray(confidence, dtype=np.float64)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"`confidence` must be in [0, 1], got {values.min():g} to {values.max():g}")

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .targets import ConfidenceCalibration, Target, extract_targets
+
 PAD_MULTIPLE = 32
 MIN_PADDED_SIZE = 128
 Window = tuple[slice, slice]  # rows and columns of an image
@@ -114,27 +116,18 @@ def tile_windows(shape: tuple[int, ...], tile_size: int, tile_overlap: int) -> l
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """A part of an image.
+    """A part of an image."""
 
-    Attributes:
-        index: Index of the image in the call.
-        window: Its rows and columns there.
-        pixels: (PH, PW) raw gray values, padded.
-    """
-
-    index: int
+    index: int  # of the image in the call
     window: Window
-    pixels: np.ndarray
+    pixels: np.ndarray  # (PH, PW) raw gray values, padded
 
 
 def iterate_tiles(images: Sequence[np.ndarray], settings: SamplingSettings) -> Iterator[list[Tile]]:
     """The tiles of a call, in batches of one padded size, also of several images.
 
-    The tiles of an image come in raster order, as [`TileBlender`] takes them. No more than `batch_size` tiles of each
+    The tiles of an image (H, W) come in raster order, as [`TileBlender`] takes them; no more than `batch_size` of each
     padded size are held.
-
-    Args:
-        images: N of (H, W).
     """
     waiting: dict[tuple[int, ...], list[Tile]] = {}  # by padded size
     for index, image in enumerate(images):
@@ -159,16 +152,10 @@ def blend_weight(height: int, width: int, tile_overlap: int) -> np.ndarray:
 
 
 def staple(decisions: np.ndarray) -> np.ndarray:
-    """Probability of the hidden true mask, by expectation-maximisation over what each member misses and invents.
+    """Probability (H, W) of the hidden true mask, by what each of the members (E, H, W) misses and invents.
 
     STAPLE: Warfield, Zou, Wells, "Simultaneous truth and performance level estimation", IEEE TMI 23(7), 2004; the
-    prior is the members' mean foreground share, one for all pixels.
-
-    Args:
-        decisions: (E, H, W) bool.
-
-    Returns:
-        (H, W) float64 in [0, 1].
+    prior is the members' mean foreground share, one for all pixels. Expectation-maximisation, in float64.
     """
     flat = decisions.reshape(len(decisions), -1)  # (E, H*W)
     prior = flat.mean()
@@ -277,7 +264,37 @@ def _total_weight(extent: int, starts: list[int], tile_extent: int, ramp: int) -
     return total
 
 
-def stack_maps(maps: list[np.ndarray] | None) -> Any:
+def detect_by_tiles(
+    grays: Sequence[np.ndarray],
+    settings: SamplingSettings,
+    threshold: float,
+    calibration: ConfidenceCalibration | None,
+    predict: Callable[[list[Tile]], np.ndarray],
+) -> tuple[Any, Any, Any, list[list[Target]]]:
+    """The probability, mask, uncertainty and targets of N images, as in [`IRSTDPipelineOutput`].
+
+    Args:
+        grays: N of (H, W), raw gray values.
+        settings: The call's.
+        threshold: Pixels of a higher probability belong to targets.
+        calibration: As in `extract_targets`.
+        predict: Gives the members' probabilities (B, E, PH, PW) of a batch of tiles.
+    """
+    blenders = [TileBlender(gray.shape, settings) for gray in grays]
+    for tiles in iterate_tiles(grays, settings):
+        for tile, members in zip(tiles, predict(tiles), strict=True):
+            blenders[tile.index].add(tile.window, members)
+    probabilities = [blender.probability[None] for blender in blenders]  # N of (1, H, W)
+    masks = [probability > threshold for probability in probabilities]
+    uncertainties = [one.uncertainty[None] for one in blenders if one.uncertainty is not None] or None
+    targets = [
+        extract_targets(probability[0], mask[0], gray, calibration)
+        for probability, mask, gray in zip(probabilities, masks, grays, strict=True)
+    ]
+    return _stacked(probabilities), _stacked(masks), _stacked(uncertainties), targets
+
+
+def _stacked(maps: list[np.ndarray] | None) -> Any:
     """Maps (1, H, W) of one size as (N, 1, H, W); others stay a list, None stays None."""
     if maps is None or len({one.shape for one in maps}) > 1:
         return maps

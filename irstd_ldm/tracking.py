@@ -100,7 +100,7 @@ class Track:
         x, y: filtered position in px; predicted where the frame has no detection of it.
         speed_x, speed_y: in px/frame.
         position_std_px: standard deviation of the position, the larger of the two axes.
-        target: place of its detection among the frame's, None for a missed frame.
+        target: index of its detection among the frame's, None for a missed frame.
         num_hits: detections so far.
         num_frames: frames since its first detection, that one included.
     """
@@ -117,13 +117,18 @@ class Track:
 
 
 class _Candidate:
-    """A track, confirmed or not."""
+    """A track, confirmed or not, that the detection of an index has started."""
 
-    def __init__(self, position: np.ndarray, parameters: TrackerParameters):
+    def __init__(self, position: np.ndarray, index: int, parameters: TrackerParameters):
         self.filter = ConstantVelocityFilter(position, parameters)
         self.id: int | None = None
-        self.target: int | None = None
+        self.target: int | None = index
         self.num_hits, self.num_frames, self.misses = 1, 1, 0
+
+    def track(self) -> Track:
+        x, y, speed_x, speed_y = map(float, self.filter.state)
+        std = float(np.sqrt(np.diag(self.filter.covariance)[:2].max()))
+        return Track(self.id or 0, x, y, speed_x, speed_y, std, self.target, self.num_hits, self.num_frames)
 
 
 class Tracker:
@@ -165,14 +170,16 @@ class Tracker:
         for is_confirmed in (True, False):
             group = [candidate for candidate in self._candidates if (candidate.id is not None) == is_confirmed]
             free = self._assign(group, positions, free)
-        self._end_frame()
-        for place in free:
-            candidate = _Candidate(positions[place], self.parameters)
-            candidate.target = place
-            self._candidates.append(candidate)
-        self._confirm()
-        confirmed = [candidate for candidate in self._candidates if candidate.id is not None]
-        return sorted((_track(candidate) for candidate in confirmed), key=lambda track: track.id)
+        for candidate in self._candidates:
+            candidate.misses = 0 if candidate.target is not None else candidate.misses + 1
+        self._candidates = [candidate for candidate in self._candidates if self._lives(candidate)]
+        self._candidates += [_Candidate(positions[index], index, self.parameters) for index in free]
+        for candidate in self._candidates:
+            if candidate.id is None and candidate.num_hits >= self.parameters.birth_hits:
+                self._num_confirmed += 1
+                candidate.id = self._num_confirmed
+        confirmed = (candidate.track() for candidate in self._candidates if candidate.id is not None)
+        return sorted(confirmed, key=lambda track: track.id)
 
     def _assign(self, group: list[_Candidate], positions: np.ndarray, free: list[int]) -> list[int]:
         """Gives detections to tracks; returns those that stay free."""
@@ -185,42 +192,15 @@ class Tracker:
         taken = set()
         for row, column in zip(*linear_sum_assignment(cost), strict=True):
             if cost[row, column] < NOT_ALLOWED:
-                candidate, place = group[row], free[column]
-                candidate.filter.update(positions[place])
-                candidate.target = place
+                candidate, index = group[row], free[column]
+                candidate.filter.update(positions[index])
+                candidate.target = index
                 candidate.num_hits += 1
-                taken.add(place)
-        return [place for place in free if place not in taken]
-
-    def _end_frame(self) -> None:
-        """Counts misses and drops the tracks that have ended."""
-        for candidate in self._candidates:
-            candidate.misses = 0 if candidate.target is not None else candidate.misses + 1
-        self._candidates = [candidate for candidate in self._candidates if self._lives(candidate)]
+                taken.add(index)
+        return [index for index in free if index not in taken]
 
     def _lives(self, candidate: _Candidate) -> bool:
         if candidate.id is not None:
             return candidate.misses <= self.parameters.max_misses
         frames_left = self.parameters.birth_frames - candidate.num_frames
         return candidate.num_hits + max(frames_left, 0) >= self.parameters.birth_hits
-
-    def _confirm(self) -> None:
-        for candidate in self._candidates:
-            if candidate.id is None and candidate.num_hits >= self.parameters.birth_hits:
-                self._num_confirmed += 1
-                candidate.id = self._num_confirmed
-
-
-def _track(candidate: _Candidate) -> Track:
-    x, y, speed_x, speed_y = map(float, candidate.filter.state)
-    return Track(
-        id=candidate.id or 0,
-        x=x,
-        y=y,
-        speed_x=speed_x,
-        speed_y=speed_y,
-        position_std_px=float(np.sqrt(np.diag(candidate.filter.covariance)[:2].max())),
-        target=candidate.target,
-        num_hits=candidate.num_hits,
-        num_frames=candidate.num_frames,
-    )

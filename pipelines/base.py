@@ -1,8 +1,6 @@
 """The checkpoint format that the pipelines of this package share, and what their calls share."""
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from os import PathLike
@@ -13,12 +11,14 @@ from typing import Any, Self
 import torch
 from diffusers import DiffusionPipeline
 
+from ..files import unfinished_folder
+from ..hub import remote_code as remote
 from ..hub.format import FORMAT_VERSION, check_format_version, component_module
-from ..hub.remote_code import write_remote_code
 from ..hub.upload import explain, upload_checkpoint
 from ..models.safetensors_only import require_safetensors
 
 StepCallback = Callable[..., dict[str, torch.Tensor] | None]
+EndStep = Callable[..., tuple[torch.Tensor, ...]]  # (step, timestep, **tensors) -> the tensors to go on with, in order
 
 
 class IRSTDPipelineBase(DiffusionPipeline):
@@ -140,15 +140,13 @@ class IRSTDPipelineBase(DiffusionPipeline):
         folder = Path(save_directory).absolute()
         if folder.is_file():
             raise NotADirectoryError(f"`save_directory` must be a folder, got the file {folder}")
-        unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
-        try:
+        with unfinished_folder(folder) as unfinished:
             super().save_pretrained(unfinished, variant=variant, max_shard_size=max_shard_size)
             self._finish(unfinished)
             if remote_code:
-                write_remote_code(unfinished)
+                for name, content in remote.remote_code(unfinished).items():
+                    (unfinished / name).write_bytes(content)
             _move_files(unfinished, folder, last=self.config_name)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
         if push_to_hub:
             upload_checkpoint(folder, kwargs.pop("repo_id", None) or folder.name, **kwargs)
 
@@ -156,26 +154,19 @@ class IRSTDPipelineBase(DiffusionPipeline):
         self,
         repo_id: str,
         commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        create_pr: bool = False,
+        *,
         safe_serialization: bool = True,
         variant: str | None = None,
-        subfolder: str | None = None,
-        revision: str | None = None,
+        **kwargs: Any,
     ) -> str:
         """Saves the pipeline and uploads it to the Hub in one commit, with the code that loads it and a card.
 
         Args:
             repo_id: "OWNER/NAME", made if absent; "NAME" is the login's own.
             commit_message: None = "Upload " and the name of the class.
-            private: Whether a new repository is; None = the owner's default.
-            token: None = the standard login.
-            create_pr: Whether to open a pull request instead.
             safe_serialization: Must be True: weights are never pickled.
             variant: Middle part of the names of the weight files, for example "fp16".
-            subfolder: Folder of the repository that gets the checkpoint, without a card; None = the root.
-            revision: Branch, made if absent; None = main.
+            kwargs: Further arguments of `upload_checkpoint`: `private`, `token`, `create_pr`, `subfolder`, `revision`.
 
         Returns:
             Address of the commit.
@@ -184,18 +175,10 @@ class IRSTDPipelineBase(DiffusionPipeline):
             ValueError: If `safe_serialization` is False.
             OSError: If the Hub refuses or does not answer.
         """
+        message = commit_message or f"Upload {type(self).__name__}"
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
-            return upload_checkpoint(
-                Path(folder),
-                repo_id,
-                private=private,
-                revision=revision,
-                commit_message=commit_message or f"Upload {type(self).__name__}",
-                token=token,
-                create_pr=create_pr,
-                subfolder=subfolder,
-            )
+            return upload_checkpoint(Path(folder), repo_id, commit_message=message, **kwargs)
 
     def _finish(self, folder: Path) -> None:
         """Brings what diffusers has saved into this package's form: sorted configs without local paths."""
@@ -222,11 +205,11 @@ def draw_base_seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(2**62, (1,), generator=source, device=source.device))
 
 
-def check_callback_inputs(pipeline: DiffusionPipeline, tensor_inputs: Sequence[str]) -> None:
-    """Checks that a call's callback asks for tensors that the pipeline shows.
+def step_end(pipeline: DiffusionPipeline, callback: StepCallback | None, tensor_inputs: Sequence[str]) -> EndStep:
+    """What a call does after each of its denoising steps: the callback sees the tensors and may replace them.
 
     Raises:
-        ValueError: It asks for another one.
+        ValueError: `tensor_inputs` names a tensor that the pipeline does not show.
     """
     shown = pipeline._callback_tensor_inputs
     if not set(tensor_inputs) <= set(shown):
@@ -234,17 +217,15 @@ def check_callback_inputs(pipeline: DiffusionPipeline, tensor_inputs: Sequence[s
             f"`callback_on_step_end_tensor_inputs` must be among {', '.join(shown)}, got {list(tensor_inputs)}"
         )
 
+    def end_step(step: int, timestep: torch.Tensor, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if callback is None:
+            return keep_tensors(step, timestep, **tensors)
+        replaced = callback(pipeline, step, timestep, {name: tensors[name] for name in tensor_inputs}) or {}
+        return tuple(replaced.get(name, tensor) for name, tensor in tensors.items())
 
-def end_step(
-    pipeline: DiffusionPipeline,
-    callback: StepCallback | None,
-    tensor_inputs: Sequence[str],
-    step: int,
-    timestep: torch.Tensor,
-    **tensors: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:
-    """The tensors after a step, in their order, some replaced by what the callback returns."""
-    if callback is None:
-        return tuple(tensors.values())
-    replaced = callback(pipeline, step, timestep, {name: tensors[name] for name in tensor_inputs}) or {}
-    return tuple(replaced.get(name, tensor) for name, tensor in tensors.items())
+    return end_step
+
+
+def keep_tensors(step: int, timestep: torch.Tensor, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors after a step that nothing follows."""
+    return tuple(tensors.values())

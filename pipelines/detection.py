@@ -1,18 +1,38 @@
 """The call that the detectors share, from images of any size to targets."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
-from ..data.images import ImageInput, gray_range, scale_gray, to_gray
-from ..targets import confidence_calibration, extract_targets, resolve_threshold
-from ..tiling import TileBlender, image_seed, iterate_tiles, resolve_sampling, stack_maps
-from .base import IRSTDPipelineBase, StepCallback, check_callback_inputs, draw_base_seed
-from .output import IRSTDPipelineOutput
+from ..data.images import ImageInput, gray_range, scale_gray, to_grays
+from ..targets import Target, confidence_calibration, resolve_threshold
+from ..tiling import Tile, detect_by_tiles, image_seed, resolve_sampling
+from .base import EndStep, IRSTDPipelineBase, StepCallback, draw_base_seed, keep_tensors, step_end
+
+
+@dataclass
+class IRSTDPipelineOutput(BaseOutput):
+    """Detections in N images: arrays, or tensors with ``output_type="pt"``.
+
+    Images of different sizes give lists of (1, H, W) instead of stacked arrays.
+
+    Attributes:
+        probability: (N, 1, H, W) float32 in [0, 1], fused over the ensemble.
+        mask: (N, 1, H, W) bool, probability > threshold.
+        uncertainty: (N, 1, H, W) float32, standard deviation over the ensemble; None for an ensemble of one.
+        targets: One list of [`Target`] per image, in raster order of the targets' first pixels.
+    """
+
+    probability: Any
+    mask: Any
+    uncertainty: Any
+    targets: list[list[Target]]
 
 
 class IRSTDDetectionPipeline(IRSTDPipelineBase):
@@ -36,9 +56,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        progress_bar: tqdm | None = None,
+        end_step: EndStep = keep_tensors,
     ) -> np.ndarray:
         """Probabilities of the ensemble's members.
 
@@ -47,9 +65,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             seeds: One seed per image.
             num_inference_steps: Denoising steps.
             ensemble_size: Members per image.
-            callback_on_step_end: As in `__call__`.
-            callback_on_step_end_tensor_inputs: As in `__call__`.
-            progress_bar: Moves on by B after every step.
+            end_step: Takes the tensors of `_callback_tensor_inputs` after every step, gives those to go on with.
 
         Returns:
             (B, E, PH, PW) float32 in [0, 1].
@@ -115,7 +131,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         # 1. Check the inputs and fill in the checkpoint's defaults.
         if output_type not in ("np", "pt"):
             raise ValueError(f"`output_type` must be 'np' or 'pt', got {output_type!r}")
-        check_callback_inputs(self, callback_on_step_end_tensor_inputs)
+        end_step = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         settings = resolve_sampling(
             self.config,
             range(self.min_inference_steps, self.max_inference_steps + 1),
@@ -127,50 +143,33 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             ensemble_fusion=ensemble_fusion,
         )
         threshold = resolve_threshold(self.config, threshold, max_fa_per_million_px)
-        images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
-        if not images:
-            raise ValueError("`image` must hold at least one image, got an empty list")
 
         # 2. Read the images, and draw a seed for each.
-        grays = [to_gray(one) for one in images]  # N of (H, W)
+        grays = to_grays(image)  # N of (H, W)
         ranges = [gray_range(gray, input_range, self.config.normalization) for gray in grays]
         base_seed = draw_base_seed(generator)
         seeds = [image_seed(base_seed, index) for index in range(len(grays))]
 
-        # 3. Cut tiles; an image that is no larger than a tile is one.
-        blenders = [TileBlender(gray.shape, settings) for gray in grays]
+        # 3. Cut tiles (an image that is no larger is one), predict the members' probabilities, (B, E, PH, PW), blend
+        # and fuse these, decide, and find the targets.
+        def predict(tiles: list[Tile]) -> np.ndarray:
+            def counted(step: int, timestep: torch.Tensor, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                progress_bar.update(len(tiles))
+                return end_step(step, timestep, **tensors)
+
+            pixels = np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles])  # (B, PH, PW)
+            tile_seeds, steps = [seeds[tile.index] for tile in tiles], settings.num_inference_steps
+            members = self.predict_probability(pixels, tile_seeds, steps, settings.ensemble_size, counted)
+            if not steps:
+                progress_bar.update(len(tiles))
+            return members
+
+        calibration = confidence_calibration(self.config)
         num_passes = max(settings.num_inference_steps, 1) * sum(len(settings.windows(gray.shape)) for gray in grays)
         with self.progress_bar(total=num_passes) if num_passes > 1 else tqdm(disable=True) as progress_bar:
-            for tiles in iterate_tiles(grays, settings):
-                # 4. Predict the members' probabilities, (B, E, PH, PW).
-                members = self.predict_probability(
-                    np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles]),  # (B, PH, PW)
-                    [seeds[tile.index] for tile in tiles],
-                    settings.num_inference_steps,
-                    settings.ensemble_size,
-                    callback_on_step_end,
-                    callback_on_step_end_tensor_inputs,
-                    progress_bar,
-                )
+            *maps, targets = detect_by_tiles(grays, settings, threshold, calibration, predict)
 
-                # 5. Blend the tiles and fuse the members.
-                for tile, of_tile in zip(tiles, members, strict=True):
-                    blenders[tile.index].add(tile.window, of_tile)
-
-        # 6. Decide.
-        probabilities = [blender.probability[None] for blender in blenders]  # N of (1, H, W)
-        masks = [probability > threshold for probability in probabilities]
-        uncertainties = [one.uncertainty[None] for one in blenders if one.uncertainty is not None] or None
-
-        # 7. Find the targets.
-        calibration = confidence_calibration(self.config)
-        targets = [
-            extract_targets(probability[0], mask[0], gray, calibration)
-            for probability, mask, gray in zip(probabilities, masks, grays, strict=True)
-        ]
-
-        # 8. Convert and offload.
-        maps = [stack_maps(of_images) for of_images in (probabilities, masks, uncertainties)]
+        # 4. Convert and offload.
         if output_type == "pt":
             maps = [_to_tensors(of_images) for of_images in maps]
         self.maybe_free_model_hooks()

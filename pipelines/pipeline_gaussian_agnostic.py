@@ -1,9 +1,8 @@
 """The Gaussian-agnostic data engine: realistic variants of labelled infrared images, by squeezing and two stages."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from scipy import ndimage
 
 from ..data.ggs import draw_num_groups, squeeze
-from ..data.images import ImageInput, to_gray
+from ..data.images import ImageInput, to_grays
 from ..hub.format import FORMAT_VERSION
 from ..tiling import blend_weight, image_seed, pad_image, tile_windows
-from .base import IRSTDPipelineBase, StepCallback, check_callback_inputs, draw_base_seed, end_step
+from .base import EndStep, IRSTDPipelineBase, StepCallback, draw_base_seed, keep_tensors, step_end
 
 TILE_MULTIPLE = 32  # pixels; every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
@@ -146,42 +145,6 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             default_tile_overlap=default_tile_overlap,
         )
 
-    def check_inputs(
-        self,
-        images: Sequence[np.ndarray],
-        masks: Sequence[np.ndarray] | None,
-        num_images_per_prompt: int,
-        num_inference_steps: int,
-        strength: float,
-        color_fix: str | None,
-        tile_size: int,
-        tile_overlap: int,
-    ) -> None:
-        if not images:
-            raise ValueError("`image` must hold at least one image, got an empty list")
-        if masks is not None and len(masks) != len(images):
-            raise ValueError(f"`mask` must hold one mask per image, got {len(masks)} for {len(images)}")
-        for image, mask in zip(images, masks or (), strict=False):
-            if mask.dtype != np.bool_ or mask.shape != image.shape:
-                raise ValueError(
-                    f"`mask` must be bool and of its image's shape {image.shape}, got {mask.dtype} {mask.shape}"
-                )
-        for name, value in (
-            ("num_images_per_prompt", num_images_per_prompt),
-            ("num_inference_steps", num_inference_steps),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}")
-        if not 0 < strength <= 1:
-            raise ValueError(f"`strength` must lie in (0, 1], got {strength!r}")
-        if color_fix is not None and color_fix not in COLOR_FIXES:
-            raise ValueError(f"`color_fix` must be one of {', '.join(COLOR_FIXES)} or None, got {color_fix!r}")
-        for name, value in (("tile_size", tile_size), ("tile_overlap", tile_overlap)):
-            if not isinstance(value, int) or value < 0 or value % TILE_MULTIPLE:
-                raise ValueError(f"`{name}` must be a multiple of {TILE_MULTIPLE} px, got {value!r}")
-        if tile_size and tile_overlap >= tile_size:
-            raise ValueError(f"`tile_overlap` must be less than `tile_size` ({tile_size}), got {tile_overlap!r}")
-
     @torch.no_grad()
     def __call__(
         self,
@@ -228,18 +191,34 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             ValueError: An argument out of range, or a mask that does not fit its image.
         """
         # 0. Resolve defaults and check.
-        check_callback_inputs(self, callback_on_step_end_tensor_inputs)
+        end_step = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         num_inference_steps = num_inference_steps or self.config.default_num_inference_steps
         tile_size = self.config.default_tile_size if tile_size is None else tile_size
         tile_overlap = self.config.default_tile_overlap if tile_overlap is None else tile_overlap
-        inputs: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
-        grays = [to_gray(one) for one in inputs]
+        grays = to_grays(image)
         masks: list[Any] | None = None
         if mask is not None:
             masks = list(mask) if isinstance(mask, list | tuple) else [mask]
-        self.check_inputs(
-            grays, masks, num_images_per_prompt, num_inference_steps, strength, color_fix, tile_size, tile_overlap
-        )
+            if len(masks) != len(grays):
+                raise ValueError(f"`mask` must hold one mask per image, got {len(masks)} for {len(grays)}")
+        for gray, one in zip(grays, masks or (), strict=False):
+            if one.dtype != np.bool_ or one.shape != gray.shape:
+                raise ValueError(
+                    f"`mask` must be bool and of its image's shape {gray.shape}, got {one.dtype} {one.shape}"
+                )
+        counts = {"num_images_per_prompt": num_images_per_prompt, "num_inference_steps": num_inference_steps}
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}")
+        if not 0 < strength <= 1:
+            raise ValueError(f"`strength` must lie in (0, 1], got {strength!r}")
+        if color_fix is not None and color_fix not in COLOR_FIXES:
+            raise ValueError(f"`color_fix` must be one of {', '.join(COLOR_FIXES)} or None, got {color_fix!r}")
+        for name, value in {"tile_size": tile_size, "tile_overlap": tile_overlap}.items():
+            if not isinstance(value, int) or value < 0 or value % TILE_MULTIPLE:
+                raise ValueError(f"`{name}` must be a multiple of {TILE_MULTIPLE} px, got {value!r}")
+        if tile_size and tile_overlap >= tile_size:
+            raise ValueError(f"`tile_overlap` must be less than `tile_size` ({tile_size}), got {tile_overlap!r}")
 
         # 1. Each image by itself, its synthetic images together.
         base = draw_base_seed(generator)
@@ -252,14 +231,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             squeezed, num_groups = self.squeeze(pixels, generators)
             restored = self.restore(squeezed, tile_size, tile_overlap)
             generated = self.refine(
-                restored,
-                generators,
-                num_inference_steps,
-                strength,
-                tile_size,
-                tile_overlap,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
+                restored, generators, num_inference_steps, strength, tile_size, tile_overlap, end_step
             )
             if color_fix is not None:
                 generated = COLOR_FIXES[color_fix](generated, restored)
@@ -289,7 +261,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
 
     def restore(self, squeezed: torch.Tensor, tile_size: int, tile_overlap: int) -> torch.Tensor:
         """Stage 1: (B, 1, PH, PW) in [0, 1] to the same."""
-        restored = _tiled(lambda x: self.restoration(x).sample, squeezed, tile_size, tile_overlap, 1, 1)
+        restored = _tiled(lambda x: self.restoration(x).sample, squeezed, tile_size, tile_overlap)
         return restored.clamp(0, 1)
 
     def refine(
@@ -300,14 +272,13 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         strength: float,
         tile_size: int,
         tile_overlap: int,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        end_step: EndStep = keep_tensors,
     ) -> torch.Tensor:
         """Stage 2: stage 1's images (B, 1, PH, PW) in [0, 1] to realistic ones, about [0, 1]."""
         scale, factor = latent_scale(self.vae), self.vae.config.scaling_factor
 
         # Model invocation: self.vae.encode, of the hint.
-        hint = _tiled(self.encode_hint, restored, tile_size, tile_overlap, 1, scale)  # (B, C, h, w)
+        hint = _tiled(self.encode_hint, restored, tile_size, tile_overlap, down=scale)  # (B, C, h, w)
 
         # Model invocation: self.controlnet and self.unet, once per step and tile.
         self.scheduler.set_timesteps(num_inference_steps, device=hint.device)
@@ -318,28 +289,18 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         for step, timestep in enumerate(self.progress_bar(timesteps)):
             model_input = self.scheduler.scale_model_input(latents, timestep)
             pair = torch.cat([model_input, hint], dim=1)  # (B, 2C, h, w)
-            noise = _tiled(
-                partial(self._predict_from_pair, timestep=timestep),
-                pair,
-                tile_size // scale,
-                tile_overlap // scale,
-                1,
-                1,
-            )
+
+            def predict(pair: torch.Tensor, timestep: torch.Tensor = timestep) -> torch.Tensor:
+                latents, hint = pair.chunk(2, dim=1)
+                return self.predict_noise(latents, hint, timestep)
+
+            noise = _tiled(predict, pair, tile_size // scale, tile_overlap // scale)
             latents = self.scheduler.step(noise, timestep, latents, **step_arguments).prev_sample
-            latents, hint = end_step(
-                self,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
-                step,
-                timestep,
-                latents=latents,
-                hint=hint,
-            )
+            latents, hint = end_step(step, timestep, latents=latents, hint=hint)
 
         # Model invocation: self.vae.decode.
         decoded = _tiled(
-            lambda x: decode_gray(self.vae, x / factor), latents, tile_size // scale, tile_overlap // scale, scale, 1
+            lambda x: decode_gray(self.vae, x / factor), latents, tile_size // scale, tile_overlap // scale, up=scale
         )
         return (decoded + 1) / 2
 
@@ -359,10 +320,6 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
     def encode_hint(self, restored: torch.Tensor) -> torch.Tensor:
         """The control branch's hint (B, C, h, w): the latent's mode of stage 1's images (B, 1, H, W) in [0, 1]."""
         return encode_gray(self.vae, restored * 2 - 1).mode() * self.vae.config.scaling_factor
-
-    def _predict_from_pair(self, pair: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        latents, hint = pair.chunk(2, dim=1)
-        return self.predict_noise(latents, hint, timestep)
 
     def predict_noise(self, latents: torch.Tensor, hint: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """The denoiser's answer (B, C, h, w) under the control of `hint` (B, C, h, w)."""
@@ -398,8 +355,8 @@ def _tiled(
     x: torch.Tensor,
     tile_size: int,
     tile_overlap: int,
-    up: int,
-    down: int,
+    up: int = 1,
+    down: int = 1,
 ) -> torch.Tensor:
     """`function` of (B, C, H, W), which gives (B, C', H*up/down, W*up/down), on overlapping tiles, blended.
 
@@ -410,20 +367,13 @@ def _tiled(
         return function(x)
     total: torch.Tensor | None = None
     weight = np.zeros((height * up // down, width * up // down), np.float32)
-    for window, target in _windows(height, width, tile_size, tile_overlap, up, down):
-        part = function(x[:, :, window[0], window[1]])  # (B, C', tile height, tile width)
+    for rows, columns in tile_windows((height, width), tile_size, tile_overlap):
+        part = function(x[:, :, rows, columns])  # (B, C', tile height, tile width)
         if total is None:
             total = part.new_zeros(*part.shape[:2], *weight.shape)
         blend = blend_weight(part.shape[2], part.shape[3], tile_overlap * up // down)
+        target = tuple(slice(axis.start * up // down, axis.stop * up // down) for axis in (rows, columns))
         total[:, :, target[0], target[1]] += part * torch.from_numpy(blend).to(part)
         weight[target] += blend
     assert total is not None
     return total / torch.from_numpy(weight).to(total)
-
-
-def _windows(
-    height: int, width: int, tile_size: int, tile_overlap: int, up: int, down: int
-) -> Iterator[tuple[tuple[slice, slice], tuple[Any, ...]]]:
-    """Windows of the tiles in the input and in the output."""
-    for window in tile_windows((height, width), tile_size, tile_overlap):
-        yield window, tuple(slice(axis.start * up // down, axis.stop * up // down) for axis in window)

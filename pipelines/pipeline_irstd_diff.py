@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
-from tqdm.auto import tqdm
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .base import StepCallback, end_step
+from .base import EndStep, keep_tensors
 from .detection import IRSTDDetectionPipeline
 
 
@@ -88,9 +87,7 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        progress_bar: tqdm | None = None,
+        end_step: EndStep = keep_tensors,
     ) -> np.ndarray:
         """Encode once, then denoise each member from its own noise."""
         device, dtype = self._execution_device, self.unet.dtype
@@ -99,8 +96,6 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         pixels = torch.from_numpy(image)[:, None].to(device, dtype)  # (B, 1, PH, PW)
         encoded = self.conditional_encoder(pixels)
         if num_inference_steps == 0:
-            if progress_bar is not None:
-                progress_bar.update(len(image))
             probability = encoded.logits.float().sigmoid().repeat_interleave(ensemble_size, dim=0)
             return self._by_member(probability, ensemble_size)
 
@@ -122,17 +117,7 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
             noisy = self.scheduler.scale_model_input(latents, timestep).to(dtype)
             predicted = self.unet(torch.cat([pixels, noisy], dim=1), timestep, residuals).sample.float()
             latents = self.scheduler.step(predicted, timestep, latents, **step_arguments).prev_sample
-            latents, pixels = end_step(
-                self,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
-                step,
-                timestep,
-                latents=latents,
-                pixels=pixels,
-            )
-            if progress_bar is not None:
-                progress_bar.update(len(image))
+            latents, pixels = end_step(step, timestep, latents=latents, pixels=pixels)
         return self._by_member(((latents + 1) / 2).clamp(0, 1), ensemble_size)
 
     @staticmethod

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionModel
-from tqdm.auto import tqdm
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .base import StepCallback, end_step
+from .base import EndStep, keep_tensors
 from .detection import IRSTDDetectionPipeline
 
 
@@ -86,9 +85,7 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        progress_bar: tqdm | None = None,
+        end_step: EndStep = keep_tensors,
     ) -> np.ndarray:
         """Encode, denoise, decode; an ensemble samples the posterior, a single member decodes its mode."""
         device, dtype = self._execution_device, self.unet.dtype
@@ -103,24 +100,17 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         )  # (B*E, C, h, w), (B*E, M, D), ...
 
         # Model invocation: self.unet, once per step.
-        latents = self.prepare_latents(image_latent, ensemble_size, generators)  # (B*E, 8, h, w)
+        variables = image_latent.new_empty(len(image_latent), self.unet.config.out_channels, *image_latent.shape[2:])
+        latents = self.member_noise(variables, ensemble_size, generators)  # (B*E, 8, h, w)
+        latents = latents * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         for step, timestep in enumerate(self.scheduler.timesteps):
             sample = torch.cat([self.scheduler.scale_model_input(latents, timestep), image_latent], dim=1)
             clean = self.unet(sample, timestep, tokens).sample  # (B*E, 8, h, w)
             latents = self.scheduler.step(clean, timestep, latents).prev_sample
             latents, image_latent, tokens = end_step(
-                self,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
-                step,
-                timestep,
-                latents=latents,
-                image_latent=image_latent,
-                tokens=tokens,
+                step, timestep, latents=latents, image_latent=image_latent, tokens=tokens
             )
-            if progress_bar is not None:
-                progress_bar.update(len(image))
 
         # Model invocation: self.vae.decode.
         posterior = self.vae.variables_to_posterior(latents.float())
@@ -129,11 +119,3 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
             z = z + posterior.std * self.member_noise(z, ensemble_size, generators)
         logits = self.vae.decode(z.to(dtype), image_features=features).sample  # (B*E, 1, PH, PW)
         return logits.float().sigmoid().unflatten(0, (len(image), ensemble_size))[:, :, 0].cpu().numpy()
-
-    def prepare_latents(
-        self, image_latent: torch.Tensor, ensemble_size: int, generators: list[torch.Generator]
-    ) -> torch.Tensor:
-        """Initial noise (B*E, 8, h, w) for an image latent (B*E, C, h, w), from one generator per image."""
-        variables = image_latent.new_empty(len(image_latent), self.unet.config.out_channels, *image_latent.shape[2:])
-        noise = self.member_noise(variables, ensemble_size, generators)
-        return noise * self.scheduler.init_noise_sigma

@@ -33,8 +33,7 @@ from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.pipelines.detection import IRSTDDetectionPipeline
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
-from irstd_ldm.runtime.engines import READABLE
-from irstd_ldm.runtime.exported_folder import read_description
+from irstd_ldm.runtime.exported import READABLE, read_description
 from irstd_ldm.training.train_latent import make_scheduler
 
 Subjects = dict[str, Callable[[], object]]
@@ -73,7 +72,7 @@ def clocks(subject: Callable[[], object], device: torch.device, rounds: int) -> 
 def clocks_in_turns(subjects: Subjects, device: torch.device, rounds: int) -> dict[str, float]:
     """Median over rounds of (seconds / clock's seconds), all timed in turns in each round, after three warm-ups."""
     x = torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
-    tick = partial(ClockNet().eval().to(device), x)
+    tick: Callable[[], object] = partial(ClockNet().eval().to(device), x)
     ratios: dict[str, list[float]] = {name: [] for name in subjects}
     with torch.inference_mode():
         for _ in range(3):

@@ -184,7 +184,8 @@ def table(arguments: argparse.Namespace) -> str:
     """Train and score everything that is not there yet, and lay it out under a caption."""
     rows = []
     for fraction in arguments.fractions:
-        share, first = Share(arguments, fraction), []
+        share = Share(arguments, fraction)
+        first: list = []
         for arm in arguments.arms:
             seeds = [count_test_images(share.detector(arm, seed), arguments) for seed in arguments.seeds]
             first = first or pool(seeds)

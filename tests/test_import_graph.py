@@ -9,7 +9,6 @@ BELOW = {"files", "targets", "tiling", "tracking", "hub", "models", "data", "eva
 # Room, a folder or a file of the package's root -> the other rooms that it may import.
 MAY_IMPORT = {
     "files": set(),
-    "lazy": set(),
     "models": set(),
     "targets": {"files"},
     "hub": {"files"},

@@ -1,6 +1,6 @@
 """Training: losses, the one loop, a script per trained part, recipes. Public names are loaded on first use."""
 
-from ..lazy import lazy_names
+from .. import lazy_names
 
 _MODULES = {
     "ControlNetSettings": ".train_controlnet",

@@ -54,7 +54,7 @@ class Validation:
     """
 
     scores: dict[str, float]
-    rows: list[Sequence[np.ndarray]]
+    rows: Sequence[Sequence[np.ndarray]]
 
     @property
     def picture(self) -> np.ndarray:

@@ -170,13 +170,16 @@ class LatentTask(DetectorTask):
             image, mask, timesteps.to(image.device), noise.to(image), sample_noise.to(image), kept.to(image)
         )
 
-        posteriors = [vae.variables_to_posterior(one) for one in (predicted.float(), variables)]
+        posterior, true_posterior = (
+            vae.variables_to_posterior(predicted.float()),
+            vae.variables_to_posterior(variables),
+        )
         weights = None
         if settings.background_weight != 1:
             weights = losses.background_weights(mask, settings.background_weight)
         terms = {
             "posterior": losses.posterior_loss(predicted, variables),
-            "klda": losses.klda_loss(*posteriors, vae.config.klda_min_logvar),
+            "klda": losses.klda_loss(posterior, true_posterior, vae.config.klda_min_logvar),
             "bce": losses.bce_loss(logits, mask, weights),
             "dice": losses.dice_loss(logits, mask),
         }

@@ -23,7 +23,7 @@ from ..evaluation.result import EvaluationResult, Pair, evaluate_probabilities
 from ..files import write_json
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..runtime.detector import ExportedDetectorRunner
-from ..runtime.engines import ENGINES
+from ..runtime.exported import ENGINES
 from ..targets import confidence_calibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet

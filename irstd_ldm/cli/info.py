@@ -8,8 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import __version__, bundled_checkpoint
-from ..runtime.engines import ENGINES
-from ..runtime.exported_folder import read_description
+from ..runtime.exported import ENGINES, read_description
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
 from .model import is_exported, load_pipeline
 

@@ -22,8 +22,7 @@ from ..data.readers.frame import BLACK_HOT, Frame, FrameSource
 from ..data.readers.sequence_range import sequence_range
 from ..hub.format import bundled_checkpoint
 from ..runtime.detector import ExportedDetectorRunner
-from ..runtime.engines import ENGINES
-from ..runtime.exported_folder import DESCRIPTION
+from ..runtime.exported import DESCRIPTION, ENGINES
 from ..tiling import resolve_sampling
 from . import EXIT_USAGE, CommandError, InputFile
 from .outputs import Record

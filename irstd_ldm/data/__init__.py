@@ -1,6 +1,6 @@
 """Images, readers of files, data sets, splits, training crops, implanted targets and synthetic scenes; no models."""
 
-from ..lazy import lazy_names
+from .. import lazy_names
 
 _MODULES = {
     "Frame": ".readers.frame",

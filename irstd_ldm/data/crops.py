@@ -20,7 +20,7 @@ from ..targets import EIGHT_CONNECTIVITY
 from .folder import Sample
 from .ggs import squeeze_with_targets
 from .images import normalize_image, percentile_range, robust_range, scale_gray, soft_compress
-from .planted_targets import TargetBank, implant
+from .planted_targets import cut_targets, implant
 from .synthetic import synthetic_scene
 
 KINDS = ("target", "image", "background", "implant")
@@ -147,7 +147,7 @@ class TrainingCrops(Dataset):
         self._backgrounds = [_Frame(image, np.zeros(image.shape, bool), normalization) for image in backgrounds] or [
             frame for frames in self._sets for frame in frames
         ]
-        self._bank = TargetBank(
+        self._bank = cut_targets(
             (frame.region() * 255, frame.mask) for frames in self._with_targets for frame in frames
         )
 
@@ -216,14 +216,9 @@ class TrainingCrops(Dataset):
     def _crop(
         self, frame: "_Frame", anchor: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A region of the frame, rescaled at times unless a target would vanish or merge.
+        """A region that holds the pixel `anchor` (None: any), rescaled at times unless a target would vanish or merge.
 
-        Args:
-            frame: The frame.
-            anchor: Pixel (row, column) that the region holds; None = anywhere.
-
-        Returns:
-            image (S, S) float32 on [0, 1] and mask (S, S) bool.
+        The image is (S, S) float32 on [0, 1], the mask (S, S) bool.
         """
         settings, size = self.settings, self.size
         side = size
@@ -272,48 +267,41 @@ class TrainingCrops(Dataset):
                 if mask.any():
                     image = image + max(0.05 - image[mask].min(), 0)  # clipping must not hide a labelled target
                     image = image - max(image[mask].max() - 1, 0)
-        if rng.random() < settings.blur_probability:
-            image = ndimage.gaussian_filter(image, rng.uniform(settings.blur_sigma_min_px, settings.blur_sigma_max_px))
-        if rng.random() < settings.noise_probability:
-            sigma = rng.uniform(0, settings.noise_sigma_max)
-            image = image + sigma * rng.standard_normal(image.shape, np.float32)
-        if rng.random() < settings.column_noise_probability:
-            sigma = rng.uniform(0, settings.column_noise_sigma_max)
-            image = image + sigma * rng.standard_normal(image.shape[1], np.float32)
+        image = self._add_noise(self._blur(image, rng), 1.0, rng)
         if _chance(rng, settings.stuck_pixel_probability):
             image = _stick_pixels(image, mask, rng)
         if not stretched and frame.is_8_bit:
             image = np.clip(image, 0, 1)  # a sensor's saturation
         return image * 2 - 1
 
+    def _blur(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        settings = self.settings
+        if rng.random() >= settings.blur_probability:
+            return image
+        return ndimage.gaussian_filter(image, rng.uniform(settings.blur_sigma_min_px, settings.blur_sigma_max_px))
+
+    def _add_noise(self, image: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
+        """The image (S, S) with noise of pixels and of whole columns at times; `unit` is that of their settings."""
+        for name, shape in (("noise", image.shape), ("column_noise", image.shape[1])):
+            if rng.random() < getattr(self.settings, f"{name}_probability"):
+                sigma = np.float32(rng.uniform(0, getattr(self.settings, f"{name}_sigma_max")) * unit)
+                image = image + sigma * rng.standard_normal(shape, np.float32)
+        return image
+
     def _vary_sensor(
         self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", inverted: bool, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """The crop as another camera, its defects and its files would show it, on the scale of "robust".
 
-        Args:
-            image: (S, S) on [0, 1].
-            mask: (S, S) bool.
-            frame: Where the crop is from.
-            inverted: The crop is of the frame's negative.
-
-        Returns:
-            image (S, S) float32 on about [-1, 1], and the mask (S, S) bool without what is hidden.
+        The image (S, S) on [0, 1] becomes float32 on about [-1, 1]; the mask loses what is hidden.
         """
         settings = self.settings
         value_range = 1 - np.flip(frame.robust_range) if inverted else frame.robust_range  # (2,)
         if rng.random() < settings.gamma_probability:
             exponent = _log_uniform(rng, settings.gamma_min, settings.gamma_max)
             image, value_range = np.clip(image, 0, 1) ** exponent, np.clip(value_range, 0, 1) ** exponent
-        if rng.random() < settings.blur_probability:
-            image = ndimage.gaussian_filter(image, rng.uniform(settings.blur_sigma_min_px, settings.blur_sigma_max_px))
         scale = max(value_range[1] - value_range[0], MIN_RANGE)
-        if rng.random() < settings.noise_probability:
-            sigma = rng.uniform(0, settings.noise_sigma_max) * 2 * scale
-            image = image + np.float32(sigma) * rng.standard_normal(image.shape, np.float32)
-        if rng.random() < settings.column_noise_probability:
-            sigma = rng.uniform(0, settings.column_noise_sigma_max) * 2 * scale
-            image = image + np.float32(sigma) * rng.standard_normal(image.shape[1], np.float32)
+        image = self._add_noise(self._blur(image, rng), 2 * scale, rng)
         if rng.random() < settings.quantise_probability:
             gain = _log_uniform(rng, 0.2, 1.0)
             image = np.rint(np.clip(image, 0, 1) * (255 * gain)) / np.float32(255 * gain)
@@ -427,14 +415,8 @@ def add_defects(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The image with one or two kinds of dead or hot pixels, rows or columns, or a strip of telemetry.
 
-    A defect lies up to hundreds of times the scene's contrast away from it, as a dead pixel of a 14-bit frame does.
-    What it covers is no target any more.
-
-    Args:
-        image: (H, W) float32.
-        mask: (H, W) bool.
-        scale: Width of the scene's range, in the image's units.
-        rng: Source of the choice.
+    A defect lies up to hundreds of times the scene's contrast away from it, as a dead pixel of a 14-bit frame does;
+    `scale` is the width of the scene's range. What it covers is no target any more.
     """
     shown = image.copy()
     for kind in rng.choice(4, rng.integers(1, 3), replace=False):
@@ -455,13 +437,7 @@ def add_defects(
 
 
 def hide_borders(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The image with a letterbox, a round field of view or a corner without data, of one value and without targets.
-
-    Args:
-        image: (H, W) float32.
-        mask: (H, W) bool.
-        rng: Source of the choice.
-    """
+    """The image with a letterbox, a round field of view or a corner without data, of one value and without targets."""
     height, width = image.shape
     rows, columns = np.ogrid[:height, :width]
     kind = rng.integers(3)

@@ -1,5 +1,6 @@
 """Data sets in the field's folder layout: ROOT/images, ROOT/masks and split lists of stems."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,11 +28,7 @@ class Sample:
 
     @classmethod
     def of(cls, stem: str, image: np.ndarray, levels: np.ndarray, image_name: object, mask_name: object) -> "Sample":
-        """An image with the `mask_levels` of its mask; the names are those of an error.
-
-        Raises:
-            ValueError: the two are of different sizes.
-        """
+        """An image with the `mask_levels` of its mask; ValueError with their names where the sizes differ."""
         if image.shape != levels.shape:
             raise ValueError(
                 f"mask '{mask_name}' is {levels.shape[1]}x{levels.shape[0]} and its image '{image_name}' is "
@@ -40,7 +37,44 @@ class Sample:
         return cls(stem, image, levels >= MASK_THRESHOLD)
 
 
-class IRSTDFolder(Sequence[Sample]):
+class SampleSequence(Sequence[Sample]):
+    """Images with their masks, read when asked for.
+
+    Attributes:
+        name: Name of the data set.
+        stems: Name of each sample.
+    """
+
+    name: str
+    stems: list[str]
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index):
+        """The sample at `index`, or a list of samples for a slice.
+
+        Raises:
+            ImageReadError: an image or a mask that cannot be decoded.
+            ValueError: a mask of another size than its image, or one whose targets cannot be told.
+        """
+        if isinstance(index, slice):
+            return [self[one] for one in range(len(self))[index]]
+        return self._read(range(len(self))[index])
+
+    def stored_mask(self, index: int) -> np.ndarray:
+        """The mask (H, W) uint8 before it is binarised: as stored where it is gray with 0 and 255, else 0 and 255."""
+        raise NotImplementedError
+
+    def _read(self, index: int) -> Sample:
+        raise NotImplementedError
+
+
+class IRSTDFolder(SampleSequence):
     """The images and masks under one root, read when asked for.
 
     Images are ROOT/images/STEM.png (or another of `IMAGE_SUFFIXES`); the mask is ROOT/masks/STEM or STEM_pixels0 with
@@ -67,35 +101,14 @@ class IRSTDFolder(Sequence[Sample]):
         self.name = self.root.resolve().name
         self._images = files_by_stem(self.root / "images")
         self._masks = files_by_stem(self.root / "masks")
-        if list_file is not None:
-            self.stems = read_stem_list(list_file)
-        elif split is not None:
-            self.stems = read_stem_list(_find_list(self.root, self.name, split))
-        else:
-            self.stems = sorted(self._images)
+        if split is not None and list_file is None:
+            list_file = _find_list(self.root, self.name, split)
+        self.stems = sorted(self._images) if list_file is None else read_stem_list(list_file)
         for stem in self.stems:
             if stem not in self._images:
                 raise ValueError(f"stem '{stem}' has no image in '{self.root / 'images'}'")
             if stem not in self._masks and f"{stem}_pixels0" not in self._masks:
                 raise ValueError(f"stem '{stem}' has no mask in '{self.root / 'masks'}'")
-
-    def __len__(self) -> int:
-        return len(self.stems)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index):
-        """The sample at `index`, or a list of samples for a slice.
-
-        Raises:
-            ImageReadError: a file that cannot be decoded.
-            ValueError: a mask of another size than its image, or one whose targets cannot be told.
-        """
-        if isinstance(index, slice):
-            return [self._read(stem) for stem in self.stems[index]]
-        return self._read(self.stems[index])
 
     def image_path(self, stem: str) -> Path:
         return self._images[stem]
@@ -104,12 +117,12 @@ class IRSTDFolder(Sequence[Sample]):
         return self._masks[stem if stem in self._masks else f"{stem}_pixels0"]
 
     def stored_mask(self, index: int) -> np.ndarray:
-        """The mask (H, W) uint8 before it is binarised: as stored where it is gray with 0 and 255, else 0 and 255."""
         return read_mask(self.mask_path(self.stems[index]))
 
-    def _read(self, stem: str) -> Sample:
-        image_path, mask_path = self.image_path(stem), self.mask_path(stem)
-        return Sample.of(stem, to_gray(image_path), read_mask(mask_path), image_path, mask_path)
+    def _read(self, index: int) -> Sample:
+        stem = self.stems[index]
+        paths = self.image_path(stem), self.mask_path(stem)
+        return Sample.of(stem, to_gray(paths[0]), read_mask(paths[1]), *paths)
 
 
 def read_stem_list(path: str | PathLike[str]) -> list[str]:
@@ -122,11 +135,9 @@ def read_stem_list(path: str | PathLike[str]) -> list[str]:
     stems = [line.strip() for line in lines if line.strip()]
     if not stems:
         raise ValueError(f"list '{path}' holds no stems")
-    seen: set[str] = set()
-    for stem in stems:
-        if stem in seen:
+    for stem, count in Counter(stems).items():
+        if count > 1:
             raise ValueError(f"list '{path}' holds the stem '{stem}' twice")
-        seen.add(stem)
     return stems
 
 
@@ -138,9 +149,7 @@ def write_stem_list(path: str | PathLike[str], stems: Iterable[str]) -> None:
 def read_backgrounds(root: str | PathLike[str], exclude: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Frames without targets: stem -> (H, W), as `to_gray` returns them, of ROOT/images in alphabetical order.
 
-    Args:
-        root: the folder that holds images/.
-        exclude: shell patterns (`fnmatch`) of stems to leave out, such as "S7_*".
+    Stems that match one of the shell patterns `exclude` (`fnmatch`), such as "S7_*", are left out.
     """
     paths = files_by_stem(Path(root) / "images")
     kept = [stem for stem in sorted(paths) if not any(fnmatchcase(stem, pattern) for pattern in exclude)]
@@ -183,11 +192,10 @@ def validation_list(model: str | PathLike[str], root: str | PathLike[str]) -> Pa
         ValueError: the model's folder has neither.
     """
     candidates = [Path(model) / name for name in (f"val_{Path(root).resolve().name}.txt", "val.txt")]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    looked_for = "' or '".join(str(candidate) for candidate in candidates)
-    raise ValueError(f"the model has no validation list '{looked_for}'")
+    found = _first_file(candidates)
+    if found is None:
+        raise ValueError("the model has no validation list '" + "' or '".join(map(str, candidates)) + "'")
+    return found
 
 
 def _find_list(root: Path, name: str, split: str) -> Path:
@@ -199,8 +207,12 @@ def _find_list(root: Path, name: str, split: str) -> Path:
     file_names = ["train.txt", "trainval.txt"] if split == "train" else [f"{split}.txt"]
     candidates = [named, root / "50_50" / f"{split}.txt"]
     candidates += [folder / file_name for folder in (root / "idx_427", root) for file_name in file_names]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    looked_for = ", ".join(str(candidate.relative_to(root)) for candidate in candidates)
-    raise ValueError(f"no list of the split '{split}' under '{root}'; looked for {looked_for}")
+    found = _first_file(candidates)
+    if found is None:
+        looked_for = ", ".join(str(candidate.relative_to(root)) for candidate in candidates)
+        raise ValueError(f"no list of the split '{split}' under '{root}'; looked for {looked_for}")
+    return found
+
+
+def _first_file(candidates: Iterable[Path]) -> Path | None:
+    return next((candidate for candidate in candidates if candidate.is_file()), None)

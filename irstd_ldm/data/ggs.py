@@ -38,9 +38,7 @@ def draw_num_groups(generator: torch.Generator, generation: bool = False) -> int
     return clipped + 1 - clipped % 2
 
 
-def squeeze(
-    image: torch.Tensor, num_groups: int, generator: torch.Generator, per_channel: bool = False
-) -> torch.Tensor:
+def squeeze(image: torch.Tensor, num_groups: int, generator: torch.Generator) -> torch.Tensor:
     """Replace every gray level by its group's: random boundaries, a random level inside each group.
 
     The image's range is cut at `num_groups` - 1 uniform random levels; each group's level is uniform inside it. Levels
@@ -50,8 +48,6 @@ def squeeze(
         image: (C, H, W), floating point, any scale.
         num_groups: Number of groups, 1 or more.
         generator: Source of the boundaries and levels, on the CPU.
-        per_channel: Whether each channel has a quantiser of its own, as released: a gray image of three equal channels
-            becomes pseudo-coloured. Otherwise the channels share one.
 
     Returns:
         (C, H, W) in the input's type.
@@ -63,8 +59,6 @@ def squeeze(
         raise ValueError(f"`image` must be (C, H, W) floating point, got {tuple(image.shape)} {image.dtype}")
     if num_groups < 1:
         raise ValueError(f"`num_groups` must be at least 1, got {num_groups}")
-    if per_channel:
-        return torch.cat([squeeze(channel[None], num_groups, generator) for channel in image])
     low, high = image.min(), image.max()
     cuts = torch.rand(num_groups - 1, generator=generator).sort().values.to(image)
     boundaries = low + (high - low) * cuts  # (num_groups - 1,)
@@ -78,11 +72,7 @@ def kept_contrasts(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor
     """The share of its contrast that each target keeps, in the order of `label_components`.
 
     A target's contrast is its mean less that of the ring of 10 px around its box without target pixels; where it has
-    none before, or no ring, it keeps all of it.
-
-    Args:
-        before, after: (C, H, W).
-        mask: (H, W) bool.
+    none before, or no ring, it keeps all of it. The images are (C, H, W), the mask (H, W) bool.
     """
     labels, components = label_components(mask.numpy())
     first, second = before.mean(dim=0).numpy(), after.mean(dim=0).numpy()  # (H, W)
@@ -103,7 +93,6 @@ def squeeze_with_targets(
     mask: torch.Tensor,
     generator: torch.Generator,
     generation: bool = False,
-    per_channel: bool = False,
 ) -> Squeezed:
     """Squeeze a labelled image so that no label stands where its target is gone.
 
@@ -115,7 +104,6 @@ def squeeze_with_targets(
         mask: (H, W) bool.
         generator: Source of everything random, on the CPU.
         generation: Parity of the number of groups, see `draw_num_groups`.
-        per_channel: As in `squeeze`.
 
     Raises:
         ValueError: As `squeeze`.
@@ -123,7 +111,7 @@ def squeeze_with_targets(
     num_groups = draw_num_groups(generator, generation)
     draws = []
     for _ in range(MAX_DRAWS):
-        candidate = squeeze(image, num_groups, generator, per_channel)
+        candidate = squeeze(image, num_groups, generator)
         shares = kept_contrasts(image, candidate, mask)
         merged = [label for label, share in enumerate(shares, start=1) if share < MIN_KEPT_CONTRAST]
         draws.append((merged, candidate))

@@ -1,20 +1,20 @@
 """Image and mask pairs of a Hugging Face data set, for sets that outgrow a folder of files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
-from .folder import Sample
+from .folder import Sample, SampleSequence
 from .masks import mask_levels
 from .readers import ImageReadError, read_image, read_stored
 
 IMAGE_COLUMN, MASK_COLUMN = "image", "mask"
 
 
-class HFDataset(Sequence[Sample]):
+class HFDataset(SampleSequence):
     """A split of a data set that `datasets.load_dataset` reads, with image columns `image` and `mask`.
 
     A folder of files with metadata.jsonl needs the keys `file_name` and `mask_file_name`; parquet files need the two
@@ -54,31 +54,15 @@ class HFDataset(Sequence[Sample]):
         if not all(self.stems) or len(set(self.stems)) < len(self.stems):
             self.stems = [f"{index:06d}" for index in range(len(paths))]
 
-    def __len__(self) -> int:
-        return len(self.stems)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index):
-        """The sample at `index`, or a list of samples for a slice.
-
-        Raises:
-            ImageReadError: an image or a mask that cannot be decoded.
-            ValueError: a mask of another size than its image, or one whose targets cannot be told.
-        """
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        image = self._read(index, IMAGE_COLUMN, read_image)
+    def _read(self, index: int) -> Sample:
+        image = self._read_file(index, IMAGE_COLUMN, read_image)
         names = (f"{column} of {self._row(index)}" for column in (IMAGE_COLUMN, MASK_COLUMN))
         return Sample.of(self.stems[index], image, self.stored_mask(index), *names)
 
     def stored_mask(self, index: int) -> np.ndarray:
-        """The mask (H, W) uint8 before it is binarised: as stored where it is gray with 0 and 255, else 0 and 255."""
-        return mask_levels(self._read(index, MASK_COLUMN, read_stored), f"of {self._row(index)}")
+        return mask_levels(self._read_file(index, MASK_COLUMN, read_stored), f"of {self._row(index)}")
 
-    def _read(self, index: int, column: str, read: Callable[[Path], Any]) -> Any:
+    def _read_file(self, index: int, column: str, read: Callable[[Path], Any]) -> Any:
         """What a reader of files makes of a row's file, which may lie inside a larger one."""
         stored: dict[str, Any] = self._rows[index][column]
         with TemporaryDirectory() as folder:

@@ -1,10 +1,11 @@
 """Gray images from files, PIL images, arrays and tensors, and their normalisation to about [-1, 1]."""
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image
@@ -56,12 +57,24 @@ def to_gray(image: ImageInput) -> np.ndarray:
     if isinstance(image, np.ma.MaskedArray):
         raise TypeError("`image` must not be a masked array: fill its masked pixels with a value that occurs")
     if isinstance(image, np.ndarray):
-        return _gray_from_array(np.asarray(image), channel_axis=-1)
+        return _gray_from_array(np.asarray(image))
     loaded_torch = sys.modules.get("torch")  # a tensor comes from a caller that has imported it
     if loaded_torch is not None and isinstance(image, loaded_torch.Tensor):
         tensor = image.detach().cpu()
         return _gray_from_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), channel_axis=0)
     raise TypeError(f"`image` must be a path, a PIL image, an array or a tensor, got {type(image).__name__}")
+
+
+def to_grays(image: ImageInput | Sequence[ImageInput]) -> list[np.ndarray]:
+    """The gray images, N of (H, W), of one accepted input or of a list of them.
+
+    Raises:
+        TypeError, ValueError, ImageReadError, OSError: as in `to_gray`; ValueError for an empty list, too.
+    """
+    images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
+    if not images:
+        raise ValueError("`image` must hold at least one image, got an empty list")
+    return [to_gray(one) for one in images]
 
 
 def normalize_image(
@@ -94,12 +107,7 @@ def gray_range(
 
     "range" (the first checkpoints') is 0 and 255 of uint8 and the 0.1 and 99.9 percentiles of every other type, or its
     minimum and maximum where these coincide. "robust" is `robust_range` of any type. `input_range` replaces both.
-
-    Args:
-        gray, input_range, normalization: as in `normalize_image`.
-
-    Raises:
-        ValueError: as in `normalize_image`.
+    Arguments and errors are those of `normalize_image`.
     """
     check_normalization(normalization)
     if input_range is not None:
@@ -110,11 +118,7 @@ def gray_range(
 
 
 def check_normalization(normalization: str) -> None:
-    """Checks that the rule is one of `NORMALIZATIONS`.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raises ValueError unless the rule is one of `NORMALIZATIONS`."""
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"`normalization` must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}")
 
@@ -123,13 +127,8 @@ def robust_range(gray: np.ndarray) -> tuple[float, float]:
     """The 5 and 95 per cent quantiles of the pixels that a sensor measured.
 
     A few per cent of dead or hot pixels, rows and columns, of telemetry or of pixels without data do not move them
-    noticeably, and what is recognised as no measurement (`measured_pixels`) does not at all.
-
-    Args:
-        gray: (H, W), as `to_gray` returns it.
-
-    Returns:
-        (lo, hi), see `robust_range_of_values`.
+    noticeably, and what is recognised as no measurement (`measured_pixels`) does not at all. For (lo, hi) of a frame
+    (H, W) see `robust_range_of_values`.
     """
     return robust_range_of_values(measured_pixels(gray))
 
@@ -187,13 +186,10 @@ def _usual_step(levels: np.ndarray, counts: np.ndarray) -> float:
 
 
 def measured_pixels(gray: np.ndarray) -> np.ndarray:
-    """The values (M,) of a frame without those of pixels that were not measured.
+    """The values (M,) of a frame (H, W) without those of pixels that were not measured.
 
     The extreme values and those of the four corners are looked at: see `MIN_NO_DATA_SHARE`. Where what is left would
     be less than `MIN_MEASURED_SHARE` of the frame, or all of one value, it is all of the frame.
-
-    Args:
-        gray: (H, W), as `to_gray` returns it.
     """
     measured = np.ones(gray.shape, bool)
     for value in {gray.min(), gray.max(), gray[0, 0], gray[0, -1], gray[-1, 0], gray[-1, -1]}:
@@ -218,13 +214,13 @@ def _levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" or int(high) - int(low) >= 2**16:
         return np.unique(values, return_counts=True)
-    counts = _counts(values, int(low), int(high))
+    counts = _counts(values, int(low), int(high))  # (high - low + 1,)
     occurring = np.flatnonzero(counts)
     return int(low) + occurring, counts[occurring]
 
 
 def _counts(values: np.ndarray, low: int, high: int) -> np.ndarray:
-    """How often each value from `low` to `high` occurs in integers (M,), (high - low + 1,)."""
+    """How often each value from `low` to `high` occurs in integers (M,)."""
     counts = np.zeros(high - low + 1, np.int64)
     for part in np.array_split(values, -(-values.size // COUNTED_PX)):
         counts += np.bincount(part - low, minlength=len(counts))
@@ -232,14 +228,9 @@ def _counts(values: np.ndarray, low: int, high: int) -> np.ndarray:
 
 
 def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
-    """A frame, or a part of one, on the networks' scale by the `gray_range` of the frame.
+    """A frame (H, W), or a part of one, on the networks' scale, float32 of about [-1, 1], by the frame's `gray_range`.
 
-    Args:
-        gray: (H, W), as `to_gray` returns it.
-        value_range: (lo, hi), the values that map to -1 and 1; equal: all is 0; None: x / 127.5 - 1.
-
-    Returns:
-        (H, W) float32, about [-1, 1].
+    The values (lo, hi) of `value_range` map to -1 and 1; equal: all is 0; None: x / 127.5 - 1.
     """
     if value_range is None:
         return gray.astype(np.float32) / np.float32(127.5) - np.float32(1)
@@ -287,9 +278,8 @@ def percentile_range(gray: np.ndarray) -> tuple[float, float]:
 
 def _percentiles_of_uint16(gray: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
     """What `np.percentile` gives, by counting values instead of sorting a copy of the frame."""
-    counts = _counts(gray.reshape(-1), 0, 2**16 - 1)
+    at_most = np.cumsum(_counts(gray.reshape(-1), 0, 2**16 - 1))  # (65536,), pixels of at most each value
     rank = (gray.size - 1) * (np.array(percentiles) / 100)
-    at_most = np.cumsum(counts)  # (65536,), pixels of at most each value
     low, high = np.searchsorted(at_most, np.floor(rank), "right"), np.searchsorted(at_most, np.ceil(rank), "right")
     return low + (high - low) * (rank % 1)
 
@@ -334,15 +324,13 @@ def _read_path(path: Path) -> np.ndarray:
 
 def _gray_from_pil(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
-        return _gray_from_array(np.asarray(image).astype(np.uint16), channel_axis=-1)
-    if image.mode in ("L", "I", "F"):
-        return _gray_from_array(np.array(image), channel_axis=-1)
-    if image.mode in ("1", "LA"):
-        return _gray_from_array(np.array(image.convert("L")), channel_axis=-1)
-    return _gray_from_array(np.array(image.convert("RGB").convert("L")), channel_axis=-1)
+        return _gray_from_array(np.asarray(image).astype(np.uint16))
+    if image.mode not in ("L", "I", "F"):
+        image = (image if image.mode in ("1", "LA") else image.convert("RGB")).convert("L")
+    return _gray_from_array(np.array(image))
 
 
-def _gray_from_array(array: np.ndarray, channel_axis: int) -> np.ndarray:
+def _gray_from_array(array: np.ndarray, channel_axis: int = -1) -> np.ndarray:
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
         if not np.isfinite(array).all():

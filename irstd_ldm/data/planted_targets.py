@@ -1,14 +1,13 @@
 """Targets on images that had none there: real ones cut out elsewhere, and modelled ones of a chosen brightness."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pywt
 from scipy import ndimage
 
-from ..targets import EIGHT_CONNECTIVITY, RING_PX, signal_to_clutter_ratio
+from ..targets import EIGHT_CONNECTIVITY, RING_PX, ring_window, signal_to_clutter_ratio
 
 MASK_FRACTION = 0.2  # a pixel is a target's where its integrated profile exceeds this fraction of the peak pixel
 SCR_TOLERANCE = 0.05  # relative; quantisation keeps a ratio from being exact
@@ -40,30 +39,19 @@ class SyntheticTarget:
 
 @dataclass(frozen=True)
 class PointSpread:
-    """A round Gaussian target at its position in an image, before it has a brightness.
+    """A round Gaussian target at its position in an image, before it has a brightness."""
 
-    Attributes:
-        x, y: Centre in pixels of the image.
-        sigma_px: Standard deviation of the profile.
-        window: Rows and columns of the target with its ring.
-        profile: (h, w) in (0, 1], the brightest pixel 1.
-        pixels: (h, w) bool, where the profile exceeds 0.2.
-    """
-
-    x: float
+    x: float  # centre in pixels of the image
     y: float
     sigma_px: float
-    window: tuple[slice, slice]
-    profile: np.ndarray
-    pixels: np.ndarray
+    window: tuple[slice, slice]  # rows and columns of the target with its ring
+    profile: np.ndarray  # (h, w) in (0, 1], the brightest pixel 1
+    pixels: np.ndarray  # (h, w) bool, where the profile exceeds 0.2
 
     def solve_amplitude(self, finished: Callable[[float], np.ndarray], scr: float, highest: float) -> float | None:
-        """The amplitude at which the target has an SCR within 5 %, by bisection; None where there is none.
+        """The amplitude up to `highest` at which the SCR is right within 5 %, by bisection; None where there is none.
 
-        Args:
-            finished: Maps an amplitude to the finished, quantised window (h, w).
-            scr: The ratio that is wanted.
-            highest: The amplitude that must not be exceeded.
+        `finished` maps an amplitude to the finished, quantised window (h, w).
         """
         lowest = 0.0
         for _ in range(BISECTIONS):
@@ -81,13 +69,7 @@ class PointSpread:
 
 
 def draw_point_spread(occupied: np.ndarray, sigma_px: float, rng: np.random.Generator) -> PointSpread | None:
-    """A target at a uniform random position; None where an occupied pixel lies in it or its ring of 10 px.
-
-    Args:
-        occupied: (H, W) bool.
-        sigma_px: Standard deviation of the round profile.
-        rng: Source of the position.
-    """
+    """A target at a uniform random position; None where one of the pixels `occupied` (H, W) lies in it or its ring."""
     height, width = occupied.shape
     radius = int(np.ceil(4 * sigma_px)) + 1
     x, y = rng.uniform(radius, width - 1 - radius), rng.uniform(radius, height - 1 - radius)
@@ -103,16 +85,9 @@ def draw_point_spread(occupied: np.ndarray, sigma_px: float, rng: np.random.Gene
 def gaussian_profile(
     shape: tuple[int, ...], x: float, y: float, sigma_x: float, sigma_y: float, angle: float = 0.0
 ) -> np.ndarray:
-    """A Gaussian point-spread profile, integrated over each pixel by 5x5 samples, its largest pixel scaled to 1.
+    """A Gaussian point-spread profile (h, w), integrated over each pixel by 5x5 samples, its largest pixel being 1.
 
-    Args:
-        shape: (h, w).
-        x, y: Centre in pixels (pixel centres at integers).
-        sigma_x, sigma_y: Standard deviations in pixels along the profile's axes.
-        angle: Angle of the first axis against the x axis, in radians.
-
-    Returns:
-        (h, w) float64.
+    The centre and the deviations along its axes are in pixels, the angle of the first axis against x in radians.
     """
     offsets = (np.arange(5) - 2) / 5
     columns = (np.arange(shape[1])[:, None] + offsets).ravel() - x  # (5w,)
@@ -211,17 +186,15 @@ def _plant(
     contrast = 4 * scr * max(clean[~spread.pixels].std(), 1.0) + np.ptp(clean)  # enough, where nothing saturates
     highest = min(highest_value - clean[spread.pixels].max(), contrast)
 
-    def planted(photon_noise: np.ndarray, amplitude: float) -> np.ndarray:
-        return clean + amplitude * spread.profile + np.sqrt(amplitude) * photon_noise
-
-    def finished(photon_noise: np.ndarray, amplitude: float) -> np.ndarray:
-        return _quantised(planted(photon_noise, amplitude), dtype)
-
     for _ in range(NOISE_DRAWS):
         photon_noise = sigma * np.sqrt(spread.profile / local_level) * rng.standard_normal(clean.shape)
-        amplitude = spread.solve_amplitude(partial(finished, photon_noise), scr, highest)
-        if amplitude is not None and planted(photon_noise, amplitude).max() <= highest_value:
-            levels[spread.window] = planted(photon_noise, amplitude)
+
+        def planted(amplitude: float, photon_noise: np.ndarray = photon_noise) -> np.ndarray:
+            return clean + amplitude * spread.profile + np.sqrt(amplitude) * photon_noise
+
+        amplitude = spread.solve_amplitude(lambda amplitude: _quantised(planted(amplitude), dtype), scr, highest)
+        if amplitude is not None and planted(amplitude).max() <= highest_value:
+            levels[spread.window] = planted(amplitude)
             mask[spread.window] |= spread.pixels
             return spread.measured(_quantised(levels[spread.window], dtype))
     return None
@@ -235,14 +208,14 @@ def _quantised(levels: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TargetPatch:
-    """A real target without its background."""
+    """A target without its background: a real one, or a Gaussian whose brightness is drawn as an SCR."""
 
-    residual: np.ndarray  # (h, w) float32, gray levels above the local background, feathered to 0 at the rim
+    residual: np.ndarray  # (h, w), a real one's gray levels above the local background, feathered to 0 at the rim
     mask: np.ndarray  # (h, w) bool
-    contrast: float  # the largest residual inside the mask, gray levels
+    contrast: float | None  # a real one's largest residual inside the mask, gray levels
 
 
-class TargetBank:
+def cut_targets(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[TargetPatch]:
     """The targets of labelled images, to be implanted elsewhere.
 
     A target is left out where its neighbourhood leaves the image or holds another target, or where it is not brighter
@@ -251,18 +224,12 @@ class TargetBank:
     Args:
         frames: Pairs of an image (H, W) in gray levels [0, 255] and its mask (H, W) bool.
     """
-
-    def __init__(self, frames: Iterable[tuple[np.ndarray, np.ndarray]]):
-        self.patches: list[TargetPatch] = []
-        for image, mask in frames:
-            labels, _ = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
-            for label, box in enumerate(ndimage.find_objects(labels), start=1):
-                patch = _cut_patch(image, labels, label, box)
-                if patch is not None:
-                    self.patches.append(patch)
-
-    def __len__(self) -> int:
-        return len(self.patches)
+    patches: list[TargetPatch | None] = []
+    for image, mask in frames:
+        labels, _ = ndimage.label(mask, structure=EIGHT_CONNECTIVITY)
+        boxes = enumerate(ndimage.find_objects(labels), start=1)
+        patches += [_cut_patch(image, labels, label, box) for label, box in boxes]
+    return [patch for patch in patches if patch is not None]
 
 
 def _cut_patch(image: np.ndarray, labels: np.ndarray, label: int, box: tuple[slice, slice]) -> TargetPatch | None:
@@ -291,7 +258,7 @@ def _cut_patch(image: np.ndarray, labels: np.ndarray, label: int, box: tuple[sli
 
 
 def implant(
-    image: np.ndarray, mask: np.ndarray, bank: TargetBank, rng: np.random.Generator
+    image: np.ndarray, mask: np.ndarray, bank: Sequence[TargetPatch], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Adds 1 to 3 targets, each a banked one or (half of them, all for an empty bank) a Gaussian point-spread one.
 
@@ -303,8 +270,6 @@ def implant(
     Args:
         image: (H, W) in gray levels [0, 255], at least 64x64.
         mask: (H, W) bool.
-        bank: Real targets.
-        rng: Source of everything random.
 
     Returns:
         The new image (H, W) float32, clipped at 255, and the new mask (H, W) bool.
@@ -312,50 +277,38 @@ def implant(
     image, mask = image.astype(np.float32), mask.copy()
     for _ in range(rng.integers(1, 4)):
         if len(bank) and rng.random() < 0.5:
-            patch = bank.patches[rng.integers(len(bank))]
+            patch = bank[int(rng.integers(len(bank)))]
             turns, flip = int(rng.integers(4)), slice(None, None, -1 if rng.integers(2) else 1)
             residual, patch_mask = (np.rot90(array, turns)[:, flip] for array in (patch.residual, patch.mask))
-            _implant_one(image, mask, residual, patch_mask, patch.contrast, rng)
+            _implant_one(image, mask, TargetPatch(residual, patch_mask, patch.contrast), rng)
         else:
-            residual = _gaussian_target(rng)
-            _implant_one(image, mask, residual, residual > IMPLANT_MASK_FRACTION, None, rng)
+            _implant_one(image, mask, _gaussian_target(rng), rng)
     return np.minimum(image, 255), mask
 
 
-def _gaussian_target(rng: np.random.Generator) -> np.ndarray:
+def _gaussian_target(rng: np.random.Generator) -> TargetPatch:
     sigma = np.exp(rng.uniform(*np.log(IMPLANT_SIGMA_PX)))
     ratio, angle = (rng.uniform(1, 1.6), rng.uniform(0, np.pi)) if rng.random() < 0.3 else (1.0, 0.0)
     radius = int(np.ceil(3 * sigma * ratio)) + 1
     x, y = radius + rng.uniform(-0.5, 0.5, 2)
-    return gaussian_profile((2 * radius + 1, 2 * radius + 1), x, y, sigma * ratio, sigma, angle)
+    profile = gaussian_profile((2 * radius + 1, 2 * radius + 1), x, y, sigma * ratio, sigma, angle)
+    return TargetPatch(profile, profile > IMPLANT_MASK_FRACTION, None)
 
 
-def _implant_one(
-    image: np.ndarray,
-    mask: np.ndarray,
-    residual: np.ndarray,
-    patch_mask: np.ndarray,
-    contrast: float | None,
-    rng: np.random.Generator,
-) -> None:
-    """Adds one residual to `image` and its mask to `mask`, in place, at a random position that suits it.
-
-    `contrast` is a real target's own; None: the brightness follows from an SCR that is drawn.
-    """
+def _implant_one(image: np.ndarray, mask: np.ndarray, patch: TargetPatch, rng: np.random.Generator) -> None:
+    """Adds a patch to `image` and its mask to `mask`, in place, at a random position that suits it."""
+    residual, contrast = patch.residual, patch.contrast
     height, width = residual.shape
     scr = np.exp(rng.uniform(*np.log(IMPLANT_SCR)))
     uniform = rng.random()
     for _ in range(IMPLANTING_ATTEMPTS):
         top, left = rng.integers(image.shape[0] - height + 1), rng.integers(image.shape[1] - width + 1)
-        around = (
-            slice(max(top - AROUND_PX, 0), top + height + AROUND_PX),
-            slice(max(left - AROUND_PX, 0), left + width + AROUND_PX),
-        )
+        around = ring_window(left, top, width, height, AROUND_PX)
         if mask[around].any():
             continue
         local_std, local_mean = image[around].std(), image[around].mean()
         if contrast is None:
-            amplitude = max(scr * local_std, MIN_CONTRAST) / residual[patch_mask].mean()
+            amplitude = max(scr * local_std, MIN_CONTRAST) / residual[patch.mask].mean()
         else:
             lowest = max(4 * local_std, MIN_CONTRAST)
             amplitude = (lowest + uniform * max(contrast - lowest, 0)) / contrast
@@ -364,5 +317,5 @@ def _implant_one(
             continue
         window = slice(top, top + height), slice(left, left + width)
         image[window] += amplitude * residual
-        mask[window] |= patch_mask
+        mask[window] |= patch.mask
         return

@@ -5,6 +5,7 @@ import re
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 
 from .images import normalize_image
 
@@ -20,13 +21,7 @@ def split_by_scene(
 ) -> tuple[list[str], list[str]]:
     """Draws validation stems from a training list, whole scenes at a time (`scene_groups`).
 
-    Scenes are taken in random order, each that still fits, until `fraction` of the images is reached.
-
-    Args:
-        stems: N names.
-        images: N arrays (H, W), as `to_gray` returns them.
-        fraction: Share of the images for validation, in (0, 1).
-        seed: Seed of the order.
+    Scenes are taken in random order, each that still fits, until `fraction` of the images (H, W) is reached.
 
     Returns:
         The stems for training and for validation, each in the given order.
@@ -55,17 +50,10 @@ def scene_groups(stems: list[str], images: list[np.ndarray]) -> np.ndarray:
 
     Two images look alike where their thumbnails correlate, or, for stems of one prefix whose last numbers differ by
     at most 2, where their detail correlates at some shift. Scenes seen from elsewhere or at other scales are missed.
-
-    Args:
-        stems: N names.
-        images: N arrays (H, W), as `to_gray` returns them.
-
-    Returns:
-        (N,) int, from 0.
+    Of N stems and images the numbers are (N,) int, from 0.
     """
     thumbnails = np.stack([_thumbnail(image) for image in images])  # (N, THUMBNAIL_PX**2)
     similar = thumbnails @ thumbnails.T >= MIN_CORRELATION  # (N, N)
-    np.fill_diagonal(similar, True)
     details = [_detail_spectrum(image) for image in images]
     numbers = [_prefix_and_number(stem) for stem in stems]
     for i, (prefix, number) in enumerate(numbers):
@@ -73,13 +61,7 @@ def scene_groups(stems: list[str], images: list[np.ndarray]) -> np.ndarray:
             if prefix == other_prefix and abs(number - other_number) <= NEIGHBOUR_NUMBERS:
                 correlation = np.fft.irfft2(details[i] * details[j].conj()).max()
                 similar[i, j] |= correlation >= MIN_NEIGHBOUR_CORRELATION
-                similar[j, i] = similar[i, j]
-    groups = np.arange(len(images))
-    while True:
-        lowest = np.where(similar, groups, len(images)).min(axis=1)
-        if np.array_equal(lowest, groups):
-            return np.unique(groups, return_inverse=True)[1]
-        groups = lowest
+    return connected_components(similar)[1]
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
@@ -96,10 +78,8 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
 def _detail_spectrum(image: np.ndarray) -> np.ndarray:
     """Spectrum of the half-size, band-passed image of unit norm; (DETAIL_PX, DETAIL_PX // 2 + 1) complex."""
     height, width = image.shape
-    half = Image.fromarray(normalize_image(image)).resize(
-        (max(width // 2, 1), max(height // 2, 1)), Image.Resampling.BOX
-    )
-    values = np.asarray(half, np.float64)
+    size = (max(width // 2, 1), max(height // 2, 1))
+    values = np.asarray(Image.fromarray(normalize_image(image)).resize(size, Image.Resampling.BOX), np.float64)
     detail = ndimage.gaussian_filter(values, 0.7) - ndimage.gaussian_filter(values, 4)
     spread = detail.std() + 1e-6
     detail = np.clip(detail, -3 * spread, 3 * spread)[:DETAIL_PX, :DETAIL_PX]  # bright targets must not decide

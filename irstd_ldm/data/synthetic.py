@@ -49,7 +49,16 @@ def synthetic_scene(
     Raises:
         ValueError: An argument is outside these ranges, or no position left where a target reaches `scr` unsaturated.
     """
-    _check_arguments(height, width, kind, num_targets, scr, bit_depth)
+    if min(height, width) < MIN_SIDE_PX:
+        raise ValueError(f"`height` and `width` must be at least {MIN_SIDE_PX}, got {height} and {width}")
+    if kind is not None and kind not in SCENE_KINDS:
+        raise ValueError(f"`kind` must be one of {SCENE_KINDS} or None, got {kind!r}")
+    if num_targets < 0:
+        raise ValueError(f"`num_targets` must be at least 0, got {num_targets}")
+    if not 0 < scr < np.inf:
+        raise ValueError(f"`scr` must be positive and finite, got {scr}")
+    if bit_depth not in (8, 16):
+        raise ValueError(f"`bit_depth` must be 8 or 16, got {bit_depth}")
     rng = np.random.default_rng(seed)
     if kind is None:
         kind = SCENE_KINDS[rng.integers(len(SCENE_KINDS))]
@@ -84,19 +93,6 @@ def power_law_noise(height: int, width: int, exponent: float, rng: np.random.Gen
     spectrum = np.fft.rfft2(rng.standard_normal((rows, columns))) * frequency ** (-exponent / 2)
     noise = np.fft.irfft2(spectrum, s=(rows, columns))[:height, :width]
     return (noise - noise.mean()) / noise.std()
-
-
-def _check_arguments(height: int, width: int, kind: str | None, num_targets: int, scr: float, bit_depth: int) -> None:
-    if min(height, width) < MIN_SIDE_PX:
-        raise ValueError(f"`height` and `width` must be at least {MIN_SIDE_PX}, got {height} and {width}")
-    if kind is not None and kind not in SCENE_KINDS:
-        raise ValueError(f"`kind` must be one of {SCENE_KINDS} or None, got {kind!r}")
-    if num_targets < 0:
-        raise ValueError(f"`num_targets` must be at least 0, got {num_targets}")
-    if not 0 < scr < np.inf:
-        raise ValueError(f"`scr` must be positive and finite, got {scr}")
-    if bit_depth not in (8, 16):
-        raise ValueError(f"`bit_depth` must be 8 or 16, got {bit_depth}")
 
 
 def _sky(height: int, width: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Counts per image, then ratios: metrics, curves, budgets, confidence and reports. No model and no torch is needed."""
 
-from ..lazy import lazy_names
+from .. import lazy_names
 
 _MODULES = {
     ".bootstrap": ("PairedDifference",),

@@ -32,17 +32,11 @@ training raise false alarms or hide targets: measure it on your own frames befor
 
 @dataclass(frozen=True)
 class CardResults:
-    """Results of a model as text, and as entries of the Hub's model index.
+    """Results of a model as text, and as entries of the Hub's model index."""
 
-    Attributes:
-        rows: One per measurement, column -> text; all have the columns of the first.
-        note: Markdown below the table.
-        entries: The same figures with their conditions.
-    """
-
-    rows: Sequence[Mapping[str, str]]
-    note: str
-    entries: Sequence[EvalResult]
+    rows: Sequence[Mapping[str, str]]  # one per measurement, column -> text; all have the columns of the first
+    note: str  # Markdown below the table
+    entries: Sequence[EvalResult]  # the same figures with their conditions
 
 
 def make_card(

@@ -40,26 +40,9 @@ class _Definition(NamedTuple):
     names: frozenset[str]
 
 
-_READ_GRAY = """\
-def _read_gray(path: Path) -> np.ndarray:
-    with Image.open(path, formats=("PNG", "BMP", "TIFF", "JPEG")) as image:
-        return _gray_from_pil(image)"""
-# Remote code has these instead of the package's own: a pipeline that diffusers alone has loaded is not saved in this
-# package's format, and reads files by Pillow.
-_REPLACED: dict[str, _Import | _Definition] = {
-    "IRSTDPipelineBase": _Import("diffusers", "DiffusionPipeline", "IRSTDPipelineBase"),
-    "_read_gray": _Definition(_READ_GRAY, frozenset({"Image", "Path", "_gray_from_pil", "np"})),
-}
-
-
-def write_remote_code(folder: Path) -> None:
-    """Adds the code to the checkpoint in `folder`, and its files' names to the index.
-
-    Raises:
-        ValueError: As in `remote_code`.
-    """
-    for name, content in remote_code(folder).items():
-        (folder / name).write_bytes(content)
+# Remote code has this base class instead of the package's own: a pipeline that diffusers alone has loaded is not saved
+# in this package's format.
+_REPLACED = {"IRSTDPipelineBase": _Import("diffusers", "DiffusionPipeline", "IRSTDPipelineBase")}
 
 
 def remote_code(folder: Path) -> dict[Path, bytes]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
@@ -14,28 +15,13 @@ from .remote_code import remote_code
 HUB_ERRORS = (HTTPError, OSError, RuntimeError)
 
 
-def upload_checkpoint(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str | None = None,
-    token: str | None = None,
-    create_pr: bool = False,
-    subfolder: str | None = None,
-) -> str:
+def upload_checkpoint(folder: Path, repo_id: str, *, commit_message: str | None = None, **kwargs: Any) -> str:
     """Uploads a checkpoint, with remote code, to the Hub; nothing is sent unless all of it is sound.
 
     Args:
         folder: The checkpoint. A folder without a card keeps the repository's, and gives it one if it has none.
-        repo_id: "OWNER/NAME", made if absent; "NAME" is the login's own.
-        private: Whether a new repository is; None = the owner's default.
-        revision: Branch, made if absent; None = main.
+        repo_id, kwargs: As in `upload`.
         commit_message: None = "Upload " and the folder's name.
-        token: None = the standard login.
-        create_pr: Whether to open a pull request instead.
-        subfolder: Folder of the repository that gets the files, without a card of its own; None = the root.
 
     Returns:
         Address of the commit.
@@ -45,8 +31,7 @@ def upload_checkpoint(
         ValueError: If the folder is no checkpoint, or holds pickles or broken weights.
     """
     contents = upload_contents(folder, checkpoint_files(folder))
-    message = commit_message or f"Upload {folder.name}"
-    return upload(folder, contents, repo_id, message, private, revision, token, create_pr, subfolder)
+    return upload(folder, contents, repo_id, commit_message or f"Upload {folder.name}", **kwargs)
 
 
 def upload_contents(folder: Path, files: Sequence[Path]) -> dict[str, Path | bytes]:
@@ -73,7 +58,16 @@ def upload(
     create_pr: bool = False,
     subfolder: str | None = None,
 ) -> str:
-    """Uploads the `contents` made of `folder` in one commit, as `upload_checkpoint` does, and returns its address."""
+    """Uploads the `contents` made of `folder` in one commit, and returns its address.
+
+    Args:
+        repo_id: "OWNER/NAME", made if absent; "NAME" is the login's own.
+        private: Whether a new repository is; None = the owner's default.
+        revision: Branch, made if absent; None = main.
+        token: None = the standard login.
+        create_pr: Whether to open a pull request instead.
+        subfolder: Folder of the repository that gets the files, without a card of its own; None = the root.
+    """
     hub = HfApi(token=token)
     repo_id = hub.create_repo(repo_id, exist_ok=True, private=private).repo_id
     if revision is not None:

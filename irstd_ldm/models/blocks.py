@@ -1,6 +1,7 @@
 """The residual ladder that the mask encoder, the image encoder and the mask decoder are made of."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +14,7 @@ from .wavelet import DWT, IDWT
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, with attention on the residual branch.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        norm_num_groups: Groups of the normalisation.
-        channel_attention: Ends the branch in squeeze-and-excitation.
-        frequency_attention: Ends the branch in FAE, after the channel attention.
-    """
+    """GroupNorm, SiLU, 3x3 convolution, twice; the residual branch may end in channel attention and then FAE."""
 
     def __init__(
         self,
@@ -48,17 +41,10 @@ class ResidualBlock(nn.Module):
 
 
 class BatchNormBlock(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU, twice, with attention on the residual branch and a ReLU after the addition.
+    """3x3 convolution, BatchNorm, ReLU, twice, the last ReLU after the addition; attentions as in [`ResidualBlock`].
 
     At inference the normalisations fold into the convolutions, and, but for the two attentions, what a pixel becomes
     does not depend on the size of the map around it, as it does where statistics of the whole map are taken.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        stride: 2 halves the map.
-        channel_attention: Ends the branch in squeeze-and-excitation.
-        frequency_attention: Ends the branch in FAE, after the channel attention.
     """
 
     def __init__(
@@ -98,11 +84,6 @@ class TokenPooling(nn.Module):
 
     The first half of induced attention (Lee et al., *Set Transformer*, arXiv 1810.00825, section 3.1);
     [`TokenReading`] is the second.
-
-    Args:
-        channels: Channels of the map and of the tokens.
-        num_heads: Attention heads.
-        num_tokens: Tokens.
     """
 
     def __init__(self, channels: int, num_heads: int, num_tokens: int):
@@ -116,13 +97,7 @@ class TokenPooling(nn.Module):
 
 
 class TokenReading(nn.Module):
-    """Cross-attention of every position of a map to the tokens of [`TokenPooling`], with its residual.
-
-    Args:
-        channels: Channels of the map.
-        token_channels: Channels of the tokens.
-        num_heads: Attention heads.
-    """
+    """Cross-attention of every position of a map to the tokens of [`TokenPooling`], with its residual."""
 
     def __init__(self, channels: int, token_channels: int, num_heads: int):
         super().__init__()
@@ -148,6 +123,13 @@ def batch_normalised(module: nn.Module) -> nn.Module:
 def channels_last(x: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) with the channels of a position beside each other: few of them are convolved faster so on a CPU."""
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def checkpointed(model: Any, block: nn.Module, *inputs: torch.Tensor) -> Any:
+    """What `block` makes of the inputs, computed anew in the backward pass where `model` checkpoints gradients."""
+    if torch.is_grad_enabled() and model.gradient_checkpointing:
+        return model._gradient_checkpointing_func(block, *inputs)
+    return block(*inputs)
 
 
 def check_norm_type(norm_type: str) -> None:
@@ -212,86 +194,50 @@ def make_head(kind: str, in_channels: int, out_channels: int) -> nn.Module:
 
 
 class Ladder(nn.Module):
-    """Residual levels with strided convolutions between them; one feature per level, finest first.
+    """Residual levels, each at half the resolution of the one before; one feature per level, finest first.
 
     Args:
         block_out_channels: Channels of each level.
         layers_per_block: Residual blocks of each level.
-        norm_num_groups: Groups of the normalisation.
-        channel_attention: Channel attention in every block.
-        frequency_attention: FAE in every block of a level, one switch per level.
+        norm_num_groups: Groups of the normalisation; None: [`BatchNormBlock`]s, the first of a level with the stride
+            that is else a convolution between levels.
+        channel_attention: Channel attention in every block; with BatchNorm where FAE is.
+        frequency_attention: FAE in every block of a level, with BatchNorm in its last; one switch per level.
     """
 
     def __init__(
         self,
         block_out_channels: Sequence[int],
         layers_per_block: Sequence[int],
-        norm_num_groups: int,
+        norm_num_groups: int | None,
         channel_attention: bool = False,
-        frequency_attention: Sequence[bool] | None = None,
-    ):
-        super().__init__()
-        frequency_attention = frequency_attention or (False,) * len(block_out_channels)
-        self.levels = nn.ModuleList()
-        self.downsamplers = nn.ModuleList()
-        previous = block_out_channels[0]
-        for level, channels in enumerate(block_out_channels):
-            blocks = [
-                ResidualBlock(
-                    channels if block or not level else previous,
-                    channels,
-                    norm_num_groups,
-                    channel_attention,
-                    frequency_attention[level],
-                )
-                for block in range(layers_per_block[level])
-            ]
-            self.levels.append(nn.Sequential(*blocks))
-            if level + 1 < len(block_out_channels):
-                self.downsamplers.append(Downsample2D(channels, use_conv=True, name="op"))
-            previous = channels
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """(B, C0, h0, w0) -> features (B, Ci, h0/2^i, w0/2^i), finest first."""
-        features = []
-        for level, blocks in enumerate(self.levels):
-            x = blocks(x if not level else self.downsamplers[level - 1](x))
-            features.append(x)
-        return features
-
-
-class BatchNormLadder(nn.Module):
-    """As [`Ladder`], of [`BatchNormBlock`]s, the first of a level with the stride.
-
-    Args:
-        block_out_channels: Channels of each level.
-        layers_per_block: Residual blocks of each level.
-        frequency_attention: Channel attention and FAE in the last block of a level, one switch per level.
-    """
-
-    def __init__(
-        self,
-        block_out_channels: Sequence[int],
-        layers_per_block: Sequence[int],
         frequency_attention: Sequence[bool] | None = None,
     ):
         super().__init__()
         switches = frequency_attention or (False,) * len(block_out_channels)
         self.levels = nn.ModuleList()
+        self.downsamplers = nn.ModuleList()
         previous = block_out_channels[0]
         for level, channels in enumerate(block_out_channels):
-            blocks = []
-            for block in range(layers_per_block[level]):
-                stride = 2 if level and not block else 1
-                attention = switches[level] and block + 1 == layers_per_block[level]
-                blocks.append(BatchNormBlock(previous, channels, stride, attention, attention))
+            blocks = nn.Sequential()
+            for left in reversed(range(layers_per_block[level])):
+                if norm_num_groups is None:
+                    stride = 2 if level and not len(blocks) else 1
+                    attention = switches[level] and not left
+                    blocks.append(BatchNormBlock(previous, channels, stride, attention, attention))
+                else:
+                    blocks.append(
+                        ResidualBlock(previous, channels, norm_num_groups, channel_attention, switches[level])
+                    )
                 previous = channels
-            self.levels.append(nn.Sequential(*blocks))
+            self.levels.append(blocks)
+            if norm_num_groups is not None and level + 1 < len(block_out_channels):
+                self.downsamplers.append(Downsample2D(channels, use_conv=True, name="op"))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """(B, C0, h0, w0) -> features (B, Ci, h0/2^i, w0/2^i), finest first."""
         features = []
-        for blocks in self.levels:
-            x = blocks(x)
+        for level, blocks in enumerate(self.levels):
+            x = blocks(self.downsamplers[level - 1](x) if level and len(self.downsamplers) else x)
             features.append(x)
         return features

@@ -14,7 +14,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from .blocks import HaarHead, make_head
+from .blocks import HaarHead, checkpointed, make_head
 from .safetensors_only import SafetensorsOnlyMixin
 from .wavelet import DWT, LIW
 
@@ -45,11 +45,7 @@ def _resize(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 class ResidualUBlock(nn.Module):
     """A small U-Net whose input, after one convolution, is added to its output (U2-Net, section 3.1).
 
-    Args:
-        in_channels: Channels of the input.
-        mid_channels: Channels inside.
-        out_channels: Channels of the output.
-        height: Levels inside, the bottom one included; 0 = four levels by dilation instead of pooling.
+    It has `height` levels, the bottom one included; 0 = four levels by dilation instead of pooling.
     """
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, height: int):
@@ -84,11 +80,7 @@ class ResidualUBlock(nn.Module):
 
 
 class DODA(nn.Module):
-    """Adds to a vector of channels the sigmoid of one convolution along the channels, applied several times.
-
-    Args:
-        channels: Length of the vector; kernel and repetitions follow from it.
-    """
+    """Adds to a vector of channels the sigmoid of one convolution along the channels, applied several times."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -109,9 +101,6 @@ class IPOF(nn.Module):
 
     The decoder feature chooses the positions whose mean gates the skip's channels; its own mean is the query whose
     agreement with the skip gates its positions.
-
-    Args:
-        channels: Channels of both features; the output has twice as many.
     """
 
     def __init__(self, channels: int):
@@ -256,11 +245,6 @@ class ConditionalEncoder(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
             nn.init.zeros_(parameter)
         self.gradient_checkpointing = False
 
-    def _run(self, block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(block, *inputs)
-        return block(*inputs)
-
     def forward(self, image: torch.Tensor) -> ConditionalEncoderOutput:
         """Encode (B, 1, PH, PW) in [-1, 1], PH and PW multiples of 32."""
         x = image.expand(-1, self.config.in_channels, -1, -1)
@@ -268,17 +252,16 @@ class ConditionalEncoder(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
             x = self.dwt(x).flatten(1, 2)  # (B, 4*in_channels, PH/2, PW/2)
         skips: list[torch.Tensor] = []
         for stage, block in enumerate(self.encoder):
-            x = self._run(block, _halve(x) if stage else x)
+            x = checkpointed(self, block, _halve(x) if stage else x)
             skips.append(x)
         skips[1] = self.liw(skips[1])
         features = [x]
         for stage in reversed(range(len(self.decoder))):
-            fused = self._run(self.fusion[stage], _resize(features[0], skips[stage]), skips[stage])
-            features.insert(0, self._run(self.decoder[stage], fused))
+            fused = checkpointed(self, self.fusion[stage], _resize(features[0], skips[stage]), skips[stage])
+            features.insert(0, checkpointed(self, self.decoder[stage], fused))
         heads = [head(feature) for head, feature in zip(self.side_heads, features, strict=True)]
         side_logits = [heads[0], *(_resize(head, heads[0]) for head in heads[1:])]  # (B, 1, PH, PW) each
         logits = self.conv_fuse(torch.cat(side_logits, dim=1))
-        residuals = [
-            conv(features[level]) for conv, level in zip(self.residual_convs, self.residual_levels, strict=True)
-        ]
+        levels = zip(self.residual_convs, self.residual_levels, strict=True)
+        residuals = [conv(features[level]) for conv, level in levels]
         return ConditionalEncoderOutput(logits, side_logits, residuals)

@@ -5,12 +5,7 @@ from torch import nn
 
 
 class ChannelAttention(nn.Module):
-    """Squeeze-and-excitation (Hu et al., arXiv 1709.01507).
-
-    Args:
-        channels: Channels of the feature.
-        reduction: Factor by which the hidden layer is narrower.
-    """
+    """Squeeze-and-excitation (Hu et al., arXiv 1709.01507); the hidden layer is narrower by `reduction`."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -41,6 +36,16 @@ class SpatialAttention(nn.Module):
         return x * torch.sigmoid(self.conv(pooled))
 
 
+def _frequencies_and_hartley(extent: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frequencies (n,) in cycles per pixel, and the orthonormal Hartley matrix (n, n)."""
+    indices = torch.arange(extent, device=device)
+    # Phases are reduced as integers: float32 would lose them at large products.
+    period = indices[-1:] + 1  # (1,), n as a tensor: the ONNX exporter has no remainder of a symbolic number
+    angle = (indices[:, None] * indices % period).float() * (2 * torch.pi / extent)
+    matrix = (torch.cos(angle) + torch.sin(angle)) * extent**-0.5
+    return torch.minimum(indices, extent - indices).float() / extent, matrix
+
+
 class FAE(nn.Module):
     """Frequency attention: a learnable Butterworth split into two bands, each with its spatial attention (LGLDNet).
 
@@ -48,8 +53,9 @@ class FAE(nn.Module):
     ``1 / (1 + (D / D0)^4)`` with one cut-off ``D0 = sigmoid(alpha) * sqrt(0.5)`` per channel in cycles per pixel, the
     high band its complement. The frequency grid follows the input's size; the transform runs in float32.
 
-    Args:
-        channels: Channels of the feature.
+    A filter that is symmetric along either axis weighs the separable Hartley transform as it weighs the Fourier
+    transform (Bracewell, "The Hartley Transform", 1986). That one is real, and its orthonormal matrix its own inverse:
+    what remains are matrix products, which every runtime has.
     """
 
     def __init__(self, channels: int):
@@ -62,14 +68,13 @@ class FAE(nn.Module):
 
     def low_pass(self, x: torch.Tensor) -> torch.Tensor:
         """The low band of (B, C, h, w), same shape and dtype."""
-        height, width = x.shape[-2:]
-        rows = torch.arange(height, device=x.device)
-        rows = torch.minimum(rows, height - rows) / height  # (h,) cycles per pixel
-        columns = torch.arange(width // 2 + 1, device=x.device) / width  # (w//2+1,) cycles per pixel
-        cutoff = torch.sigmoid(self.alpha.float()) * 0.5**0.5  # (C, 1, 1) cycles per pixel
-        squared = (rows[:, None] ** 2 + columns**2) / cutoff**2  # (C, h, w//2+1), (D / D0)^2
-        spectrum = torch.fft.rfft2(x.float(), norm="ortho") / (1 + squared**2)  # (B, C, h, w//2+1)
-        return torch.fft.irfft2(spectrum, s=(height, width), norm="ortho").to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            rows, row_matrix = _frequencies_and_hartley(x.shape[-2], x.device)  # (h,), (h, h)
+            columns, column_matrix = _frequencies_and_hartley(x.shape[-1], x.device)  # (w,), (w, w)
+            cutoff = torch.sigmoid(self.alpha.float()) * 0.5**0.5  # (C, 1, 1) cycles per pixel
+            squared = (rows[:, None] ** 2 + columns**2) / cutoff**2  # (C, h, w), (D / D0)^2
+            spectrum = (row_matrix @ (x.float() @ column_matrix)) / (1 + squared**2)  # (B, C, h, w)
+            return (row_matrix @ (spectrum @ column_matrix)).to(x.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) of any size -> (B, C, h, w)."""

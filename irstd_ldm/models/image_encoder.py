@@ -12,12 +12,12 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from .blocks import (
-    BatchNormLadder,
     Ladder,
     ResidualBlock,
     TokenPooling,
     channels_last,
     check_norm_type,
+    checkpointed,
     make_stem,
     self_attention,
 )
@@ -88,12 +88,12 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
         self.gradient_checkpointing = False
         check_norm_type(norm_type)
-        if norm_type == "batch":
-            self.ladder: nn.Module = BatchNormLadder(block_out_channels, layers_per_block, frequency_attention)
+        groups = norm_num_groups if norm_type == "group" else None
+        self.ladder = Ladder(block_out_channels, layers_per_block, groups, True, frequency_attention)
+        if groups is None:
             self.token_pooling = TokenPooling(top, num_attention_heads, num_tokens)
             self.conv_out = nn.Conv2d(top, latent_channels, 1)
             return
-        self.ladder = Ladder(block_out_channels, layers_per_block, norm_num_groups, True, frequency_attention)
         self.mid_block1 = ResidualBlock(top, top, norm_num_groups, True, frequency_attention[-1])
         self.mid_attention = self_attention(top, num_attention_heads, norm_num_groups)
         self.mid_block2 = ResidualBlock(top, top, norm_num_groups, True, frequency_attention[-1])
@@ -102,14 +102,9 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
 
     def forward(self, image: torch.Tensor) -> IRSTDImageEncoderOutput:
         """Encode (B, 1, PH, PW) in [-1, 1], PH and PW multiples of 8."""
-        x = self.conv_in(image)
-        if self.config.norm_type == "batch":
-            x = channels_last(x)
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            features = self._gradient_checkpointing_func(self.ladder, x)
-        else:
-            features = self.ladder(x)
-        if self.config.norm_type == "batch":
+        x, is_batch = self.conv_in(image), self.config.norm_type == "batch"
+        features = checkpointed(self, self.ladder, channels_last(x) if is_batch else x)
+        if is_batch:
             return IRSTDImageEncoderOutput(self.conv_out(features[-1]), features, self.token_pooling(features[-1]))
         attended = self.mid_attention(self.mid_block1(features[-1]))  # (B, D, h, w)
         image_latent = self.conv_out(F.silu(self.norm_out(self.mid_block2(attended))))  # (B, latent_channels, h, w)

@@ -1,6 +1,5 @@
 """The Mask-VAE of LGLDNet: target masks to a small latent and back."""
 
-import inspect
 from collections.abc import Sequence
 
 import torch
@@ -14,11 +13,11 @@ from torch import nn
 
 from .blocks import (
     BatchNormBlock,
-    BatchNormLadder,
     Ladder,
     ResidualBlock,
     channels_last,
     check_norm_type,
+    checkpointed,
     make_head,
     make_stem,
     self_attention,
@@ -26,8 +25,17 @@ from .blocks import (
 from .safetensors_only import SafetensorsOnlyMixin
 
 
+def middle_blocks(channels: int, norm_num_groups: int, attention: bool = True) -> nn.Sequential:
+    """Two residual blocks (B, C, h, w) around a self-attention."""
+    return nn.Sequential(
+        ResidualBlock(channels, channels, norm_num_groups),
+        self_attention(channels, 1, norm_num_groups) if attention else nn.Identity(),
+        ResidualBlock(channels, channels, norm_num_groups),
+    )
+
+
 class MaskEncoder(nn.Module):
-    """Mask (B, 1, PH, PW) -> moments (B, 2*latent_channels, h, w)."""
+    """Mask (B, 1, PH, PW) -> moments (B, 2*latent_channels, h, w); without groups, BatchNorm and no attention."""
 
     def __init__(
         self,
@@ -35,29 +43,24 @@ class MaskEncoder(nn.Module):
         latent_channels: int,
         block_out_channels: Sequence[int],
         layers_per_block: Sequence[int],
-        norm_num_groups: int,
+        norm_num_groups: int | None,
         stem: str,
     ):
         super().__init__()
         top = block_out_channels[-1]
         self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
         self.ladder = Ladder(block_out_channels, layers_per_block, norm_num_groups)
-        self.mid = nn.Sequential(
-            ResidualBlock(top, top, norm_num_groups),
-            self_attention(top, 1, norm_num_groups),
-            ResidualBlock(top, top, norm_num_groups),
-        )
-        self.norm_out = nn.GroupNorm(norm_num_groups, top)
+        self.has_groups = norm_num_groups is not None
+        if norm_num_groups is not None:
+            self.mid = middle_blocks(top, norm_num_groups)
+            self.norm_out = nn.GroupNorm(norm_num_groups, top)
         self.conv_out = nn.Conv2d(top, 2 * latent_channels, 3, padding=1)
         self.gradient_checkpointing = False
 
     def forward(self, mask: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(mask)
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            features = self._gradient_checkpointing_func(self.ladder, x)  # type: ignore[operator]
-        else:
-            features = self.ladder(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(features[-1]))))
+        x = checkpointed(self, self.ladder, x if self.has_groups else channels_last(x))[-1]
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))) if self.has_groups else x)
 
 
 class MaskDecoder(nn.Module):
@@ -69,19 +72,15 @@ class MaskDecoder(nn.Module):
         latent_channels: int,
         block_out_channels: Sequence[int],
         layers_per_block: Sequence[int],
-        norm_num_groups: int,
         stem: str,
         image_feature_channels: Sequence[int],
+        norm_num_groups: int,
         mid_attention: bool,
     ):
         super().__init__()
         top, fused = block_out_channels[-1], block_out_channels[0]
         self.conv_in = nn.Conv2d(latent_channels, top, 3, padding=1)
-        self.mid = nn.Sequential(
-            ResidualBlock(top, top, norm_num_groups),
-            self_attention(top, 1, norm_num_groups) if mid_attention else nn.Identity(),
-            ResidualBlock(top, top, norm_num_groups),
-        )
+        self.mid = middle_blocks(top, norm_num_groups, mid_attention)
         self.levels = nn.ModuleList()
         self.upsamplers = nn.ModuleList()
         self.reducers = nn.ModuleList()
@@ -109,10 +108,7 @@ class MaskDecoder(nn.Module):
             if self.image_feature_channels[level]:
                 assert image_features is not None
                 x = torch.cat([x, image_features[level]], dim=1)
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(self.levels[level], x)  # type: ignore[operator]
-            else:
-                x = self.levels[level](x)
+            x = checkpointed(self, self.levels[level], x)
             reduced.append(self.reducers[level](x))
             if level:
                 x = self.upsamplers[level - 1](x)
@@ -120,32 +116,6 @@ class MaskDecoder(nn.Module):
         maps = [F.interpolate(r, size=size, mode="bilinear", align_corners=False) for r in reduced[:-1]]
         fused = self.conv_fuse(torch.cat([*maps, reduced[-1]], dim=1))
         return self.head(F.silu(self.norm_out(fused)))
-
-
-class BatchNormMaskEncoder(nn.Module):
-    """As [`MaskEncoder`], of blocks with BatchNorm and without attention."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        latent_channels: int,
-        block_out_channels: Sequence[int],
-        layers_per_block: Sequence[int],
-        stem: str,
-    ):
-        super().__init__()
-        self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
-        self.ladder = BatchNormLadder(block_out_channels, layers_per_block)
-        self.conv_out = nn.Conv2d(block_out_channels[-1], 2 * latent_channels, 3, padding=1)
-        self.gradient_checkpointing = False
-
-    def forward(self, mask: torch.Tensor) -> torch.Tensor:
-        x = channels_last(self.conv_in(mask))
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            features = self._gradient_checkpointing_func(self.ladder, x)  # type: ignore[operator]
-        else:
-            features = self.ladder(x)
-        return self.conv_out(features[-1])
 
 
 class BatchNormMaskDecoder(nn.Module):
@@ -185,10 +155,7 @@ class BatchNormMaskDecoder(nn.Module):
             if self.image_feature_channels[level]:
                 assert image_features is not None
                 x = x + self.projections[level](image_features[level])
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(self.levels[level], F.relu(x))  # type: ignore[operator]
-            else:
-                x = self.levels[level](F.relu(x))
+            x = checkpointed(self, self.levels[level], F.relu(x))
             if level:
                 x = F.interpolate(self.upsamplers[level - 1](x), scale_factor=2.0, mode="nearest")
         return self.head(x)
@@ -263,32 +230,15 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
                 f"entry per level of `block_out_channels` ({len(block_out_channels)}), got {per_level}"
             )
         check_norm_type(norm_type)
-        if norm_type == "batch":
-            self.encoder: nn.Module = BatchNormMaskEncoder(
-                in_channels, latent_channels, block_out_channels, encoder_layers_per_block, stem
-            )
-            self.decoder: nn.Module = BatchNormMaskDecoder(
-                out_channels, latent_channels, block_out_channels, decoder_layers_per_block, stem, features
-            )
-            return
+        groups = norm_num_groups if norm_type == "group" else None
         self.encoder = MaskEncoder(
-            in_channels, latent_channels, block_out_channels, encoder_layers_per_block, norm_num_groups, stem
+            in_channels, latent_channels, block_out_channels, encoder_layers_per_block, groups, stem
         )
-        self.decoder = MaskDecoder(
-            out_channels,
-            latent_channels,
-            block_out_channels,
-            decoder_layers_per_block,
-            norm_num_groups,
-            stem,
-            features,
-            decoder_mid_attention,
-        )
-
-    @classmethod
-    def _get_init_keys(cls, input_class=None):
-        parent, own = inspect.signature(AutoencoderKL.__init__), inspect.signature(cls.__init__)
-        return set(parent.parameters) | set(own.parameters)
+        sizes = (out_channels, latent_channels, block_out_channels, decoder_layers_per_block)
+        if groups is None:
+            self.decoder: nn.Module = BatchNormMaskDecoder(*sizes, stem, features)
+        else:
+            self.decoder = MaskDecoder(*sizes, stem, features, groups, decoder_mid_attention)
 
     @apply_forward_hook
     def decode(
@@ -333,19 +283,11 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         return self.decode(z, return_dict, image_features=image_features)
 
     def enable_tiling(self, use_tiling: bool = True) -> None:
-        """Not supported: the pipeline tiles.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Raises NotImplementedError: the pipeline tiles."""
         raise NotImplementedError("`MaskAutoencoderKL` does not tile; pass `tile_size` to the pipeline")
 
     def enable_slicing(self) -> None:
-        """Not supported: the pipeline splits batches.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Raises NotImplementedError: the pipeline splits batches."""
         raise NotImplementedError("`MaskAutoencoderKL` does not slice; pass `batch_size` to the pipeline")
 
     def posterior_to_variables(self, posterior: DiagonalGaussianDistribution) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """The pixel denoiser of IRSTD-Diff: a diffusers UNet whose skip tensors receive the conditional encoder's features."""
 
-import inspect
 from collections.abc import Sequence
 
 import torch
@@ -40,11 +39,6 @@ class IRSTDUNet2DModel(SafetensorsOnlyMixin, UNet2DModel):
             width = self.config.block_out_channels[0]
             self.conv_in = make_stem(stem, self.config.in_channels, width)
             self.conv_out = make_head(stem, width, self.config.out_channels)
-
-    @classmethod
-    def _get_init_keys(cls, input_class=None):
-        parent, own = inspect.signature(UNet2DModel.__init__), inspect.signature(cls.__init__)
-        return set(parent.parameters) | set(own.parameters)
 
     def forward(
         self,

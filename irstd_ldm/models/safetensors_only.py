@@ -1,5 +1,6 @@
 """Loading of weights from safetensors alone, bit for bit."""
 
+import inspect
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ def align_weights(model: nn.Module) -> None:
 
 class SafetensorsOnlyMixin:
     """Makes a diffusers model load safetensors only. Comes before the model class in the list of bases."""
+
+    @classmethod
+    def _get_init_keys(cls, input_class: type | None = None) -> set[str]:
+        """As `ConfigMixin._get_init_keys`, with the arguments that a model hands on to the classes below it."""
+        inits = [vars(base)["__init__"] for base in cls.__mro__[:-1] if "__init__" in vars(base)]
+        return {name for init in inits for name in inspect.signature(init).parameters}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:

@@ -1,6 +1,5 @@
 """The conditional denoiser of LGLDNet: a diffusers UNet whose skips pass FAE and whose condition passes LIW."""
 
-import inspect
 from typing import cast
 
 import torch
@@ -16,13 +15,7 @@ from .wavelet import LIW
 
 
 class ConditionedInput(nn.Module):
-    """The first convolution of a UNet, with a conditioning feature added to its output.
-
-    Args:
-        conv_in: The UNet's own first convolution.
-        condition_channels: Channels of the conditioning feature.
-        use_liw: LIW on the conditioning feature.
-    """
+    """The first convolution of a UNet, with a conditioning feature, behind LIW at will, added to its output."""
 
     def __init__(self, conv_in: nn.Conv2d, condition_channels: int, use_liw: bool):
         super().__init__()
@@ -37,12 +30,7 @@ class ConditionedInput(nn.Module):
 
 
 class GatedUpBlock(nn.Module):
-    """An up block of a UNet whose skip tensors pass FAE first.
-
-    Args:
-        block: The up block.
-        skip_channels: Channels of the block's skip tensors, in the order in which the UNet passes them.
-    """
+    """An up block of a UNet whose skip tensors, of `skip_channels` in the UNet's order, pass FAE first."""
 
     def __init__(self, block: nn.Module, skip_channels: list[int]):
         super().__init__()
@@ -109,11 +97,6 @@ class IRSTDUNet2DConditionModel(SafetensorsOnlyMixin, UNet2DConditionModel):
                 skip_channels = skip_channels[:-count]
         if norm_type == "batch":
             batch_normalised(self)
-
-    @classmethod
-    def _get_init_keys(cls, input_class=None):
-        parent, own = inspect.signature(UNet2DConditionModel.__init__), inspect.signature(cls.__init__)
-        return set(parent.parameters) | set(own.parameters)
 
     def forward(
         self,

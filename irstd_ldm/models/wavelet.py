@@ -76,14 +76,7 @@ class IDWT(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """One Swin layer over a feature map whose sides are multiples of the window.
-
-    Args:
-        channels: Channels of the map.
-        num_heads: Attention heads.
-        window_size: Side of the window in positions.
-        shift_size: Cyclic shift of the windows in positions.
-    """
+    """One Swin layer over a feature map whose sides are multiples of the window; sizes are in positions."""
 
     def __init__(self, channels: int, num_heads: int, window_size: int, shift_size: int):
         super().__init__()

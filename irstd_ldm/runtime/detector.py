@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import ImageInput, gray_range, scale_gray, to_gray
-from ..targets import Target, confidence_calibration, extract_targets, resolve_threshold
-from ..tiling import TileBlender, image_seed, iterate_tiles, resolve_sampling, stack_maps
-from .engines import ENGINES, READABLE, TorchNoise
-from .exported_folder import read_description
+from ..data.images import ImageInput, gray_range, scale_gray, to_grays
+from ..targets import Target, confidence_calibration, resolve_threshold
+from ..tiling import Tile, detect_by_tiles, image_seed, resolve_sampling
+from .exported import ENGINES, READABLE, TorchNoise, read_description
 
 
 @dataclass(frozen=True)
@@ -112,41 +111,22 @@ class ExportedDetectorRunner:
             ensemble_fusion=ensemble_fusion,
         )
         threshold = resolve_threshold(self.config, threshold, max_fa_per_million_px)
-        images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
-        if not images:
-            raise ValueError("`image` must hold at least one image, got an empty list")
 
         # 2. Read the images, and draw a seed for each.
-        grays = [to_gray(one) for one in images]  # N of (H, W)
+        grays = to_grays(image)  # N of (H, W)
         ranges = [gray_range(gray, input_range, self.config["normalization"]) for gray in grays]
         base_seed = TorchNoise(seed).integer(2**62)
         seeds = [image_seed(base_seed, index) for index in range(len(grays))]
 
-        # 3. Cut tiles, predict the members' probabilities, (B, E, PH, PW), and blend them.
-        blenders = [TileBlender(gray.shape, settings) for gray in grays]
-        for tiles in iterate_tiles(grays, settings):
-            members = self.predict_probability(
-                np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles]),  # (B, PH, PW)
-                [seeds[tile.index] for tile in tiles],
-                settings.ensemble_size,
-                settings.tile_size,
-            )
-            for tile, of_tile in zip(tiles, members, strict=True):
-                blenders[tile.index].add(tile.window, of_tile)
+        # 3. Cut tiles, predict the members' probabilities, blend them, and find the targets.
+        def predict(tiles: list[Tile]) -> np.ndarray:
+            pixels = np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles])  # (B, PH, PW)
+            tile_seeds = [seeds[tile.index] for tile in tiles]
+            return self.predict_probability(pixels, tile_seeds, settings.ensemble_size, settings.tile_size)
 
-        # 4. Decide, and find the targets.
-        probabilities = [blender.probability[None] for blender in blenders]  # N of (1, H, W)
-        masks = [probability > threshold for probability in probabilities]
-        uncertainties = [one.uncertainty[None] for one in blenders if one.uncertainty is not None] or None
         calibration = confidence_calibration(self.config)
-        targets = [
-            extract_targets(probability[0], mask[0], gray, calibration)
-            for probability, mask, gray in zip(probabilities, masks, grays, strict=True)
-        ]
-        maps = [stack_maps(of_images) for of_images in (probabilities, masks, uncertainties)]
-        if not return_dict:
-            return (*maps, targets)
-        return DetectorOutput(probability=maps[0], mask=maps[1], uncertainty=maps[2], targets=targets)
+        found = detect_by_tiles(grays, settings, threshold, calibration, predict)
+        return DetectorOutput(*found) if return_dict else found
 
     def predict_probability(
         self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int, tile_size: int
@@ -162,20 +142,6 @@ class ExportedDetectorRunner:
         Returns:
             (B, E, PH, PW) float32 in [0, 1].
         """
-        members = np.repeat(image[:, None], ensemble_size, axis=0)  # (B*E, 1, PH, PW)
-        inputs = {"image": members, **self._noise(image.shape[1:], seeds, ensemble_size)}
+        inputs = self.description.inputs(image, seeds, ensemble_size)
         probability = self._infer(inputs, tile_size)  # (B*E, 1, PH, PW)
         return probability.reshape(len(image), ensemble_size, *image.shape[1:])
-
-    def _noise(self, shape: tuple[int, ...], seeds: Sequence[int], ensemble_size: int) -> dict[str, np.ndarray]:
-        """Noise of the variables (B*E, 8, h, w) and of the posterior's samples (B*E, 4, h, w), as torch draws them."""
-        channels = self.description.latent_channels
-        latent = tuple(side // self.description.latent_downscale for side in shape)  # (h, w)
-        noise, posterior_noise = [], []
-        for seed in seeds:
-            source = TorchNoise(seed)
-            noise.append(source.standard_normal((ensemble_size, 2 * channels, *latent)))
-            of_samples = (ensemble_size, channels, *latent)
-            mode = np.zeros(of_samples, np.float32)
-            posterior_noise.append(mode if ensemble_size == 1 else source.standard_normal(of_samples))
-        return {"noise": np.concatenate(noise), "posterior_noise": np.concatenate(posterior_noise)}

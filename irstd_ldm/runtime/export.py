@@ -1,10 +1,9 @@
 """Writes a detector's networks as an ONNX or OpenVINO graph with dynamic image sizes."""
 
+import copy
 import io
 import logging
 import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from .. import __version__
+from ..files import unfinished_folder
 from ..tiling import PAD_MULTIPLE
-from .exported_folder import DESCRIPTION, MODEL_FILES, ExportedDetector
-from .networks import LatentDetector
+from .exported import DESCRIPTION, MODEL_FILES, ExportedDetector, required
 from .quantize import Calibration, calibration_inputs, quantize_onnx
 
 if TYPE_CHECKING:
@@ -26,6 +26,33 @@ if TYPE_CHECKING:
 INPUTS, OUTPUT = ("image", "noise", "posterior_noise"), "probability"
 # Sizes of 1 and equal sizes would become constants of the graph.
 EXAMPLE_BATCH, EXAMPLE_HEIGHT, EXAMPLE_WIDTH = 2, 192, 256
+
+
+class LatentDetector(nn.Module):
+    """Copies of the networks of [`IRSTDLatentPipeline`] as one, with the denoising steps unrolled."""
+
+    def __init__(self, pipeline: "IRSTDLatentPipeline", num_inference_steps: int):
+        super().__init__()
+        networks = (pipeline.image_encoder, pipeline.unet, pipeline.vae)
+        self.image_encoder, self.unet, self.vae = (copy.deepcopy(one).float().eval() for one in networks)
+        self.scheduler = copy.deepcopy(pipeline.scheduler)
+        self.scheduler.set_timesteps(num_inference_steps)
+        self.timesteps = self.scheduler.timesteps.tolist()
+
+    def forward(self, image: torch.Tensor, noise: torch.Tensor, posterior_noise: torch.Tensor) -> torch.Tensor:
+        """Image (B, 1, PH, PW) of about [-1, 1] and standard normal noise (B, 8, h, w) -> probability (B, 1, PH, PW).
+
+        Posterior noise (B, 4, h, w): zeros decode the posterior's mode, standard normal numbers a sample of it.
+        """
+        encoded = self.image_encoder(image)
+        latents = noise * self.scheduler.init_noise_sigma
+        for timestep in self.timesteps:
+            sample = torch.cat([self.scheduler.scale_model_input(latents, timestep), encoded.image_latent], dim=1)
+            clean = self.unet(sample, timestep, encoded.tokens).sample
+            latents = self.scheduler.step(clean, timestep, latents).prev_sample
+        posterior = self.vae.variables_to_posterior(latents)
+        z = posterior.mode() + posterior.std * posterior_noise  # (B, 4, h, w)
+        return self.vae.decode(z, image_features=encoded.features).sample.sigmoid()
 
 
 def export_detector(
@@ -64,12 +91,12 @@ def export_detector(
     steps = settings["default_num_inference_steps"] if num_inference_steps is None else num_inference_steps
     if not 1 <= steps <= pipeline.max_inference_steps:
         raise ValueError(f"`num_inference_steps` must lie in [1, {pipeline.max_inference_steps}], got {steps}")
-    downscale = 2 ** _num_halvings(pipeline)
+    encoder = pipeline.image_encoder.config
     description = ExportedDetector(
         format=format,
         num_inference_steps=steps,
         pad_multiple=PAD_MULTIPLE,
-        latent_downscale=downscale,
+        latent_downscale=2 ** (len(encoder.block_out_channels) - (encoder.stem != "haar")),
         latent_channels=pipeline.vae.config.latent_channels,
         config={
             **settings,
@@ -81,9 +108,7 @@ def export_detector(
         version=__version__,
         quantization=None if calibration is None else calibration.describe(),
     )
-    unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
-    unfinished.mkdir(parents=True)
-    try:
+    with unfinished_folder(folder) as unfinished:
         onnx_path = unfinished / MODEL_FILES["onnx"]
         with _quiet():
             write_onnx(LatentDetector(pipeline, steps), description, onnx_path)
@@ -94,27 +119,13 @@ def export_detector(
                 onnx_path.unlink()
         (unfinished / DESCRIPTION).write_text(description.to_json(), encoding="utf-8")
         os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return description
 
 
-def _num_halvings(pipeline: "IRSTDLatentPipeline") -> int:
-    levels = len(pipeline.image_encoder.config.block_out_channels)
-    return levels if pipeline.image_encoder.config.stem == "haar" else levels - 1
-
-
 def write_onnx(networks: LatentDetector, description: ExportedDetector, path: Path) -> None:
-    """Writes the graph as ONNX, in float32, for any batch and any image size that is a multiple of the padding.
-
-    Raises:
-        ModuleNotFoundError: onnx or onnxscript is not installed.
-    """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[export]") from error
+    """Writes the graph as ONNX, in float32, for any batch and any image size that is a multiple of the padding."""
+    for name in ("onnx", "onnxscript"):
+        required(name)
     channels, downscale = description.latent_channels, description.latent_downscale
     size = (EXAMPLE_HEIGHT // downscale, EXAMPLE_WIDTH // downscale)
     example = (
@@ -132,15 +143,8 @@ def write_onnx(networks: LatentDetector, description: ExportedDetector, path: Pa
 
 
 def write_openvino(onnx_path: Path, path: Path) -> None:
-    """Writes an ONNX graph, float32 or int8, as OpenVINO's.
-
-    Raises:
-        ModuleNotFoundError: openvino is not installed.
-    """
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("openvino is not installed: pip install irstd-ldm[export]") from error
+    """Writes an ONNX graph, float32 or int8, as OpenVINO's."""
+    openvino = required("openvino")
     openvino.save_model(openvino.Core().read_model(onnx_path), path, compress_to_fp16=False)
 
 

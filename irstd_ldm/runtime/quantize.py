@@ -7,7 +7,7 @@ time embedding), normalisations and every other operation compute in float32 too
 convolution reads it rounded to int8.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,18 @@ import numpy as np
 
 from ..data.images import gray_range, scale_gray
 from ..tiling import image_seed, pad_image, tile_windows
-from .engines import TorchNoise
-from .exported_folder import ExportedDetector
+from .exported import ExportedDetector, required
 
-Inputs = Mapping[str, np.ndarray]
 NUM_CALIBRATION_IMAGES = 64
 MIN_INT8_CHANNELS = 32  # of input and output; chosen on training images by the pixels that differ from float32
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Images whose activations set the ranges of int8 values.
+    """Images whose activations set the ranges of int8 values."""
 
-    Attributes:
-        data: Name of the data set.
-        images: (H, W) each, as `to_gray` returns them.
-    """
-
-    data: str
-    images: Sequence[np.ndarray]
+    data: str  #: name of the data set
+    images: Sequence[np.ndarray]  #: (H, W) each, as `to_gray` returns them
 
     def describe(self) -> dict[str, Any]:
         return {"weights": "int8", "activations": "int8", "data": self.data, "num_images": len(self.images)}
@@ -42,47 +35,33 @@ class Calibration:
 
 def evenly_spaced(stems: Sequence[str], count: int = NUM_CALIBRATION_IMAGES) -> list[str]:
     """At most `count` of the stems, evenly spaced over the list."""
-    places = np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int)
-    return [stems[place] for place in places]
+    indices = np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int)
+    return [stems[index] for index in indices]
 
 
 def calibration_inputs(calibration: Calibration, description: ExportedDetector) -> list[dict[str, np.ndarray]]:
     """The graph's inputs for one tile of each image: the first of the first image, the second of the second, ..."""
     inputs = []
-    for place, gray in enumerate(calibration.images):
+    for index, gray in enumerate(calibration.images):
         windows = tile_windows(
             gray.shape,
             description.config["default_tile_size"] or max(gray.shape),
             description.config["default_tile_overlap"],
         )
         value_range = gray_range(gray, normalization=description.config["normalization"])
-        tile = pad_image(scale_gray(gray[windows[place % len(windows)]], value_range))  # (PH, PW)
-        latent = tuple(side // description.latent_downscale for side in tile.shape)  # (h, w)
-        noise = TorchNoise(image_seed(0, place)).standard_normal((1, 2 * description.latent_channels, *latent))
-        mode = np.zeros((1, description.latent_channels, *latent), np.float32)
-        inputs.append({"image": tile[None, None], "noise": noise, "posterior_noise": mode})
+        tile = pad_image(scale_gray(gray[windows[index % len(windows)]], value_range))  # (PH, PW)
+        inputs.append(description.inputs(tile[None], [image_seed(0, index)], ensemble_size=1))
     return inputs
 
 
-def quantize_onnx(path: Path, inputs: Sequence[Inputs]) -> None:
-    """Makes the wide convolutions of an ONNX file int8, by pairs of QuantizeLinear and DequantizeLinear.
+def quantize_onnx(path: Path, inputs: Sequence[dict[str, np.ndarray]]) -> None:
+    """Makes the wide convolutions of an ONNX file int8, by pairs of QuantizeLinear and DequantizeLinear."""
+    onnx, quantization = required("onnx"), required("onnxruntime.quantization")
+    remaining = iter(inputs)
 
-    Raises:
-        ModuleNotFoundError: onnx or onnxruntime is not installed.
-    """
-    try:
-        import onnx
-        from onnxruntime import quantization
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[export]") from error
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self._inputs = iter(inputs)
-
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def get_next(self) -> dict[str, np.ndarray] | None:
-            following = next(self._inputs, None)
-            return None if following is None else dict(following)
+            return next(remaining, None)
 
     graph = onnx.load(path).graph
     channels = {tensor.name: min(tensor.dims[:2]) for tensor in graph.initializer if len(tensor.dims) == 4}

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from irstd_ldm.data.planted_targets import (
-    TargetBank,
     TargetModel,
+    cut_targets,
     gaussian_profile,
     implant,
     noise_sigma,
@@ -115,24 +115,24 @@ def test_a_banked_target_is_its_excess_over_the_background_plane():
     mask[30:32, 20:23] = True
     image = (40 + 0.5 * rows + columns).astype(np.float32)
     image[mask] += 25
-    bank = TargetBank([(image, mask)])
-    assert len(bank) == 1 and bank.patches[0].contrast == pytest.approx(25, abs=1e-3)
-    np.testing.assert_allclose(bank.patches[0].residual, 25 * bank.patches[0].mask, atol=1e-3)
-    assert bank.patches[0].mask.shape == (8, 9) and bank.patches[0].mask.sum() == 6
+    bank = cut_targets([(image, mask)])
+    assert len(bank) == 1 and bank[0].contrast == pytest.approx(25, abs=1e-3)
+    np.testing.assert_allclose(bank[0].residual, 25 * bank[0].mask, atol=1e-3)
+    assert bank[0].mask.shape == (8, 9) and bank[0].mask.sum() == 6
 
 
 def test_the_bank_leaves_out_what_it_cannot_cut_cleanly():
     image, mask = np.full((60, 60), 50, np.float32), np.zeros((60, 60), bool)
     mask[3, 3] = mask[30, 30] = mask[30, 35] = mask[50, 10] = True  # at the border; two neighbours; one no brighter
     image[3, 3] = image[30, 30] = image[30, 35] = 200
-    assert len(TargetBank([(image, mask)])) == 0
+    assert cut_targets([(image, mask)]) == []
 
 
 def test_implanting_adds_only_light_and_keeps_the_old_mask():
     old = squares(3, (30, 30))
     image, mask = old[0].astype(np.float32), old[1]
     other = squares(0, (40, 50))
-    bank = TargetBank([(other[0].astype(np.float32), other[1])])
+    bank = cut_targets([(other[0].astype(np.float32), other[1])])
     rng = np.random.default_rng(0)
     for _ in range(20):
         new_image, new_mask = implant(image, mask, bank, rng)
@@ -147,7 +147,7 @@ def test_gaussian_targets_stand_out_of_their_noise():
     noise = np.random.default_rng(0).normal(100, 4, (120, 120)).astype(np.float32)
     rng, found = np.random.default_rng(1), 0
     for _ in range(20):
-        image, mask = implant(noise, np.zeros(noise.shape, bool), TargetBank([]), rng)
+        image, mask = implant(noise, np.zeros(noise.shape, bool), [], rng)
         labels, num_targets = ndimage.label(mask, np.ones((3, 3)))
         added = ndimage.mean(image - noise, labels, range(1, num_targets + 1))
         assert np.all(np.array(added) > 0.6 * 5 * 4)  # SCR 5 of noise 4, whose local estimate varies
@@ -157,7 +157,7 @@ def test_gaussian_targets_stand_out_of_their_noise():
 
 def test_a_saturated_frame_takes_no_target():
     image, mask = np.full((80, 80), 255, np.float32), np.zeros((80, 80), bool)
-    new_image, new_mask = implant(image, mask, TargetBank([]), np.random.default_rng(0))
+    new_image, new_mask = implant(image, mask, [], np.random.default_rng(0))
     assert not new_mask.any() and (new_image == 255).all()
 
 

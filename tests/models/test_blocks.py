@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from irstd_ldm.models.blocks import BatchNormBlock, BatchNormLadder, TokenPooling, TokenReading, batch_normalised
+from irstd_ldm.models.blocks import BatchNormBlock, Ladder, TokenPooling, TokenReading, batch_normalised
 from irstd_ldm.models.frequency import FAE, ChannelAttention
 
 
@@ -50,7 +50,7 @@ def test_a_pixel_does_not_depend_on_the_size_of_the_map_around_it():
 
 
 def test_a_ladder_attends_in_the_last_block_of_the_levels_that_ask_for_it():
-    ladder = BatchNormLadder((8, 8, 16), (1, 2, 2), (False, False, True))
+    ladder = Ladder((8, 8, 16), (1, 2, 2), None, frequency_attention=(False, False, True))
     kinds = [[isinstance(block.frequency_attention, FAE) for block in level] for level in ladder.levels]
     assert kinds == [[False], [False, False], [False, True]]
     assert isinstance(ladder.levels[2][1].channel_attention, ChannelAttention)

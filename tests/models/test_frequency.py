@@ -58,6 +58,30 @@ def test_equals_the_naive_implementation_at_any_size(fae, size):
         np.testing.assert_allclose(image, naive_fae(expected, fae), atol=1e-5)
 
 
+def fourier_low_pass(x: torch.Tensor, fae: FAE) -> torch.Tensor:
+    """The low band of (B, C, h, w) by the transform that defines it."""
+    rows, columns = torch.fft.fftfreq(x.shape[2]), torch.fft.rfftfreq(x.shape[3])
+    cutoff = torch.sigmoid(fae.alpha) * 0.5**0.5
+    squared = (rows[:, None] ** 2 + columns**2) / cutoff**2
+    return torch.fft.irfft2(torch.fft.rfft2(x) / (1 + squared**2), s=x.shape[2:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 64), (31, 48), (7, 8), (256, 32), (512, 640), (1, 2)])
+def test_the_low_band_is_that_of_the_fourier_transform(size):
+    fae, x = FAE(6), random_map(2, 6, *size)
+    fae.alpha.copy_(torch.linspace(-4, 3, 6)[:, None, None])
+    torch.testing.assert_close(fae.low_pass(x), fourier_low_pass(x, fae), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_filter_computes_in_float32_under_autocast(fae):
+    x = random_map(1, 4, 32, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = fae.low_pass(x)
+    assert torch.equal(low, fae.low_pass(x))
+
+
 def test_the_bands_sum_to_the_input(fae):
     fae.attention_low = fae.attention_high = nn.Identity()
     nn.init.ones_(fae.gamma_low)

@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
-from irstd_ldm.pipelines.output import IRSTDPipelineOutput
+from irstd_ldm.pipelines.detection import IRSTDPipelineOutput
 from irstd_ldm.tiling import FUSIONS
 from irstd_ldm.training.train_pixel import PixelSettings, make_scheduler
 

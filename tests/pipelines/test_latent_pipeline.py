@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from irstd_ldm.data.images import normalize_image, percentile_range
-from irstd_ldm.pipelines.output import IRSTDPipelineOutput
+from irstd_ldm.pipelines.detection import IRSTDPipelineOutput
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.targets import Target, resolve_threshold
 from irstd_ldm.tiling import pad_image

@@ -10,7 +10,7 @@ from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime.export import write_openvino
-from irstd_ldm.runtime.exported_folder import read_description
+from irstd_ldm.runtime.exported import read_description
 from irstd_ldm.runtime.quantize import Calibration, calibration_inputs, quantize_onnx
 
 

@@ -11,8 +11,7 @@ import torch
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
-from irstd_ldm.runtime.engines import ENGINES
-from irstd_ldm.runtime.exported_folder import MODEL_FILES, read_description
+from irstd_ldm.runtime.exported import ENGINES, MODEL_FILES, read_description
 
 FLOAT32 = (("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino"))
 # Image size, tile size: padded, equal and unequal sides, tiled.

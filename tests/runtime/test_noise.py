@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from irstd_ldm.runtime.engines import TorchNoise
+from irstd_ldm.runtime.exported import TorchNoise
 
 SEEDS = (0, 1, 77, 2**31, 2**32 - 1, 2**32, 2**40 + 3, 2**62 - 1, 2**63 - 1)
 

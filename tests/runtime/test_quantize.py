@@ -13,7 +13,7 @@ from irstd_ldm.cli.export import _calibration
 from irstd_ldm.data.images import normalize_image, to_gray
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
-from irstd_ldm.runtime.exported_folder import read_description
+from irstd_ldm.runtime.exported import read_description
 from irstd_ldm.runtime.quantize import calibration_inputs, evenly_spaced, quantize_onnx
 from irstd_ldm.tiling import pad_image
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Modules of this package and their classes.
-STILL, PGM, TIFF = ("still", "StillFrames"), ("pgm", "PGMFrames"), ("tiff", "TiffFrames")
-NPY, VIDEO, RAW = ("npy", "NumpyFrames"), ("video", "VideoFrames"), ("raw", "RawFrames")
+STILL, TIFF, VIDEO = ("still", "StillFrames"), ("tiff", "TiffFrames"), ("video", "VideoFrames")
+PGM, NPY, RAW = ("plain", "PGMFrames"), ("plain", "NumpyFrames"), ("plain", "RawFrames")
 # Suffix of a file -> its reader; every list of suffixes is made from this one.
 READERS = {
     **dict.fromkeys((".png", ".bmp", ".jpg", ".jpeg"), STILL),
@@ -71,8 +71,7 @@ def read_image(path: str | PathLike[str]) -> "np.ndarray":
         ImageReadError: as `open_frames`, and a file of several frames.
         ImportError, OSError: as `open_frames`.
     """
-    source = _open_single(path)
-    (frame,) = source.frames()
+    (frame,) = _open_single(path).frames()
     return frame.image
 
 
@@ -82,8 +81,7 @@ def read_stored(path: str | PathLike[str]) -> "np.ndarray | Image.Image":
     Raises:
         ImageReadError, ImportError, OSError: as `read_image`.
     """
-    source = _open_single(path)
-    (stored,) = source.stored()
+    (stored,) = _open_single(path).stored()
     return stored
 
 

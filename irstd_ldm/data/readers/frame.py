@@ -38,18 +38,12 @@ class ImageReadError(ValueError):
 
 @dataclass(frozen=True)
 class RawFormat:
-    """What a file of raw frames does not say itself: frames of height x width values, row by row.
-
-    Attributes:
-        width, height: in pixels.
-        value_type: one of `RAW_TYPES`.
-        offset: bytes before the first frame.
-    """
+    """What a file of raw frames does not say itself: frames of height x width values, row by row."""
 
     width: int
     height: int
-    value_type: str
-    offset: int = 0
+    value_type: str  #: one of `RAW_TYPES`
+    offset: int = 0  #: bytes before the first frame
 
     @classmethod
     def parse(cls, text: str) -> "RawFormat":
@@ -65,24 +59,6 @@ class RawFormat:
             )
         return cls(int(match[1]), int(match[2]), match[3], int(match[4] or 0))
 
-    @property
-    def dtype(self) -> "np.dtype":
-        """Type of a value as it is read, with its byte order."""
-        import numpy as np
-
-        return np.dtype(RAW_TYPES[self.value_type])
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether two values lie in three bytes."""
-        return self.value_type.startswith("uint12")
-
-    @property
-    def frame_bytes(self) -> int:
-        """Size of a frame; packed values end with a whole byte."""
-        num_values = self.width * self.height
-        return -(-num_values * 3 // 2) if self.is_packed else num_values * self.dtype.itemsize
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -94,19 +70,12 @@ class Frame:
 
 
 class FrameSource:
-    """The frames of one file; a class per format derives from it.
-
-    Attributes:
-        path: the file.
-        num_frames: None where the file does not tell.
-        frames_per_second: None where the file does not tell.
-        can_seek: whether any frame can be the first without decoding those before it.
-    """
+    """The frames of one file; a class per format derives from it."""
 
     path: Path
-    num_frames: int | None
-    frames_per_second: float | None = None
-    can_seek = True
+    num_frames: int | None  #: None where the file does not tell
+    frames_per_second: float | None = None  #: None where the file does not tell
+    can_seek = True  #: whether any frame can be the first without decoding those before it
 
     def stored(self, start: int = 0) -> "Iterator[np.ndarray | Image.Image]":
         """The decoded frames from `start` on before they become gray, of files without time stamps."""
@@ -127,11 +96,7 @@ class FrameSource:
 
 
 def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
-    """Refuses frames without pixels and frames of more than `max_pixels`.
-
-    Raises:
-        ImageReadError: such a frame.
-    """
+    """Raises ImageReadError for frames without pixels and frames of more than `max_pixels`."""
     if width < 1 or height < 1:
         raise ImageReadError(f"cannot read image '{path}': its frames of {width}x{height} have no pixel")
     if width * height > max_pixels:
@@ -143,8 +108,7 @@ def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
 def gray_frame(path: Path, index: int | None, pixels: "np.ndarray | Image.Image") -> Frame:
     """A decoded frame without a time stamp as gray; an index of None is that of a file's only frame.
 
-    Raises:
-        ImageReadError: pixels that `to_gray` refuses.
+    Raises ImageReadError for pixels that `to_gray` refuses.
     """
     from ..images import to_gray
 

@@ -1,6 +1,7 @@
 """One range of gray values for all frames of a sequence."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 import numpy as np
@@ -70,7 +71,5 @@ def _thinned(pixels: np.ndarray) -> np.ndarray:
 
 
 def _readable(source: FrameSource) -> Iterator[Frame]:
-    try:
+    with suppress(ImageReadError):
         yield from source.frames()
-    except ImageReadError:
-        return

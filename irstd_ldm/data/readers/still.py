@@ -16,16 +16,7 @@ from .frame import FrameSource, ImageReadError, check_size
 
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
 CUT_BY_PILLOW = ("LA;16B", "RGB;16B", "RGBA;16B")  # Pillow's raw modes of PNG of which it keeps 8 bits
-DECODING_ERRORS = (
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    OverflowError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
+DECODING_ERRORS = (SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error, zlib.error)
 
 
 @contextmanager
@@ -34,14 +25,8 @@ def open_image(
 ) -> Iterator[Image.Image]:
     """The image with its head read and its pixels not; closed afterwards.
 
-    Args:
-        path: the file.
-        formats: Pillow's names of the formats that it may be of.
-        unread: the reason that the error gives where Pillow cannot read it.
-
-    Raises:
-        ImageReadError: a file that is no image, is broken, or is beyond Pillow's size limit; also from the block.
-        OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
+    What is no image, broken, or beyond Pillow's size limit is an ImageReadError of the reason `unread`, also in the
+    block; the file system's errors stay OSErrors. `formats` are Pillow's names of those that it may be of.
     """
     try:
         # A path would let Pillow 12 map uncompressed TIFF pixels, with the sides that the orientation exchanges.
@@ -51,11 +36,9 @@ def open_image(
         raise
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"cannot read image '{path}': {error}") from error
-    except OSError as error:
-        if error.errno is not None:  # the file system's errors keep their type; Pillow's own have no number
+    except (OSError, *DECODING_ERRORS) as error:
+        if getattr(error, "errno", None) is not None:  # the file system's errors keep their type; Pillow's have none
             raise
-        raise ImageReadError(f"cannot read image '{path}': {unread}") from error
-    except DECODING_ERRORS as error:
         raise ImageReadError(f"cannot read image '{path}': {unread}") from error
 
 

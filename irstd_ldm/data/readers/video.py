@@ -23,11 +23,6 @@ class VideoFrames(FrameSource):
         path: the file.
         max_pixels: refuse larger frames, before they are decoded.
 
-    Attributes:
-        path: the file.
-        num_frames: as its header says; None where it does not (MKV).
-        frames_per_second: the average; None where the file does not tell.
-
     Raises:
         ImageReadError: not a video, without a video stream, or with larger frames.
         ImportError: PyAV is not installed.
@@ -44,7 +39,7 @@ class VideoFrames(FrameSource):
             stream = container.streams.video[0]
             self.width, self.height = stream.codec_context.width, stream.codec_context.height
             check_size(path, self.width, self.height, max_pixels)
-            self.num_frames = stream.frames or None
+            self.num_frames = stream.frames or None  # MKV does not tell
             self.frames_per_second = float(stream.average_rate) if stream.average_rate else None
 
     def frames(self, start: int = 0) -> Iterator[Frame]:

@@ -24,6 +24,7 @@ from irstd_ldm.data.readers import (
     open_frames,
     read_image,
 )
+from irstd_ldm.data.readers.frame import RAW_TYPES
 from irstd_ldm.data.readers.tiff import UNDO_ORIENTATION
 
 RNG = np.random.default_rng(0)
@@ -183,7 +184,7 @@ def test_a_truncated_numpy_file_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["uint8", "uint16le", "uint16be", "int16le", "int32be", "float32le"])
 def test_raw_frames(tmp_path, text):
     raw = RawFormat.parse(f"30x20:{text}")
-    stack = RNG.integers(0, 100, (3, 20, 30)).astype(raw.dtype)
+    stack = RNG.integers(0, 100, (3, 20, 30)).astype(RAW_TYPES[raw.value_type])
     stack.tofile(tmp_path / "a.raw")
     dtypes = {"uint8": np.uint8, "uint16": np.uint16, "int16": np.int32, "int32": np.int32, "float32": np.float32}
     assert_frames(tmp_path / "a.raw", stack, dtypes[text.removesuffix("le").removesuffix("be")], raw=raw)

@@ -1,0 +1,197 @@
+"""What an exported detector needs without torch: its description, a library that runs its graph, and torch's noise.
+
+torch's CPU generator draws 32-bit words from MT19937 (Matsumoto and Nishimura, 1998), seeded with the lowest 32 bits
+of the seed, and makes normal numbers of them by Box and Muller's method in blocks of 16.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.images import check_normalization
+
+DESCRIPTION = "detector.json"
+FORMAT_VERSION = 2  # 2 brought the normalisation
+CONFIG_FIELDS = {
+    "calibration",
+    "default_ensemble_size",
+    "default_num_inference_steps",
+    "default_threshold",
+    "default_tile_overlap",
+    "default_tile_size",
+}
+MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # OpenVINO's weights lie beside it, in model.bin
+_BLOCK = 16  # normal numbers that torch makes at a time: 8 radii, 8 angles
+
+# (inputs by name, side of the call's tiles in pixels) -> probability (B, 1, PH, PW)
+Engine = Callable[[Mapping[str, np.ndarray], int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ExportedDetector:
+    """What `detector.json` holds."""
+
+    format: str  #: "onnx" or "openvino"
+    num_inference_steps: int  #: denoising steps of the graph
+    pad_multiple: int  #: images are padded to a multiple of this, in pixels
+    latent_downscale: int  #: PH / h
+    latent_channels: int  #: channels of the mask latent; the noisy posterior variables have twice as many
+    config: dict[str, Any]  #: the checkpoint's defaults, calibration and normalisation, named as in its index
+    model: str  #: name of the checkpoint
+    version: str  #: version of the package that exported it
+    quantization: dict[str, Any] | None = None  #: how the int8 values were found; None for float32
+    format_version: int = FORMAT_VERSION
+
+    def model_path(self, folder: Path) -> Path:
+        return folder / MODEL_FILES[self.format]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def inputs(self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int) -> dict[str, np.ndarray]:
+        """The graph's inputs for images (B, PH, PW), E members of each, with noise as torch draws it.
+
+        Noise of the variables is (B*E, 8, h, w), that of the posterior's samples (B*E, 4, h, w), zeros for its mode.
+        """
+        latent = tuple(side // self.latent_downscale for side in image.shape[1:])  # (h, w)
+        noise, posterior_noise = [], []
+        for seed in seeds:
+            source = TorchNoise(seed)
+            noise.append(source.standard_normal((ensemble_size, 2 * self.latent_channels, *latent)))
+            shape = (ensemble_size, self.latent_channels, *latent)
+            sampled = ensemble_size > 1
+            posterior_noise.append(source.standard_normal(shape) if sampled else np.zeros(shape, np.float32))
+        return {
+            "image": np.repeat(image[:, None], ensemble_size, axis=0),  # (B*E, 1, PH, PW)
+            "noise": np.concatenate(noise),
+            "posterior_noise": np.concatenate(posterior_noise),
+        }
+
+
+def read_description(folder: str | PathLike) -> ExportedDetector:
+    """The description of an exported detector.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+        ValueError: `detector.json` is not of this form, or of a newer version.
+    """
+    path = Path(folder) / DESCRIPTION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    try:
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+            raise ValueError(f"`format_version` must be an integer from 1 to {FORMAT_VERSION}, got {version!r}")
+        description = ExportedDetector(**content)
+        config = description.config
+        if not isinstance(config, dict) or not config.keys() >= CONFIG_FIELDS:
+            raise ValueError(f"`config` must hold {', '.join(sorted(CONFIG_FIELDS))}, got {config!r}")
+        check_normalization(config.setdefault("normalization", "range"))  # earlier versions had no other
+        if description.format not in MODEL_FILES:
+            raise ValueError(f"`format` must be one of {', '.join(MODEL_FILES)}, got {description.format!r}")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not description.model_path(Path(folder)).is_file():
+        raise FileNotFoundError(f"{folder} has no file {MODEL_FILES[description.format]}")
+    return description
+
+
+def required(name: str) -> Any:
+    """A module of the extra `export`; ModuleNotFoundError names the extra."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[export]") from error
+
+
+def onnxruntime_engine(path: Path, num_threads: int | None) -> Engine:
+    """onnxruntime has one plan for all sizes, tiles or not. What fails in it is a RuntimeError."""
+    onnxruntime = required("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if num_threads is not None:
+        options.intra_op_num_threads = num_threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Mapping[str, np.ndarray], tile_size: int) -> np.ndarray:
+        try:
+            return session.run(None, dict(inputs))[0]
+        except Exception as error:  # onnxruntime's own have no base class in common
+            raise RuntimeError(str(error)) from error
+
+    return run
+
+
+def openvino_engine(path: Path, num_threads: int | None) -> Engine:
+    """OpenVINO is faster where it knows the sizes: a plan for single tiles and one for all else, made when needed."""
+    openvino = required("openvino")
+    # Without the precision hint a processor with bfloat16 computes in it.
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if num_threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = num_threads
+    core = openvino.Core()
+    model = core.read_model(path)
+    plans: dict[int | None, Any] = {}  # by the side of single tiles in pixels; None: for all else
+
+    def run(inputs: Mapping[str, np.ndarray], tile_size: int) -> np.ndarray:
+        side = tile_size if inputs["image"].shape == (1, 1, tile_size, tile_size) else None
+        if side not in plans:
+            planned = model
+            if side is not None:
+                planned = model.clone()
+                planned.reshape({name: value.shape for name, value in inputs.items()})
+            plans[side] = core.compile_model(planned, "CPU", properties)
+        return plans[side](dict(inputs))[0]
+
+    return run
+
+
+ENGINES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}
+READABLE = {"onnxruntime": ("onnx",), "openvino": ("openvino", "onnx")}  # formats, the runtime's own first
+
+
+class TorchNoise:
+    """What `torch.Generator().manual_seed(seed)` would draw, for a seed in [0, 2**64)."""
+
+    def __init__(self, seed: int):
+        self._words = np.random.RandomState(seed % 2**32)  # MT19937, frozen by numpy's policy
+
+    def integer(self, bound: int) -> int:
+        """As `torch.randint(bound, (1,))`, for a bound of at least 2**32."""
+        high, low = (int(word) for word in self._draw(2))
+        return ((high << 32) | low) % bound
+
+    def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        """As `torch.randn(shape)` in float32, to 1e-6; ValueError for less than 16 numbers, drawn in another way."""
+        size = int(np.prod(shape))
+        if size < _BLOCK:
+            raise ValueError(f"`shape` must have at least {_BLOCK} elements, got {shape}")
+        uniform = self._uniform(size)
+        whole = size // _BLOCK * _BLOCK
+        normal = np.empty(size, np.float32)
+        normal[:whole] = _box_muller(uniform[:whole])
+        if whole < size:  # the last block is drawn anew
+            normal[-_BLOCK:] = _box_muller(self._uniform(_BLOCK))
+        return normal.reshape(shape)
+
+    def _draw(self, count: int) -> np.ndarray:
+        return self._words.randint(0, 2**32, count, dtype=np.uint32)
+
+    def _uniform(self, count: int) -> np.ndarray:
+        """In [0, 1), of 24 bits."""
+        return (self._draw(count) & np.uint32(2**24 - 1)).astype(np.float32) * np.float32(2**-24)
+
+
+def _box_muller(uniform: np.ndarray) -> np.ndarray:
+    blocks = uniform.reshape(-1, 2, _BLOCK // 2)
+    radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - blocks[:, 0]))
+    angle = np.float32(2 * np.pi) * blocks[:, 1]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
