@@ -2,8 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,7 @@ from ..targets import ConfidenceCalibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
 from .model import load_pipeline, model_folder, predict, resolve_device, sampling
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """The model's findings in one image: counts at `BUDGET_THRESHOLDS`, targets at the checkpoint's threshold."""
-
-    counts: ThresholdCounts
-    targets: list[ScoredTarget]
+from .outputs import writing
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,20 +37,23 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(describe(args.data, error)), EXIT_USAGE) from error
     pipeline = load_pipeline(args, resolve_device(args.device))
     sampled = sampling(args, pipeline)
-    found = {images.description: _find(images, pipeline, args) for images in image_sets}
+    counts: dict[str, list[ThresholdCounts]] = {}
+    targets: list[list[ScoredTarget]] = []
+    for images in image_sets:
+        counts[images.description] = of_set = []
+        for one, scored in _find(images, pipeline, args):
+            of_set.append(one)
+            targets.append(scored)
     try:
-        counts = {name: [image.counts for image in of_set] for name, of_set in found.items()}
         budgets = [
             threshold_for_budget(counts, BUDGET_THRESHOLDS, budget) for budget in sorted(args.max_fa_per_million_px)
         ]
-        confidence = fit_platt(*confidences_and_hits([image.targets for of_set in found.values() for image in of_set]))
+        confidence = fit_platt(*confidences_and_hits(targets))
     except ValueError as error:
         raise CommandError(str(error)) from error
     path = folder / INDEX
-    try:
-        _store(path, _calibration(image_sets, budgets, confidence, sampled))
-    except OSError as error:
-        raise CommandError(f"{path}: {describe('', error).error}") from error
+    with writing(path):
+        write_json(path, {**read_json(path), "calibration": _calibration(image_sets, budgets, confidence, sampled)})
     for images in image_sets:
         print(f"{images.root}, {images.description}: {len(images)} images")
     print(_table(budgets))
@@ -78,17 +74,18 @@ def _open(args: argparse.Namespace, folder: Path) -> list[ImageSet]:
     return image_sets
 
 
-def _find(images: ImageSet, pipeline: IRSTDDetectionPipeline, args: argparse.Namespace) -> list[Found]:
-    found = []
+def _find(
+    images: ImageSet, pipeline: IRSTDDetectionPipeline, args: argparse.Namespace
+) -> Iterator[tuple[ThresholdCounts, list[ScoredTarget]]]:
+    """For each image its counts at `BUDGET_THRESHOLDS`, and its predicted targets at the checkpoint's threshold."""
     try:
         for _, image, mask in tqdm(images, unit="image", disable=None):
             probability, predicted, _ = predict(pipeline, image, args)
             components = label_image(predicted, mask > 0)
-            targets = scored_targets(components, components.match(), probability)
-            found.append(Found(count_image_at(probability, mask > 0, BUDGET_THRESHOLDS), targets))
+            counts = count_image_at(probability, mask > 0, BUDGET_THRESHOLDS)
+            yield counts, scored_targets(components, components.match(), probability)
     except IMAGE_ERRORS as error:
         raise CommandError(str(describe(images.root, error)), EXIT_FAILED) from error
-    return found
 
 
 def _calibration(
@@ -105,10 +102,6 @@ def _calibration(
         **sampled,
         "version": __version__,
     }
-
-
-def _store(path: Path, calibration: dict[str, Any]) -> None:
-    write_json(path, {**read_json(path), "calibration": calibration})
 
 
 def _table(budgets: Sequence[BudgetThreshold]) -> str:

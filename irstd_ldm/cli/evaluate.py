@@ -28,7 +28,7 @@ from ..targets import confidence_calibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
 from .model import load_detector, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
-from .outputs import make_folder
+from .outputs import make_folder, writing
 
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 
@@ -50,21 +50,12 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.output)
     evaluations: list[NamedEvaluation] = []
     pipeline, loaded = None, None
-    for index, (one, images) in enumerate(zip(one_at_a_time, image_sets, strict=True)):
+    for one, images, *names in zip(one_at_a_time, image_sets, detectors, data, strict=True):
         if one.predictions is None and (pipeline is None or loaded != one.model):
             pipeline, loaded = load_detector(one, _device(one, state)), one.model
         header, result, worst = _evaluate(one, images, pipeline, state)
-        evaluations.append(
-            NamedEvaluation(
-                detector=detectors[index],
-                data=data[index],
-                settings=header,
-                result=result,
-                worst=worst.images,
-                images=images.files,
-                calibration=None if pipeline is None else confidence_calibration(pipeline.config),
-            )
-        )
+        calibration = None if pipeline is None else confidence_calibration(pipeline.config)
+        evaluations.append(NamedEvaluation(*names, header, result, worst.images, images.files, calibration))
     if state.is_main_process:
         _write(args.output, evaluations)
         if args.report:
@@ -94,7 +85,10 @@ def _open(args: argparse.Namespace) -> ImageSet:
         if list_file is None and not args.no_targets:
             split = split or "test"
             if split == "val" and args.predictions is None:
-                list_file = _validation_list(args)
+                folder = model_folder(args)
+                if folder is None:
+                    raise ValueError("--split val needs a model folder; name a list with --list")
+                list_file = validation_list(folder, args.data)
         return ImageSet(
             args.data,
             split=split,
@@ -107,18 +101,8 @@ def _open(args: argparse.Namespace) -> ImageSet:
         raise CommandError(str(describe(args.data, error)), EXIT_USAGE) from error
 
 
-def _validation_list(args: argparse.Namespace) -> Path:
-    folder = model_folder(args)
-    if folder is None:
-        raise ValueError("--split val needs a model folder; name a list with --list")
-    return validation_list(folder, args.data)
-
-
 def _evaluate(
-    args: argparse.Namespace,
-    images: ImageSet,
-    pipeline: Detector | None,
-    state: PartialState,
+    args: argparse.Namespace, images: ImageSet, pipeline: Detector | None, state: PartialState
 ) -> tuple[dict[str, Any], EvaluationResult, WorstImages]:
     """The settings of the numbers, the numbers, and the worst images."""
     header: dict[str, Any] = {"version": __version__, "data": str(args.data), "images": images.description}
@@ -161,10 +145,7 @@ def _evaluate(
 
 
 def _predicted_pairs(
-    images: ImageSet,
-    stems: list[str],
-    pipeline: Detector,
-    args: argparse.Namespace,
+    images: ImageSet, stems: list[str], pipeline: Detector, args: argparse.Namespace
 ) -> Iterator[Pair]:
     for stem in stems:
         image, mask = images.read(stem)
@@ -178,27 +159,29 @@ def _write(output: Path, evaluations: list[NamedEvaluation]) -> None:
     for evaluation in evaluations:
         folder = output / file_stem(evaluation.name) if several else output
         make_folder(folder)
-        path = folder / "metrics.json"
-        _save(path, {**evaluation.settings, **evaluation.result.summary(), "per_image": _per_image(evaluation.result)})
+        per_image = [{"stem": image.stem, **asdict(image.counts)} for image in evaluation.result.per_image]
+        with writing(folder / "metrics.json"):
+            content = {**evaluation.settings, **evaluation.result.summary(), "per_image": per_image}
+            write_json(folder / "metrics.json", content)
         print(", ".join(f"{key} {value}" for key, value in evaluation.settings.items() if isinstance(value, str)))
         print(evaluation.result.table())
-        print(f"written: {path}")
+        print(f"written: {folder / 'metrics.json'}")
         if several:
             print()
     if several:
-        path = output / "cross_dataset.json"
-        _save(path, {"rows": [_cross_row(evaluation) for evaluation in evaluations]})
-        print(_cross_table(evaluations))
-        print(f"written: {path}")
+        rows = [_cross_row(evaluation) for evaluation in evaluations]
+        with writing(output / "cross_dataset.json"):
+            write_json(output / "cross_dataset.json", {"rows": rows})
+        print(_cross_table(rows))
+        print(f"written: {output / 'cross_dataset.json'}")
 
 
 def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
     try:
-        print(f"written: {write_report(output, evaluations)}")
+        with writing(output):
+            print(f"written: {write_report(output, evaluations)}")
     except ModuleNotFoundError as error:
         print(f"irstd-ldm evaluate: no report.html: {error}", file=sys.stderr)
-    except OSError as error:
-        raise CommandError(f"{output}: {describe('', error).error}") from error
 
 
 def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:
@@ -212,28 +195,15 @@ def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:
     }
 
 
-def _cross_table(evaluations: list[NamedEvaluation]) -> str:
+def _cross_table(rows: list[dict[str, Any]]) -> str:
     metrics = metrics_of("cross")
-    header = ("detector", "data", "images", "targets", *(metric.heading for metric in metrics))
-    rows = []
-    for evaluation in evaluations:
-        row = _cross_row(evaluation)
+    table = [["detector", "data", "images", "targets", *(metric.heading for metric in metrics)]]
+    for row in rows:
         values = [number_text(row[metric.key], metric.decimals) for metric in metrics]
-        rows.append((row["detector"], row["data"], str(row["num_images"]), str(row["num_targets"]), *values))
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        table.append([row["detector"], row["data"], str(row["num_images"]), str(row["num_targets"]), *values])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = []
-    for row_cells in (header, *rows):
-        padded = zip(row_cells, widths, strict=True)
+    for cells in table:
+        padded = zip(cells, widths, strict=True)
         lines.append("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(padded)))
     return "\n".join(lines)
-
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    try:
-        write_json(path, content)
-    except OSError as error:
-        raise CommandError(f"{path}: {describe('', error).error}") from error
-
-
-def _per_image(result: EvaluationResult) -> list[dict[str, object]]:
-    return [{"stem": image.stem, **asdict(image.counts)} for image in result.per_image]

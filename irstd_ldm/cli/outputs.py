@@ -400,9 +400,9 @@ class FolderOutputs:
     def begin(self) -> None:
         """Opens the log and checks that the disk takes the tables, before anything is detected."""
         for path in self._tables:
-            with _writing(path):
+            with writing(path):
                 check_writable(path)
-        with _writing(self._path):
+        with writing(self._path):
             self._log = Log(self._path)
 
     def holds(self, path: Path) -> bool:
@@ -422,13 +422,13 @@ class FolderOutputs:
             return
         try:
             for path, table in self._tables.items():
-                with _writing(path):
+                with writing(path):
                     write_table(path, table(header, self._log.records, ending))
         except CommandError:
             if not self.num_images:
                 self._path.unlink()
             raise
-        with _writing(self._path):
+        with writing(self._path):
             if "jsonl" in self.kinds:
                 for failure in ending.failures:
                     self._log.append(failure.to_json())
@@ -438,8 +438,8 @@ class FolderOutputs:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Names the table that cannot be begun or ended."""
+def writing(path: Path) -> Iterator[None]:
+    """Names the file that cannot be written."""
     try:
         yield
     except OSError as error:

@@ -4,8 +4,7 @@ from .. import lazy_names
 
 _MODULES = {
     ".bootstrap": ("PairedDifference",),
-    ".confidence": ("Reliability", "ScoredTarget", "fit_isotonic", "fit_platt", "fit_temperature", "reliability")
-    + ("scored_targets",),
+    ".confidence": ("Reliability", "ScoredTarget", "fit_platt", "reliability", "scored_targets"),
     ".counts": ("ImageCounts", "count_components", "count_hierarchical", "count_image", "target_records"),
     ".curves": ("BUDGET_THRESHOLDS", "BudgetThreshold", "Curves", "OperatingPoint", "threshold_for_budget"),
     ".matching": ("MATCHINGS", "ImageComponents", "label_image"),

@@ -4,13 +4,10 @@ An image is drawn with replacement as a whole. A resampled set is a row of weigh
 its sums are the weights times what each image adds: one product of matrices serves all metrics.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-
-Name = TypeVar("Name", bound=Hashable)
 
 # Draws held at once, 8 bytes each in two arrays.
 BOOTSTRAP_CHUNK = 2**20
@@ -133,11 +130,11 @@ def paired_differences(
     names = [name for name in a if name in b]
     if not names:
         raise ValueError("`a` and `b` must have a metric in common, got none")
-    both = {(side, name): of[name] for side, of in (("a", a), ("b", b)) for name in names}
+    both = {f"{side} {name}": of[name] for side, of in (("a", a), ("b", b)) for name in names}
     drawn = _resampled_values(both, num_resamples, seed, level)
     differences = {}
     for name in names:
-        resampled = drawn["b", name] - drawn["a", name]
+        resampled = drawn[f"b {name}"] - drawn[f"a {name}"]
         defined = resampled[~np.isnan(resampled)]
         above = float(np.mean((defined > 0) + 0.5 * (defined == 0))) if defined.size else float("nan")
         differences[name] = PairedDifference(
@@ -147,8 +144,8 @@ def paired_differences(
 
 
 def _resampled_values(
-    statistics: Mapping[Name, Statistic], num_resamples: int, seed: int, level: float
-) -> dict[Name, np.ndarray]:
+    statistics: Mapping[str, Statistic], num_resamples: int, seed: int, level: float
+) -> dict[str, np.ndarray]:
     """Every metric on every resampled set: (num_resamples,) each."""
     if num_resamples < 1:
         raise ValueError(f"`num_resamples` must be at least 1, got {num_resamples}")

@@ -2,14 +2,8 @@
 
 A calibration is a monotone map from a predicted target's confidence to how often such targets are hits. Fit it on
 validation images, with the threshold and the settings it will be used with; a map of another threshold sees other
-predicted targets. No map changes which targets are found, nor, ties apart, their order.
-
-- temperature: sigmoid(logit / temperature), Guo et al. 2017 (arXiv 1706.04599); one parameter, keeps 0.5 where it is.
-- Platt: sigmoid(slope * logit + intercept), Platt 1999; two parameters, for some dozens of predicted targets.
-- isotonic: any increasing function (pool adjacent violators, linear between its steps); for hundreds.
-
-Temperature and Platt are fitted by maximum likelihood to Platt's softened labels, (hits + 1) / (hits + 2) for a hit
-and 1 / (others + 2) for another predicted target: a finite answer also where every one is a hit.
+predicted targets. No map changes which targets are found, nor, ties apart, their order. Platt's (1999) is
+sigmoid(slope * logit + intercept): two parameters, for some dozens of predicted targets.
 
 Reliability asks of predicted targets: of those given a confidence of 0.8, do 80 % hit a target? All of it is
 conditional on being detected. A missed target has no confidence and is on no curve, so the number of missed targets
@@ -29,29 +23,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression, minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from ..targets import (
-    IsotonicCalibration,
-    PlattCalibration,
-    TemperatureCalibration,
-    checked_confidence,
-    confidence_logit,
-)
+from ..targets import PlattCalibration, checked_confidence, confidence_logit
 from .bootstrap import Estimate, Statistic, divide, estimate, ratio
 from .matching import ImageComponents
 
-TEMPERATURES = (1e-2, 1e2)  # the range searched
 BINNINGS = ("mass", "width")
 Z_95 = 1.959963984540054  # two-sided quantile of the standard normal distribution
 
 
-# ---------------------------------------------------------------- fitting a calibration
+def fit_platt(confidence: np.ndarray, hit: np.ndarray) -> PlattCalibration:
+    """The slope, at least 0, and the intercept under which the hits are likeliest.
 
-
-def fit_temperature(confidence: np.ndarray, hit: np.ndarray) -> TemperatureCalibration:
-    """The temperature, from 0.01 to 100, under which the hits are likeliest.
+    The labels are Platt's softened ones, (hits + 1) / (hits + 2) for a hit and 1 / (others + 2) for another predicted
+    target: a finite answer also where every one is a hit.
 
     Args:
         confidence: (predicted,) in [0, 1].
@@ -60,27 +47,18 @@ def fit_temperature(confidence: np.ndarray, hit: np.ndarray) -> TemperatureCalib
     Raises:
         ValueError: There is no predicted target, the lengths differ, or a confidence is outside [0, 1].
     """
-    logits, label = _logits_and_labels(confidence, hit)
-    found = minimize_scalar(
-        lambda log_temperature: _negative_log_likelihood(logits * np.exp(-log_temperature), label),
-        bounds=np.log(TEMPERATURES),
-        method="bounded",
-        options={"xatol": 1e-9},
-    )
-    return TemperatureCalibration(float(np.exp(found.x)))
-
-
-def fit_platt(confidence: np.ndarray, hit: np.ndarray) -> PlattCalibration:
-    """The slope, at least 0, and the intercept under which the hits are likeliest.
-
-    Args:
-        confidence, hit: See `fit_temperature`.
-
-    Raises:
-        ValueError: As `fit_temperature` does.
-    """
-    logits, label = _logits_and_labels(confidence, hit)
+    confidence, hit = checked_confidence(confidence), np.asarray(hit)
+    if confidence.ndim != 1 or not confidence.size:
+        raise ValueError(f"`confidence` must have shape (predicted,), at least one, got {confidence.shape}")
+    if hit.dtype != np.bool_ or hit.shape != confidence.shape:
+        raise ValueError(f"`hit` must be bool of shape {confidence.shape}, got {hit.dtype} of {hit.shape}")
+    label = np.where(hit, (hit.sum() + 1) / (hit.sum() + 2), 1 / ((~hit).sum() + 2))
+    logits = confidence_logit(confidence)
     features = np.stack([logits, np.ones_like(logits)], axis=1)  # (predicted, 2)
+
+    def loss(parameters: np.ndarray) -> float:
+        z = features @ parameters
+        return float(np.mean(np.logaddexp(0, z) - label * z))  # cross-entropy
 
     def gradient(parameters: np.ndarray) -> np.ndarray:
         return features.T @ (expit(features @ parameters) - label) / len(label)
@@ -89,60 +67,10 @@ def fit_platt(confidence: np.ndarray, hit: np.ndarray) -> PlattCalibration:
         rate = expit(features @ parameters)
         return (features.T * (rate * (1 - rate))) @ features / len(label)
 
-    start = np.array([0.0, logit(label.mean())])  # the best of slope 0
-    if np.ptp(logits) == 0 or gradient(start)[0] >= 0:  # convex: no better slope is positive
-        return PlattCalibration(0.0, float(start[1]))
-    found = minimize(
-        lambda parameters: _negative_log_likelihood(features @ parameters, label),
-        start,
-        jac=gradient,
-        hess=hessian,
-        method="trust-exact",
-        options={"gtol": 1e-9},
-    )
-    return PlattCalibration(float(found.x[0]), float(found.x[1]))
-
-
-def fit_isotonic(confidence: np.ndarray, hit: np.ndarray) -> IsotonicCalibration:
-    """The increasing function nearest to the hits in squares; confidences that tie are one point.
-
-    Args:
-        confidence, hit: See `fit_temperature`.
-
-    Raises:
-        ValueError: As `fit_temperature` does.
-    """
-    confidence, hit = _checked_pairs(confidence, hit)
-    values, index, count = np.unique(confidence, return_inverse=True, return_counts=True)  # (values,) each
-    rate = np.bincount(index, weights=hit) / count  # (values,)
-    fitted = isotonic_regression(rate, weights=count).x  # (values,)
-    first = np.diff(fitted, prepend=-1) > 0  # a step begins
-    last = np.diff(fitted, append=2) > 0
-    knots = first | last
-    return IsotonicCalibration(tuple(values[knots].tolist()), tuple(fitted[knots].tolist()))
-
-
-def _checked_pairs(confidence: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    confidence, hit = checked_confidence(confidence), np.asarray(hit)
-    if confidence.ndim != 1 or not confidence.size:
-        raise ValueError(f"`confidence` must have shape (predicted,), at least one, got {confidence.shape}")
-    if hit.dtype != np.bool_ or hit.shape != confidence.shape:
-        raise ValueError(f"`hit` must be bool of shape {confidence.shape}, got {hit.dtype} of {hit.shape}")
-    return confidence, hit
-
-
-def _logits_and_labels(confidence: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    confidence, hit = _checked_pairs(confidence, hit)
-    hits, others = np.count_nonzero(hit), np.count_nonzero(~hit)
-    return confidence_logit(confidence), np.where(hit, (hits + 1) / (hits + 2), 1 / (others + 2))
-
-
-def _negative_log_likelihood(logits: np.ndarray, label: np.ndarray) -> float:
-    """Mean over the predicted targets of the cross-entropy."""
-    return float(np.mean(np.logaddexp(0, logits) - label * logits))
-
-
-# ---------------------------------------------------------------- reliability
+    best = np.array([0.0, logit(label.mean())])  # of slope 0
+    if np.ptp(logits) > 0 and gradient(best)[0] < 0:  # else, the loss being convex, no positive slope is better
+        best = minimize(loss, best, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-9}).x
+    return PlattCalibration(float(best[0]), float(best[1]))
 
 
 @dataclass(frozen=True)
@@ -255,9 +183,9 @@ def reliability(
     if num_hits > num_targets:
         raise ValueError(f"`num_targets` must be at least the {num_hits} hits, got {num_targets}")
     image = np.repeat(np.arange(len(per_image)), [len(scored) for scored in per_image])  # (predicted,)
-    low, high = _mass_edges(confidence, num_bins) if binning == "mass" else _width_edges(num_bins)  # (bins,) twice
-    shape = (len(per_image), len(high))
-    image_and_bin = (image, np.searchsorted(high, confidence, side="left"))
+    edges = _edges(confidence, num_bins, binning)
+    shape = (len(per_image), max(len(edges) - 1, 0))
+    image_and_bin = (image, np.searchsorted(edges[1:], confidence, side="left"))
 
     def per_bin(values: np.ndarray) -> np.ndarray:
         sums = np.zeros(shape)
@@ -271,21 +199,15 @@ def reliability(
         "brier": ratio(squared_error, count.sum(axis=1)),
     }
     estimates = estimate(statistics, num_resamples=num_resamples, seed=seed)
-    mean_confidence = divide(confidence_sum.sum(axis=0), count.sum(axis=0))  # (bins,)
-    hit_rate = num_hits / len(hit) if len(hit) else float("nan")
+    sums = (values.sum(axis=0).tolist() for values in (count, confidence_sum, hit_sum))
+    bins = [
+        ReliabilityBin(low, high, int(number), int(hits), total / number if number else math.nan, wilson(hits, number))
+        for low, high, number, total, hits in zip(edges[:-1].tolist(), edges[1:].tolist(), *sums, strict=True)
+    ]
+    hit_rate = num_hits / len(hit) if len(hit) else math.nan
     return Reliability(
         binning=binning,
-        bins=tuple(
-            ReliabilityBin(
-                low=float(low[k]),
-                high=float(high[k]),
-                num_predicted=int(count[:, k].sum()),
-                num_hits=int(hit_sum[:, k].sum()),
-                mean_confidence=float(mean_confidence[k]),
-                hit_rate=wilson(int(hit_sum[:, k].sum()), int(count[:, k].sum())),
-            )
-            for k in range(len(high))
-        ),
+        bins=tuple(bins),
         ece=estimates["ece"],
         brier=estimates["brier"],
         brier_of_hit_rate=hit_rate * (1 - hit_rate),
@@ -309,10 +231,10 @@ def confidences_and_hits(per_image: Sequence[Sequence[ScoredTarget]]) -> tuple[n
     return confidence, np.array([target.hit for target in scored], dtype=bool)
 
 
-def wilson(hits: int, number: int) -> Estimate:
+def wilson(hits: float, number: float) -> Estimate:
     """hits / number with Wilson's 95 % score interval; NaN where `number` is 0."""
     if not number:
-        return Estimate(float("nan"), float("nan"), float("nan"))
+        return Estimate(math.nan, math.nan, math.nan)
     rate = hits / number
     centre = (rate + Z_95**2 / (2 * number)) / (1 + Z_95**2 / number)
     reach = Z_95 * math.sqrt(rate * (1 - rate) / number + (Z_95 / (2 * number)) ** 2) / (1 + Z_95**2 / number)
@@ -325,15 +247,10 @@ def _ece(sums: np.ndarray) -> np.ndarray:
     return divide(np.abs(confidence - hits).sum(axis=1), count.sum(axis=1))
 
 
-def _mass_edges(confidence: np.ndarray, num_bins: int) -> tuple[np.ndarray, np.ndarray]:
-    if not confidence.size:
-        return np.empty(0), np.empty(0)
+def _edges(confidence: np.ndarray, num_bins: int, binning: str) -> np.ndarray:
+    """The bounds (bins + 1,) of the bins; none without predicted targets under "mass"."""
+    if binning == "width":
+        return np.arange(num_bins + 1) / num_bins
     ordered = np.sort(confidence)
     last = -(-np.arange(1, num_bins + 1) * len(ordered) // num_bins) - 1  # index of each bin's last in `ordered`
-    high = np.unique(ordered[last])
-    return np.concatenate([ordered[:1], high[:-1]]), high
-
-
-def _width_edges(num_bins: int) -> tuple[np.ndarray, np.ndarray]:
-    edges = np.arange(num_bins + 1) / num_bins
-    return edges[:-1], edges[1:]
+    return np.concatenate([ordered[:1], np.unique(ordered[last])]) if ordered.size else ordered

@@ -15,6 +15,7 @@ All numbers are ratios of sums over the images. Foreground is probability > thre
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import chain
 from operator import add
 from typing import Any
 
@@ -184,20 +185,22 @@ def _target_rates(sums: np.ndarray) -> dict[str, np.ndarray]:
 def _roc_auc(sums: np.ndarray) -> np.ndarray:
     """Trapezoidal area (R,) from sums of pixels; NaN where there is no target pixel or no other one."""
     rates = _pixel_rates(sums)
-    ends = np.zeros((len(sums), 1)), np.ones((len(sums), 1))
-    tpr, fpr = (np.concatenate([ends[0], rates[name][:, ::-1], ends[1]], axis=1) for name in ("tpr", "fpr"))
-    return (np.diff(fpr, axis=1) * (tpr[:, 1:] + tpr[:, :-1])).sum(axis=1) / 2  # falling thresholds
+    tpr, fpr = (_from_0_to_1(rates[name]) for name in ("tpr", "fpr"))
+    return (np.diff(fpr, axis=1) * (tpr[:, 1:] + tpr[:, :-1])).sum(axis=1) / 2
 
 
 def _average_precision(sums: np.ndarray) -> np.ndarray:
     """Average precision (R,) from sums of pixels; NaN without target pixels."""
     rates = _pixel_rates(sums)
     base_rate = divide(sums[:, -2:-1], sums[:, -1:])  # (R, 1), the precision where all is foreground
-    ends = np.zeros((len(sums), 1)), np.ones((len(sums), 1))
-    recall = np.concatenate([ends[0], rates["tpr"][:, ::-1], ends[1]], axis=1)  # (R, T + 2)
     precision = np.concatenate([rates["precision_px"][:, ::-1], base_rate], axis=1)  # (R, T + 1)
-    gain = np.diff(recall, axis=1)
+    gain = np.diff(_from_0_to_1(rates["tpr"]), axis=1)
     return np.where(gain == 0, 0.0, gain * precision).sum(axis=1)  # no foreground: no gain, no precision
+
+
+def _from_0_to_1(rate: np.ndarray) -> np.ndarray:
+    """The rate (R, T) by falling thresholds, between 0 and 1 (R, T + 2)."""
+    return np.pad(rate[:, ::-1], ((0, 0), (1, 1)), constant_values=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,8 @@ def threshold_for_budget(
         raise ValueError("`sets` must hold at least one set, each of at least one image")
     if not max_fa_per_million_px > 0:
         raise ValueError(f"`max_fa_per_million_px` must be positive, got {max_fa_per_million_px}")
-    fa = np.array([Curves(counts).fa_per_million_px for counts in sets.values()])  # (sets, T)
+    curves = {name: Curves(counts) for name, counts in sets.items()}
+    fa = np.array([curve.fa_per_million_px for curve in curves.values()])  # (sets, T)
     exceeded = np.flatnonzero((fa > max_fa_per_million_px).any(axis=0))  # indices of thresholds
     index = int(exceeded[-1]) + 1 if exceeded.size else 0
     if index == len(thresholds):
@@ -263,19 +267,15 @@ def threshold_for_budget(
             f"`max_fa_per_million_px` {max_fa_per_million_px:g} cannot be kept: false alarms at the highest "
             f"threshold, {thresholds[-1]:g}, are {fa[:, -1].max():.3g} per million px"
         )
-    at_threshold = {name: [counts.at(index) for counts in of_set] for name, of_set in sets.items()}
-    total = reduce(add, (counts for of_set in at_threshold.values() for counts in of_set))
-    if not total.targets:
+    num_targets = sum(curve.num_targets for curve in curves.values())
+    if not num_targets:
         raise ValueError("`sets` must hold at least one target: a budget is spent on finding targets")
-    one_target = {  # pixels per million
-        name: 1e6 * (total.tp_px + total.fn_px) / total.targets / sum(counts.area_px for counts in of_set)
-        for name, of_set in at_threshold.items()
-    }
+    target_px = sum(curve.truth_px for curve in curves.values()) / num_targets
+    one_target = {name: 1e6 * target_px / curve.num_px for name, curve in curves.items()}  # pixels per million
+    at_threshold = {name: [counts.at(index) for counts in of_set] for name, of_set in sets.items()}
+    settings: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed, "level": 0.9}
     upper_bounds = [
-        max(
-            bootstrap_interval(of_set, "fa_per_million_px", num_resamples=num_resamples, seed=seed, level=0.9)[1],
-            3 * one_target[name],
-        )
+        max(bootstrap_interval(of_set, "fa_per_million_px", **settings)[1], 3 * one_target[name])
         for name, of_set in at_threshold.items()
     ]
     return BudgetThreshold(
@@ -283,6 +283,6 @@ def threshold_for_budget(
         threshold=float(thresholds[index]),
         fa_per_million_px=float(fa[:, index].max()),
         fa_upper_bound=max(upper_bounds),
-        pd=pd(total),
+        pd=pd(reduce(add, chain(*at_threshold.values()))),
         smallest_measurable_fa=max(one_target.values()),
     )

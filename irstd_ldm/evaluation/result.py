@@ -1,6 +1,6 @@
 """From pairs of probability and truth to counts per image, and the numbers and tables made of them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, reduce
 from operator import add
@@ -154,7 +154,39 @@ class EvaluationResult:
 
     def table(self) -> str:
         """The result as plain text, settings first; "-" stands for an undefined value."""
-        return _format_table(self.summary())
+        summary = self.summary()
+        lines = [
+            f"protocol {summary['protocol']}: {summary['protocol_description']}",
+            f"foreground: probability > {summary['threshold']:g}; targets: {summary['connectivity']}-connectivity",
+            f"hit: {summary['matching']} matching, centroid distance < {summary['centroid_tolerance_px']:g} px",
+            f"false alarms: {summary['false_alarm_count']} pixel count",
+            f"{summary['num_images']} images ({summary['num_images_empty_in_both']} empty in truth and prediction), "
+            f"{summary['num_targets']} targets, {summary['num_px']} px",
+            "",
+            f"{'metric':<{LABEL_WIDTH}}{'value':>10}    95 % interval",
+        ]
+        for metric in metrics_of("printed"):
+            if metric.key in summary:
+                label = f"  {metric.label}" if metric.group else metric.title
+                lines.append(_row(label, summary[metric.key], summary["intervals_95"][metric.key], metric.decimals))
+        if summary["num_targets"] and summary["curves"] is not None:
+            num_thresholds = len(summary["curves"]["thresholds"])
+            lines += ["", f"Pd at a budget: best of {num_thresholds} thresholds on these very images"]
+            for rate in BUDGETS:
+                for budget, point in summary[f"pd_at_{rate}"].items():
+                    label = f"{budget_label(rate)} <= {budget}"
+                    if point is None:
+                        lines.append(f"{label:<{LABEL_WIDTH}}{'-':>10}    no threshold keeps it")
+                    else:
+                        row = _row(label, point["pd"], point["interval_95"])
+                        lines.append(f"{row}    threshold {point['threshold']:g}")
+        if summary["num_targets"]:
+            lines += ["", "Pd by size and by SCR of the targets"]
+            for found in [*summary["pd_by_area_px"], *(summary["pd_by_scr"] or ())]:
+                if found["num_targets"]:
+                    row = _row(found["name"], found["pd"], found["interval_95"])
+                    lines.append(f"{row}    {found['num_targets']} targets")
+        return "\n".join(lines)
 
     def _pd_at(self, rate: str) -> dict[str, Any] | None:
         if self.curves is None:
@@ -167,20 +199,19 @@ class EvaluationResult:
         return found
 
     def _pd_by(self, property: str) -> list[dict[str, Any]] | None:
-        records = [target for image in self.per_image for target in image.targets]
         rows = []
         for stratum in (one for one in self.strata if one.property == property):
-            inside = [record for record in records if stratum.holds(record)]
-            found = self.estimates[f"pd: {stratum.name}"]
+            name = f"pd: {stratum.name}"
+            num_hits, num_targets = self.statistics[name].terms.sum(axis=0)
             rows.append(
                 {
                     "name": stratum.name,
                     "low": float(stratum.low) if np.isfinite(stratum.low) else None,
                     "high": float(stratum.high) if np.isfinite(stratum.high) else None,
-                    "num_targets": len(inside),
-                    "num_hits": sum(record.hit for record in inside),
-                    "pd": json_number(found.value),
-                    "interval_95": found.interval(),
+                    "num_targets": int(num_targets),
+                    "num_hits": int(num_hits),
+                    "pd": json_number(self.estimates[name].value),
+                    "interval_95": self.estimates[name].interval(),
                 }
             )
         return rows or None
@@ -305,42 +336,6 @@ def compare_results(a: EvaluationResult, b: EvaluationResult) -> dict[str, Paire
     if a.protocol != b.protocol:
         raise ValueError(f"`b` must be under the protocol of `a` {a.protocol.name!r}, got {b.protocol.name!r}")
     return paired_differences(a.statistics, b.statistics, num_resamples=a.num_resamples, seed=a.seed)
-
-
-def _format_table(summary: Mapping[str, Any]) -> str:
-    """The lines of an `EvaluationResult.summary`, settings first."""
-    lines = [
-        f"protocol {summary['protocol']}: {summary['protocol_description']}",
-        f"foreground: probability > {summary['threshold']:g}; targets: {summary['connectivity']}-connectivity",
-        f"hit: {summary['matching']} matching, centroid distance < {summary['centroid_tolerance_px']:g} px",
-        f"false alarms: {summary['false_alarm_count']} pixel count",
-        f"{summary['num_images']} images ({summary['num_images_empty_in_both']} empty in truth and prediction), "
-        f"{summary['num_targets']} targets, {summary['num_px']} px",
-        "",
-        f"{'metric':<{LABEL_WIDTH}}{'value':>10}    95 % interval",
-    ]
-    for metric in metrics_of("printed"):
-        if metric.key in summary:
-            label = f"  {metric.label}" if metric.group else metric.title
-            lines.append(_row(label, summary[metric.key], summary["intervals_95"][metric.key], metric.decimals))
-    if summary["num_targets"] and summary["curves"] is not None:
-        num_thresholds = len(summary["curves"]["thresholds"])
-        lines += ["", f"Pd at a budget: best of {num_thresholds} thresholds on these very images"]
-        for rate in BUDGETS:
-            for budget, point in summary[f"pd_at_{rate}"].items():
-                label = f"{budget_label(rate)} <= {budget}"
-                if point is None:
-                    lines.append(f"{label:<{LABEL_WIDTH}}{'-':>10}    no threshold keeps it")
-                else:
-                    row = _row(label, point["pd"], point["interval_95"])
-                    lines.append(f"{row}    threshold {point['threshold']:g}")
-    if summary["num_targets"]:
-        lines += ["", "Pd by size and by SCR of the targets"]
-        for found in [*summary["pd_by_area_px"], *(summary["pd_by_scr"] or ())]:
-            if found["num_targets"]:
-                row = _row(found["name"], found["pd"], found["interval_95"])
-                lines.append(f"{row}    {found['num_targets']} targets")
-    return "\n".join(lines)
 
 
 def _row(label: str, value: float | None, interval: list[float | None], decimals: int = 4) -> str:

@@ -1,10 +1,8 @@
 """The counts of one image at all thresholds, in one pass.
 
-The components at all thresholds, from the highest to the lowest, come from one tree. Every pixel belongs to the basin
-of a local maximum, to which a path of pixels leads that are not lower: wherever the pixel is foreground, so is the
-path. The components at a threshold are therefore unions of basins, joined where basins touch above it; the maximum
-spanning forest of the touching basins holds all joins that matter. Areas and coordinate sums only grow while the
-threshold falls.
+While the threshold falls, pixels are added and components join; none falls apart. Each pixel and each pair of
+neighbouring pixels is therefore looked at once, at the threshold from which on it is foreground; areas and coordinate
+sums are those of what was joined.
 """
 
 from collections.abc import Iterator
@@ -12,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.sparse.csgraph import connected_components
 
 from ..targets import label_components
 from .counts import ImageCounts
@@ -96,7 +94,10 @@ def count_image_at(
     check_probability(probability)
     if np.isnan(probability.min()):
         raise ValueError("`probability` must not hold NaN")
-    thresholds = _checked(thresholds)
+    thresholds = np.array(thresholds, dtype=np.float64)
+    finite = thresholds.ndim == 1 and thresholds.size > 0 and bool(np.isfinite(thresholds).all())
+    if not (finite and (np.diff(thresholds) >= 0).all()):
+        raise ValueError(f"`thresholds` must have shape (T,), be finite and ascend, got {thresholds}")
     check_mask("truth", truth, probability.shape)
     union_truth = truth if union_truth is None else union_truth
     check_mask("union_truth", union_truth, probability.shape)
@@ -109,14 +110,13 @@ def count_image_at(
     truth_pixels = np.flatnonzero(truth)  # (truth_px,)
     target_of_pixel = truth_labels.ravel()[truth_pixels] - 1  # (truth_px,)
     by_target = np.zeros((num, 4), dtype=np.int64)  # (T, hits, predicted, false_alarm_px, legacy_false_alarm_px)
-    tree = ComponentTree(levels, num)
-    for index, components in tree:
+    for index, components in components_by_level(levels, num):
         overlap = None
         if matching == "opdc":
-            component_of_pixel = components.component_of_basin[tree.basin_of_pixel[truth_pixels]]
-            both = levels.ravel()[truth_pixels] > index
+            predicted = components.component_of_pixel[truth_pixels]
+            both = predicted >= 0
             common = np.zeros((len(targets), len(components.area_px)), dtype=np.int64)  # (targets, predicted)
-            np.add.at(common, (target_of_pixel[both], component_of_pixel[both]), 1)
+            np.add.at(common, (target_of_pixel[both], predicted[both]), 1)
             overlap = pairwise_iou(common, areas_px(targets), components.area_px)
         pairs = match_pairs(
             centroid_distances_px(centroids(targets), components.centroids),
@@ -124,7 +124,7 @@ def count_image_at(
             centroid_tolerance_px=centroid_tolerance_px,
             matching=matching,
         )
-        matched_area_px = components.area_px[[predicted for _, predicted in pairs]]
+        matched_area_px = components.area_px[[column for _, column in pairs]]
         total_px = components.area_px.sum()
         of_matched_area = np.isin(components.area_px, matched_area_px)
         by_target[: index + 1] = (  # up to the next threshold that adds pixels
@@ -149,13 +149,6 @@ def count_image_at(
     )
 
 
-def _checked(thresholds: np.ndarray) -> np.ndarray:
-    values = np.array(thresholds, dtype=np.float64)
-    if values.ndim == 1 and values.size and np.isfinite(values).all() and (np.diff(values) >= 0).all():
-        return values
-    raise ValueError(f"`thresholds` must have shape (T,), be finite and ascend, got {thresholds}")
-
-
 def _num_above(levels: np.ndarray, num: int) -> np.ndarray:
     """How many `levels` are greater than 0, ..., num - 1: (num,)."""
     counts = np.bincount(levels.ravel(), minlength=num + 1)  # (num + 1,)
@@ -169,124 +162,66 @@ class ThresholdComponents:
     Attributes:
         area_px: (components,) int64.
         centroids: (components, 2) float64, x and y, the same numbers as `label_components` gives.
-        component_of_basin: (basins,), index into the above, -1 where the basin has no foreground yet.
+        component_of_pixel: (H * W,), index into the above, -1 for background; valid until the next threshold.
     """
 
     area_px: np.ndarray
     centroids: np.ndarray
-    component_of_basin: np.ndarray
+    component_of_pixel: np.ndarray
 
 
-class ComponentTree:
-    """The components of {levels > k} for k = num_levels - 1, ..., 0.
+def components_by_level(levels: np.ndarray, num_levels: int) -> Iterator[tuple[int, ThresholdComponents]]:
+    """Yields (k, components of {levels > k}) from the highest k down, for each k at which pixels are added.
 
     Args:
         levels: (H, W), integers from 0 to `num_levels`.
         num_levels: At least 1.
     """
-
-    def __init__(self, levels: np.ndarray, num_levels: int):
-        self._num_levels = num_levels
-        self._width = levels.shape[1]
-        levels = levels.astype(np.min_scalar_type(num_levels))  # 8 and 16 bit are sorted by radix
-        self._by_level = np.argsort(levels, axis=None, kind="stable")  # (H * W,) pixels by level, then raster order
-        counts = np.bincount(levels.ravel(), minlength=num_levels + 1)
-        self._ends = np.cumsum(counts)  # (num_levels + 1,)
-        basins = _basins(levels.shape, self._by_level)  # (H, W)
-        self.basin_of_pixel = basins.ravel()
-        self._num_basins = int(self.basin_of_pixel.max()) + 1
-        self._joins = _spanning_forest(levels, basins, num_levels, self._num_basins)
-
-    def __iter__(self) -> Iterator[tuple[int, ThresholdComponents]]:
-        """Yields (k, components of {levels > k}) from the highest k down, for each k at which pixels are added."""
-        parent = np.arange(self._num_basins)  # (basins,), the basin that stands for the component
-        area_px, sum_x, sum_y = np.zeros((3, self._num_basins), dtype=np.int64)  # (basins,) each
-        first = np.full(self._num_basins, len(self.basin_of_pixel))  # (basins,), lowest pixel number
-        for level in range(self._num_levels, 0, -1):
-            pixels = self._by_level[self._ends[level - 1] : self._ends[level]]  # raster order
-            if not pixels.size:
-                continue
-            into = parent[self.basin_of_pixel[pixels]]
-            rows, columns = np.divmod(pixels, self._width)
-            np.add.at(area_px, into, 1)
-            np.add.at(sum_x, into, columns)
-            np.add.at(sum_y, into, rows)
-            np.minimum.at(first, into, pixels)
-            absorbed = _join(parent, self._joins[level])
-            into = parent[absorbed]
-            for sums in (area_px, sum_x, sum_y):
-                np.add.at(sums, into, sums[absorbed])
-            np.minimum.at(first, into, first[absorbed])
-            area_px[absorbed] = 0
-            alive = np.flatnonzero(area_px)
-            alive = alive[np.argsort(first[alive])]
-            component_of_basin = np.full(self._num_basins, -1)
-            component_of_basin[alive] = np.arange(len(alive))
-            yield (
-                level - 1,
-                ThresholdComponents(
-                    area_px=area_px[alive],
-                    centroids=np.stack([sum_x[alive], sum_y[alive]], axis=1) / area_px[alive, None],
-                    component_of_basin=component_of_basin[parent],
-                ),
-            )
+    levels = levels.astype(np.min_scalar_type(num_levels))  # 8 and 16 bit are sorted by radix
+    by_level, pixel_ends = _sorted_by_level(levels.ravel(), num_levels)  # (H * W,) pixels, raster order in a level
+    pairs, pair_levels = _neighbours(levels)
+    pair_order, pair_ends = _sorted_by_level(pair_levels, num_levels)
+    pairs = pairs[:, pair_order]
+    component = np.full(levels.size, -1)  # (H * W,)
+    sums = np.zeros((3, 0))  # (3, components), area, sums of x and of y, whole numbers
+    first = np.zeros(0, dtype=np.int64)  # (components,), lowest pixel
+    for level in range(num_levels, 0, -1):
+        pixels = by_level[pixel_ends[level - 1] : pixel_ends[level]]
+        if not pixels.size:
+            continue
+        rows, columns = np.divmod(pixels, levels.shape[1])
+        component[pixels] = len(first) + np.arange(len(pixels))  # a component of its own, until joined
+        sums = np.concatenate([sums, [np.ones(len(pixels)), columns, rows]], axis=1)
+        first = np.append(first, pixels)
+        one, other = component[pairs[:, pair_ends[level - 1] : pair_ends[level]]]
+        graph = coo_matrix((np.ones(len(one)), (one, other)), shape=(len(first), len(first)))
+        num, joined = connected_components(graph, directed=False)
+        lowest = np.full(num, levels.size)
+        np.minimum.at(lowest, joined, first)
+        order = np.argsort(lowest)
+        joined = np.argsort(order)[joined]  # in label order
+        first = lowest[order]
+        sums = np.stack([np.bincount(joined, weights=values) for values in sums])
+        foreground = by_level[pixel_ends[level - 1] :]
+        component[foreground] = joined[component[foreground]]
+        yield level - 1, ThresholdComponents(sums[0].astype(np.int64), (sums[1:] / sums[0]).T, component)
 
 
-def _basins(shape: tuple[int, ...], by_level: np.ndarray) -> np.ndarray:
-    """The basin number of every pixel (H, W): where the path of highest neighbours from it ends."""
-    rank = np.empty(len(by_level), dtype=np.intp)
-    rank[by_level] = np.arange(len(by_level))
-    highest = rank.reshape(shape)  # (H, W), becomes the highest rank of the 3 x 3 neighbourhood
-    for axis in (0, 1):
-        moved = np.moveaxis(highest, axis, 0)
-        grown = moved.copy()
-        np.maximum(grown[1:], moved[:-1], out=grown[1:])
-        np.maximum(grown[:-1], moved[1:], out=grown[:-1])
-        highest = np.moveaxis(grown, 0, axis)
-    uphill = highest.ravel()[by_level]  # (H * W,), from rank to rank
-    while not np.array_equal(uphill, further := uphill[uphill]):
-        uphill = further
-    is_top = uphill == np.arange(len(uphill))
-    return (np.cumsum(is_top) - 1)[uphill[rank]].reshape(shape)
+def _sorted_by_level(levels: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The order that sorts the levels, and the number of those up to each level (num_levels + 1,)."""
+    return np.argsort(levels, kind="stable"), np.cumsum(np.bincount(levels, minlength=num_levels + 1))
 
 
-def _spanning_forest(
-    levels: np.ndarray, basins: np.ndarray, num_levels: int, num_basins: int
-) -> list[list[tuple[int, int]]]:
-    """For every level the pairs of basins that join there: the maximum spanning forest of the basins that touch."""
+def _neighbours(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair of 8-connected pixels above level 0 once (2, pairs), and the highest level at which both are."""
     height, width = levels.shape
-    keys = []
-    for rows, columns in ((0, 1), (1, -1), (1, 0), (1, 1)):  # every pair of 8-connected neighbours once
+    number = np.arange(levels.size).reshape(levels.shape)
+    pairs, pair_levels = [], []
+    for rows, columns in ((0, 1), (1, -1), (1, 0), (1, 1)):
         here = np.s_[: height - rows, max(-columns, 0) : width - max(columns, 0)]
         there = np.s_[rows:, max(columns, 0) : width + min(columns, 0)]
         level = np.minimum(levels[here], levels[there])
-        touch = (basins[here] != basins[there]) & (level > 0)
-        one, other, level = basins[here][touch], basins[there][touch], level[touch].astype(np.int64)
-        pair = np.minimum(one, other) * num_basins + np.maximum(one, other)
-        keys.append(pair * (num_levels + 1) + num_levels - level)  # the pair, then the highest level first
-    ordered = np.sort(np.concatenate(keys))
-    pair, below = np.divmod(ordered, num_levels + 1)
-    best = np.flatnonzero(np.diff(pair, prepend=-1))
-    one, other = np.divmod(pair[best], num_basins)
-    graph = coo_matrix((below[best] + 1.0, (one, other)), shape=(num_basins, num_basins))  # 0 would be no edge
-    forest = minimum_spanning_tree(graph.tocsr()).tocoo()
-    joins: list[list[tuple[int, int]]] = [[] for _ in range(num_levels + 1)]
-    for one, other, cost in zip(forest.row.tolist(), forest.col.tolist(), forest.data.tolist(), strict=True):
-        joins[num_levels + 1 - int(cost)].append((one, other))
-    return joins
-
-
-def _join(parent: np.ndarray, joins: list[tuple[int, int]]) -> np.ndarray:
-    """Joins components in `parent`, which maps straight to the top, and returns the basins that were absorbed."""
-    absorbed = []
-    for one, other in joins:
-        while one != parent[one]:
-            one = parent[one]
-        while other != parent[other]:
-            other = parent[other]
-        parent[other] = one
-        absorbed.append(other)
-    if absorbed:
-        while not np.array_equal(parent, further := parent[parent]):
-            parent[:] = further
-    return np.array(absorbed, dtype=np.intp)
+        kept = level > 0
+        pairs.append([number[here][kept], number[there][kept]])
+        pair_levels.append(level[kept])
+    return np.concatenate(pairs, axis=1), np.concatenate(pair_levels)

@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from irstd_ldm.evaluation.thresholds import ComponentTree
+from irstd_ldm.evaluation.thresholds import components_by_level
 from irstd_ldm.targets import label_components
 
 
 def check(levels, num_levels):
     """Equal to labelling every threshold on its own, down to the bits of the centroids."""
-    tree = ComponentTree(levels, num_levels)
-    seen = dict(tree)
+    seen = {
+        k: replace(one, component_of_pixel=one.component_of_pixel.copy())
+        for k, one in components_by_level(levels, num_levels)
+    }
     for level in range(num_levels):
         labels, components = label_components(levels > level)
         if not np.any(levels == level + 1):  # no pixel is added here: as at the next higher threshold that has one
@@ -18,15 +22,13 @@ def check(levels, num_levels):
         found = seen[level]
         assert found.area_px.tolist() == [component.area_px for component in components]
         assert found.centroids.tolist() == [[component.x, component.y] for component in components]
-        foreground = np.flatnonzero(levels > level)
-        index = found.component_of_basin[tree.basin_of_pixel[foreground]]
-        assert np.array_equal(index + 1, labels.ravel()[foreground])
+        assert np.array_equal(found.component_of_pixel + 1, labels.ravel())
     assert list(seen) == sorted(seen, reverse=True)
 
 
 def test_two_peaks_join_where_the_saddle_is():
     levels = np.array([[0, 3, 1, 2, 0, 1]])
-    found = {level: (c.area_px.tolist(), c.centroids[:, 0].tolist()) for level, c in ComponentTree(levels, 3)}
+    found = {level: (c.area_px.tolist(), c.centroids[:, 0].tolist()) for level, c in components_by_level(levels, 3)}
     assert found == {2: ([1], [1.0]), 1: ([1, 1], [1.0, 3.0]), 0: ([3, 1], [2.0, 5.0])}
 
 

@@ -331,7 +331,7 @@ def test_the_worst_images_are_kept_in_order():
         ("missed", 1, 0),
     ]
     assert (worst[0].targets, worst[0].iou, worst[1].iou) == (1, 0.0, 0.5)
-    assert [len(image.overlay.details) for image in worst] == [2, 1, 1]
+    assert [len(image.details) for image in worst] == [2, 1, 1]
     assert [image.stem for image in worst_of(RANKED[::-1], num_worst=4)][3] == "clean"
     assert worst_of(RANKED, num_worst=0) == []
 
@@ -340,7 +340,9 @@ def test_two_processes_keep_the_images_that_one_does():
     one, merged = worst_of(RANKED, num_worst=2), WorstImages(2)
     for k in (0, 1):
         merged.add(*pickle.loads(pickle.dumps(worst_of(RANKED[k::2], num_worst=2))))
-    assert [(image.stem, image.overlay) for image in merged.images] == [(image.stem, image.overlay) for image in one]
+    assert [(image.stem, image.picture, image.details) for image in merged.images] == [
+        (image.stem, image.picture, image.details) for image in one
+    ]
 
 
 def colours(png):
@@ -360,12 +362,12 @@ def colours(png):
 )
 def test_marks_by_outcome(stem, marks):
     (found,) = [image for image in worst_of(RANKED) if image.stem == stem]
-    assert colours(found.overlay.picture) & {HIT_COLOUR, MISS_COLOUR, FALSE_ALARM_COLOUR} == marks
+    assert colours(found.picture) & {HIT_COLOUR, MISS_COLOUR, FALSE_ALARM_COLOUR} == marks
 
 
 def test_marks_leave_their_targets_free():
     (found,) = worst_of([pair("hit", [(10, 10)], [(10, 10)])])
-    with Image.open(io.BytesIO(found.overlay.picture)) as image:
+    with Image.open(io.BytesIO(found.picture)) as image:
         picture = np.asarray(image)  # 11 times the 40 x 60 px
     assert picture.shape == (440, 660, 3)
     assert (picture[110:132, 110:132] == 100).all()
@@ -376,7 +378,7 @@ def test_marks_leave_their_targets_free():
 
 def test_cut_outs_outline_truth_and_prediction():
     (found,) = worst_of([pair("shifted", [(20, 20)], [(20, 26)])])
-    with Image.open(io.BytesIO(found.overlay.details[0])) as image:
+    with Image.open(io.BytesIO(found.details[0])) as image:
         detail = np.asarray(image)  # 8 times the 24 x 24 px around (20.5, 20.5): columns and rows 8 to 31
     for colour, box in ((MISS_COLOUR, (94, 114, 94, 114)), (FALSE_ALARM_COLOUR, (96, 112, 144, 160))):
         rows, columns = np.nonzero((detail == colour).all(axis=2))
@@ -386,7 +388,7 @@ def test_cut_outs_outline_truth_and_prediction():
 @pytest.mark.parametrize(("shape", "size"), [((2, 3), (642, 428)), ((1200, 3000), (960, 384)), ((1, 1), (640, 640))])
 def test_pictures_of_any_image_have_a_size_for_the_eye(shape, size):
     stem, probability, mask = "x", np.zeros(shape, np.float32), np.ones(shape, bool)
-    found = worst_of([(stem, probability, mask, np.full(shape, 7.0, np.float32))])[0].overlay
+    found = worst_of([(stem, probability, mask, np.full(shape, 7.0, np.float32))])[0]
     with Image.open(io.BytesIO(found.picture)) as picture, Image.open(io.BytesIO(found.details[0])) as detail:
         assert picture.size == size
         assert detail.size == (8 * min(24, shape[1]), 8 * min(24, shape[0]))
@@ -397,10 +399,10 @@ def test_pictures_follow_the_protocol():
     settings = {"protocol": "resize256", "threshold": 0.4}
     (found,) = worst_of(pairs, **settings)
     assert found.iou == evaluate_probabilities(pairs, num_resamples=1, **settings).summary()["iou"]
-    with Image.open(io.BytesIO(found.overlay.picture)) as picture:
+    with Image.open(io.BytesIO(found.picture)) as picture:
         assert picture.size == (768, 768)  # 3 times 256
     (black,) = worst_of([one[:3] for one in pairs], **settings)  # no image was given
-    with Image.open(io.BytesIO(black.overlay.picture)) as picture:
+    with Image.open(io.BytesIO(black.picture)) as picture:
         assert picture.size == (768, 768) and picture.getpixel((0, 0)) == (0, 0, 0)
 
 

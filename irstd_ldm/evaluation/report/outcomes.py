@@ -22,6 +22,7 @@ HIT_COLOUR = (86, 180, 233)
 MISS_COLOUR = (240, 228, 66)
 FALSE_ALARM_COLOUR = (213, 94, 0)
 EDGE_COLOUR = (0, 0, 0)
+COLOURS = {"box": HIT_COLOUR, "circle": MISS_COLOUR, "diamond": FALSE_ALARM_COLOUR}
 
 LONG_SIDE_PX = (640, 960)  # the picture's: smaller images are enlarged by a whole factor, larger ones reduced
 MARGIN_PX = 9  # picture pixels between a component's box and the mark around it
@@ -33,52 +34,17 @@ NUM_DETAILS = 3
 UNCHANGING_NOUNS = ("predicted", "px")
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """PNG files, RGB.
-
-    Attributes:
-        picture: The whole image; marks stand around their components and cover none.
-        details: Cut-outs around the first errors, enlarged: pixels with the outlines of truth and prediction.
-    """
-
-    picture: bytes
-    details: tuple[bytes, ...]
-
-
-def draw_outcomes(gray: np.ndarray, components: ImageComponents, pairs: list[tuple[int, int]]) -> Overlay:
-    """Draws the outcome of every target and every predicted component of an image.
-
-    Args:
-        gray: (H, W) uint8.
-        components: Those of the image.
-        pairs: (index in `components.targets`, index in `components.predicted`).
-    """
-    found, right = {target for target, _ in pairs}, {predicted for _, predicted in pairs}
-    misses = [target for index, target in enumerate(components.targets) if index not in found]
-    false_alarms = [predicted for index, predicted in enumerate(components.predicted) if index not in right]
-    picture, scale = _resized(gray)
-    draw = ImageDraw.Draw(picture)
-    for target in (components.targets[index] for index in sorted(found)):
-        _mark(draw, "box", _around(target, scale), HIT_COLOUR)
-    for predicted in false_alarms:
-        _mark(draw, "diamond", _around(predicted, scale), FALSE_ALARM_COLOUR)
-    for target in misses:
-        _mark(draw, "circle", _around(target, scale), MISS_COLOUR)
-    errors = [*misses, *false_alarms][:NUM_DETAILS]
-    return Overlay(_png(picture), tuple(_png(_detail(gray, components, error)) for error in errors))
-
-
 @dataclass(frozen=True, eq=False)
 class WorstImage:
-    """An image with its overlay.
+    """An image, drawn.
 
     Attributes:
         stem: Its name.
         misses, false_targets: Targets without a predicted component, predicted components without a target.
         targets: Number of targets of the image.
         iou: IoU of its pixels.
-        overlay: Its pictures.
+        picture: PNG file of the whole image; marks stand around their components and cover none.
+        details: PNG files of cut-outs around the first errors, enlarged, with the outlines of truth and prediction.
     """
 
     stem: str
@@ -86,7 +52,8 @@ class WorstImage:
     false_targets: int
     targets: int
     iou: float
-    overlay: Overlay
+    picture: bytes
+    details: tuple[bytes, ...]
 
     @property
     def rank(self) -> tuple[int, float, str]:
@@ -124,12 +91,29 @@ class WorstImages:
         misses, false_targets = counts.targets - counts.hits, counts.predicted - counts.hits
         rank = -misses - false_targets, iou(counts), image.stem
         if sum(worst.rank < rank for worst in self.images) < self.num_worst:
-            overlay = draw_outcomes(displayable(gray), components, pairs)
-            self.add(WorstImage(image.stem, misses, false_targets, counts.targets, iou(counts), overlay))
+            drawn = _draw_outcomes(displayable(gray), components, pairs)
+            self.add(WorstImage(image.stem, misses, false_targets, counts.targets, iou(counts), *drawn))
 
     def add(self, *images: WorstImage) -> None:
         """Keeps those of the images that are among the worst, which may have been drawn by another process."""
         self.images = sorted([*self.images, *images], key=lambda image: image.rank)[: self.num_worst]
+
+
+def _draw_outcomes(
+    gray: np.ndarray, components: ImageComponents, pairs: list[tuple[int, int]]
+) -> tuple[bytes, tuple[bytes, ...]]:
+    """`picture` and `details` of an image (H, W) uint8: the outcome of every target and predicted component."""
+    found, right = {target for target, _ in pairs}, {predicted for _, predicted in pairs}
+    hits = [target for index, target in enumerate(components.targets) if index in found]
+    misses = [target for index, target in enumerate(components.targets) if index not in found]
+    false_alarms = [predicted for index, predicted in enumerate(components.predicted) if index not in right]
+    picture, scale = _resized(gray)
+    draw = ImageDraw.Draw(picture)
+    for shape, marked in (("box", hits), ("diamond", false_alarms), ("circle", misses)):
+        for component in marked:
+            _mark(draw, shape, component, scale)
+    errors = [*misses, *false_alarms][:NUM_DETAILS]
+    return _png(picture), tuple(_png(_detail(gray, components, error)) for error in errors)
 
 
 def _resized(gray: np.ndarray) -> tuple[Image.Image, float]:
@@ -146,29 +130,18 @@ def _resized(gray: np.ndarray) -> tuple[Image.Image, float]:
     return image.resize((width * factor, height * factor), Image.Resampling.NEAREST).convert("RGB"), float(factor)
 
 
-def _around(component: Component, scale: float) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom in the picture, margin included."""
-    return (
-        component.left * scale - MARGIN_PX,
-        component.top * scale - MARGIN_PX,
-        (component.left + component.width) * scale + MARGIN_PX,
-        (component.top + component.height) * scale + MARGIN_PX,
-    )
-
-
-def _mark(
-    draw: ImageDraw.ImageDraw, shape: str, box: tuple[float, float, float, float], colour: tuple[int, int, int]
-) -> None:
-    """Draws the shape around the box, a dark line under the bright one."""
-    left, top, right, bottom = box
-    x, y = (left + right) / 2, (top + bottom) / 2
-    radius_x, radius_y = (right - left) / 2, (bottom - top) / 2
-    for paint, width in ((EDGE_COLOUR, LINE_PX + 2), (colour, LINE_PX)):
+def _mark(draw: ImageDraw.ImageDraw, shape: str, component: Component, scale: float) -> None:
+    """Draws the shape around the component, a dark line under the bright one."""
+    left, top = component.left * scale - MARGIN_PX, component.top * scale - MARGIN_PX
+    right = (component.left + component.width) * scale + MARGIN_PX
+    bottom = (component.top + component.height) * scale + MARGIN_PX
+    x, y, radius_x, radius_y = (left + right) / 2, (top + bottom) / 2, (right - left) / 2, (bottom - top) / 2
+    for paint, width in ((EDGE_COLOUR, LINE_PX + 2), (COLOURS[shape], LINE_PX)):
+        grown = (width - LINE_PX) / 2
         if shape == "box":
-            grown = (width - LINE_PX) / 2
             draw.rectangle((left - grown, top - grown, right + grown, bottom + grown), outline=paint, width=width)
         elif shape == "circle":
-            radius = max(radius_x, radius_y) + (width - LINE_PX) / 2
+            radius = max(radius_x, radius_y) + grown
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=paint, width=width)
         else:
             reach = (radius_x + radius_y) * 0.8

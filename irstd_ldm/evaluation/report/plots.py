@@ -1,35 +1,44 @@
-"""The plots of a report as PNG files. Needs matplotlib; the figures are objects, pyplot's state is not touched."""
+"""The plots of a report as PNG files. Needs matplotlib; pyplot is not used, and its settings hold for a plot alone."""
 
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ..confidence import Reliability
 from .outcomes import NamedEvaluation, count, file_stem
 
-DPI = 144
 LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 HIT, FALSE_ALARM = "#56B4E9", "#D55E00"
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a figure; those of the lines are Okabe and Ito's palette, as far as they show on `paper`."""
+def _theme(paper: str, ink: str, grid: str) -> dict[str, Any]:
+    """Settings of matplotlib for a page of these colours."""
+    inked = ("axes.labelcolor", "xtick.color", "ytick.color", "legend.labelcolor", "text.color")
+    return {
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "legend.facecolor"), paper),
+        **dict.fromkeys(inked, ink),
+        **dict.fromkeys(("axes.edgecolor", "grid.color", "legend.edgecolor"), grid),
+        **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 9),
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 144,
+        "grid.linewidth": 0.7,
+        "legend.fontsize": 8,
+    }
 
-    paper: str
-    ink: str
-    grid: str
-    lines: tuple[str, ...]
 
-
-LIGHT = Theme("#ffffff", "#1f2328", "#d8dee4", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000"))
-DARK = Theme("#161b22", "#e6edf3", "#363e48", ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#FFFFFF"))
+# Each with the colours of its lines: Okabe and Ito's palette, as far as they show on the paper.
+LIGHT = _theme("#ffffff", "#1f2328", "#d8dee4"), ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
+DARK = _theme("#161b22", "#e6edf3", "#363e48"), ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#FFFFFF")
+Draw = Callable[[Sequence[str]], Figure]  # from the colours of the lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +126,12 @@ class Plots:
         alt = f"Reliability of the confidences of {name}: hit rate by mean confidence, and their numbers"
         return self._add("reliability", name, alt, caption, partial(_draw_reliability, curves))
 
-    def _add(self, name: str, of: str, alt: str, caption: str, draw: Callable[[Theme], bytes]) -> Plot:
+    def _add(self, name: str, of: str, alt: str, caption: str, draw: Draw) -> Plot:
         file_name, number = f"{file_stem(of)}-{name}.png", 1
         while file_name in {plot.file_name for plot in self.drawn}:
             number += 1
             file_name = f"{file_stem(of)}-{number}-{name}.png"
-        self.drawn.append(Plot(file_name, draw(LIGHT), draw(DARK), alt, caption.strip()))
+        self.drawn.append(Plot(file_name, _png(draw, *LIGHT), _png(draw, *DARK), alt, caption.strip()))
         return self.drawn[-1]
 
 
@@ -154,11 +163,10 @@ def _rate(part: int, whole: int) -> float:
     return part / whole if whole else np.nan
 
 
-def _draw_curves(lines: Sequence[Line], x_label: str, y_label: str, theme: Theme, *, log_x: bool) -> bytes:
+def _draw_curves(lines: Sequence[Line], x_label: str, y_label: str, colours: Sequence[str], *, log_x: bool) -> Figure:
     """Curves with their operating points; on a logarithmic axis, points at 0 lie on the left edge."""
-    figure = Figure(figsize=(5.6, 4.2), dpi=DPI, facecolor=theme.paper, layout="constrained")
+    figure = Figure(figsize=(5.6, 4.2))
     axes = figure.add_subplot()
-    _style(axes, theme)
     if log_x:
         left, right = _log_range(lines)
         lines = [
@@ -170,7 +178,7 @@ def _draw_curves(lines: Sequence[Line], x_label: str, y_label: str, theme: Theme
     else:
         axes.set_xlim(-0.02, 1.02)
     for k, line in enumerate(lines):
-        colour, style = theme.lines[k % len(theme.lines)], LINE_STYLES[k % len(LINE_STYLES)]
+        colour, style = colours[k % len(colours)], LINE_STYLES[k % len(LINE_STYLES)]
         defined = np.isfinite(line.x) & np.isfinite(line.y)
         x, y = line.x[defined], line.y[defined]
         if line.steps:
@@ -179,21 +187,17 @@ def _draw_curves(lines: Sequence[Line], x_label: str, y_label: str, theme: Theme
         axes.plot(x, y, style, drawstyle=drawn, color=colour, linewidth=1.8, label=line.label, zorder=3)
         if np.isfinite(line.point).all():
             (mark,) = axes.plot(*line.point, MARKERS[k % len(MARKERS)], color=colour, markersize=8, zorder=4)
-            mark.set(markeredgecolor=theme.ink, clip_on=False)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    _legend(axes, theme)
-    return _png(figure)
+            mark.set(markeredgecolor=axes.xaxis.label.get_color(), clip_on=False)
+    axes.set(ylim=(-0.02, 1.02), xlabel=x_label, ylabel=y_label)
+    axes.legend().set_zorder(5)
+    return figure
 
 
-def _draw_reliability(curves: Sequence[tuple[str, Reliability]], theme: Theme) -> bytes:
+def _draw_reliability(curves: Sequence[tuple[str, Reliability]], colours: Sequence[str]) -> Figure:
     """Reliability curves above the numbers of hits and false alarms in the bins of the first."""
-    figure = Figure(figsize=(5.6, 5.2), dpi=DPI, facecolor=theme.paper, layout="constrained")
+    figure = Figure(figsize=(5.6, 5.2))
     axes, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(5, 2))
-    for one_of_two in (axes, histogram):
-        _style(one_of_two, theme)
-    axes.plot([0, 1], [0, 1], ":", color=theme.ink, linewidth=1, label="perfect")
+    axes.plot([0, 1], [0, 1], ":", color=axes.xaxis.label.get_color(), linewidth=1, label="perfect")
     for k, (label, found) in enumerate(curves):
         bins = [one for one in found.bins if one.num_predicted]
         rate = np.array([one.hit_rate.value for one in bins])  # (bins,)
@@ -203,16 +207,15 @@ def _draw_reliability(curves: Sequence[tuple[str, Reliability]], theme: Theme) -
             rate,
             yerr=np.maximum([below, above], 0),  # rounding
             fmt=MARKERS[k] + LINE_STYLES[k],
-            color=theme.lines[k],
+            color=colours[k],
             linewidth=1.6,
             elinewidth=1,
             capsize=3,
             label=label,
         )
-    axes.set_ylim(-0.03, 1.05)
-    axes.set_ylabel("share that hits a target")
+    axes.set(ylim=(-0.03, 1.05), ylabel="share that hits a target")
     axes.tick_params(labelbottom=False)
-    _legend(axes, theme)
+    axes.legend().set_zorder(5)
     first = curves[0][1].bins
     centres = [(one.low + one.high) / 2 for one in first]
     width = 0.9 * (first[0].high - first[0].low)
@@ -221,29 +224,11 @@ def _draw_reliability(curves: Sequence[tuple[str, Reliability]], theme: Theme) -
     histogram.bar(centres, hits, width, color=HIT, label="hits")
     bars = histogram.bar(centres, others, width, bottom=hits, color=FALSE_ALARM, label="false alarms")
     numbers = [f"{one.num_predicted}" if one.num_predicted else "" for one in first]
-    histogram.bar_label(bars, numbers, padding=2, fontsize=8, color=theme.ink)
-    histogram.set_ylim(0, 1.25 * max(one.num_predicted for one in first))
-    histogram.set_xlim(-0.02, 1.02)
-    histogram.set_xlabel("confidence of a predicted target")
-    histogram.set_ylabel("predicted")
-    _legend(histogram, theme)
-    return _png(figure)
-
-
-def _style(axes: Axes, theme: Theme) -> None:
-    axes.set_facecolor(theme.paper)
-    axes.grid(color=theme.grid, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=theme.ink, labelsize=9)
-    for spine in axes.spines.values():
-        spine.set_color(theme.grid)
-    axes.xaxis.label.set_color(theme.ink)
-    axes.yaxis.label.set_color(theme.ink)
-
-
-def _legend(axes: Axes, theme: Theme) -> None:
-    legend = axes.legend(facecolor=theme.paper, edgecolor=theme.grid, labelcolor=theme.ink, fontsize=8)
-    legend.set_zorder(5)
+    histogram.bar_label(bars, numbers, padding=2, fontsize=8)
+    histogram.set(xlim=(-0.02, 1.02), ylim=(0, 1.25 * max(one.num_predicted for one in first)))
+    histogram.set(xlabel="confidence of a predicted target", ylabel="predicted")
+    histogram.legend().set_zorder(5)
+    return figure
 
 
 def _log_range(lines: Sequence[Line]) -> tuple[float, float]:
@@ -253,7 +238,8 @@ def _log_range(lines: Sequence[Line]) -> tuple[float, float]:
     return (float(positive.min()) / 2, float(positive.max()) * 1.3) if positive.size else (0.1, 1.0)
 
 
-def _png(figure: Figure) -> bytes:
+def _png(draw: Draw, theme: dict[str, Any], colours: Sequence[str]) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
+    with rc_context(theme):
+        draw(colours).savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
