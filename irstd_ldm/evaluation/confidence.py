@@ -136,8 +136,7 @@ def scored_targets(
     """The predicted components of one image in label order; the confidence is the mean probability of their pixels.
 
     Args:
-        components: Those of the image.
-        pairs: (index in `components.targets`, index in `components.predicted`).
+        components, pairs: See `counts.count_components`.
         probability: (H, W) floating point in [0, 1].
     """
     hits = {predicted for _, predicted in pairs}

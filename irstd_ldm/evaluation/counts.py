@@ -83,8 +83,7 @@ def count_components(
     """Counts one image whose components are labelled and matched.
 
     Args:
-        components: Those of the image.
-        pairs: (index in `components.targets`, index in `components.predicted`), each index once.
+        components, pairs: `label_image` of the image, and the pairs of its `match`.
         union_truth: See `count_image`.
     """
     truth, prediction = components.truth_labels > 0, components.prediction_labels > 0
@@ -206,19 +205,19 @@ def target_records(
     """A record per target of one image, in label order.
 
     Args:
-        components: Those of the image.
-        pairs: (index in `components.targets`, index in `components.predicted`).
+        components, pairs: See `count_components`.
         image: (H, W), the raw image, for the SCR (`signal_to_clutter_ratio`).
     """
     hit = {target for target, _ in pairs}
-    mask = components.truth_labels > 0
-    records = []
-    for index, target in enumerate(components.targets):
-        scr = None
-        if image is not None:
-            scr = signal_to_clutter_ratio(image, components.truth_labels == target.label, mask)
-        records.append(TargetRecord(target.x, target.y, target.area_px, scr, index in hit))
-    return records
+    truth = components.truth_labels > 0
+    scrs: list[float | None] = [None] * len(components.targets)
+    if image is not None:
+        labels = components.truth_labels
+        scrs = [signal_to_clutter_ratio(image, labels == target.label, truth) for target in components.targets]
+    return [
+        TargetRecord(target.x, target.y, target.area_px, scr, index in hit)
+        for index, (target, scr) in enumerate(zip(components.targets, scrs, strict=True))
+    ]
 
 
 @dataclass(frozen=True)

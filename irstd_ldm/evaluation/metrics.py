@@ -249,20 +249,13 @@ def detection_scores(counts: Sequence[ImageCounts]) -> dict[str, float]:
 def bootstrap_interval(
     counts: Sequence[ImageCounts], metric: str, num_resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a metric over images.
-
-    Images are drawn with replacement. A resample on which the metric is undefined (no target for `pd`) is left out.
-    The same seed draws the same images for every metric.
+    """Percentile bootstrap interval (low, high) of a metric over images, see `bootstrap.estimate`.
 
     Args:
         counts: One entry per image.
         metric: A key of `METRICS` that is made of `ImageCounts`.
-        num_resamples: Number of resampled sets.
-        seed: Seed of the draws.
+        num_resamples, seed: Number of resampled sets and seed of the draws.
         level: Probability mass of the interval, in (0, 1).
-
-    Returns:
-        (low, high), both NaN where no resample defines the metric.
 
     Raises:
         ValueError: `counts` is empty, or another argument is not allowed.

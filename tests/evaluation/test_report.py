@@ -230,7 +230,7 @@ def test_comparison_is_the_paired_bootstrap(page, evaluations):
 def test_sentences(low, high, lower_is_better, words):
     difference = float("nan") if low != low else (0.2 if low + high > 0 else -0.2)
     paired = PairedDifference(difference, low, high, 0.75, 9)
-    found = Comparison(Metric("x", "X", "", decimals=2, lower_is_better=lower_is_better), 0.0, 0.0, paired)
+    found = Comparison(Metric("x", "X", "", decimals=2, lower_is_better=lower_is_better), paired)
     assert found.sentence("old", "new") == words
     assert found.share_b_better == (0.25 if lower_is_better else 0.75)
 

@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ..confidence import Reliability
+from ..curves import Curves
 from .outcomes import NamedEvaluation, count, file_stem
 
 LINE_STYLES = ("-", "--", "-.", ":")
@@ -83,17 +84,11 @@ class Plots:
     def __init__(self) -> None:
         self.drawn: list[Plot] = []
 
-    def add_curves(self, data: str, evaluations: Sequence[NamedEvaluation]) -> list[Plot]:
-        """ROC, precision-recall and Pd-Fa on a data set, one line per detector; those without a point are left out.
-
-        Args:
-            data: Name of the data set.
-            evaluations: Evaluations on it, all with curves.
-        """
-        result = evaluations[0].result
-        num = f"{count(result.counts.images, 'image')}, {count(result.counts.targets, 'target')}"
-        assert result.curves is not None
-        points = "; ".join(f"{one.detector} at threshold {one.result.threshold:g}" for one in evaluations)
+    def add_curves(self, data: str, evaluations: Sequence[tuple[NamedEvaluation, Curves]]) -> list[Plot]:
+        """ROC, precision-recall and Pd-Fa on a data set, one line per detector; those without a point are left out."""
+        (first, curves), *_ = evaluations
+        num = f"{count(first.result.counts.images, 'image')}, {count(first.result.counts.targets, 'target')}"
+        points = "; ".join(f"{one.detector} at threshold {one.result.threshold:g}" for one, _ in evaluations)
         edge = "Points without any lie on the left edge."
         budget = f"The lines are the highest Pd with at most so much Fa, of any threshold. {edge}"
         false_px = "false positive rate of pixels"
@@ -103,21 +98,16 @@ class Plots:
             ("precision_recall", "Precision and recall of pixels", "recall", "precision", _precision_recall, ""),
             ("pd_fa", "Pd and Fa", "Fa: false-alarm pixels per million", "Pd", _pd_fa, budget),
         ):
-            lines = [line(evaluation) for evaluation in evaluations]
+            lines = [line(*one) for one in evaluations]
             if not any((np.isfinite(one.x) & np.isfinite(one.y)).any() for one in lines):
                 continue
             draw = partial(_draw_curves, lines, x_label, y_label, log_x=line is not _precision_recall)
-            alt = f"{title} on {data}, over {len(result.curves.thresholds)} thresholds; marks at the operating points"
+            alt = f"{title} on {data}, over {len(curves.thresholds)} thresholds; marks at the operating points"
             found.append(self._add(name, data, alt, f"{title} ({num}). Marks: {points}. {note}", draw))
         return found
 
     def add_reliability(self, name: str, curves: Sequence[tuple[str, Reliability]]) -> Plot:
-        """Hit rate by confidence of one evaluation.
-
-        Args:
-            name: Name of the evaluation.
-            curves: (label, reliability), in bins of equal width.
-        """
+        """Hit rate by confidence of one evaluation, from (label, reliability) in bins of equal width."""
         found = curves[0][1]
         caption = (
             f"{found.num_predicted:,} predicted targets in bins of equal width; the bars are 95 % intervals by "
@@ -135,27 +125,23 @@ class Plots:
         return self.drawn[-1]
 
 
-def _roc(evaluation: NamedEvaluation) -> Line:
-    curves, total = evaluation.result.curves, evaluation.result.counts
-    assert curves is not None
+def _roc(evaluation: NamedEvaluation, curves: Curves) -> Line:
+    total = evaluation.result.counts
     point = _rate(total.fp_px, curves.num_px - curves.truth_px), _rate(total.tp_px, curves.truth_px)
     return Line(evaluation.detector, curves.fpr, curves.tpr, point)
 
 
-def _precision_recall(evaluation: NamedEvaluation) -> Line:
-    curves, total = evaluation.result.curves, evaluation.result.counts
-    assert curves is not None
+def _precision_recall(evaluation: NamedEvaluation, curves: Curves) -> Line:
+    total = evaluation.result.counts
     point = _rate(total.tp_px, curves.truth_px), _rate(total.tp_px, total.tp_px + total.fp_px)
     return Line(evaluation.detector, curves.tpr, curves.precision_px, point)
 
 
-def _pd_fa(evaluation: NamedEvaluation) -> Line:
-    curves, estimates = evaluation.result.curves, evaluation.result.estimates
-    assert curves is not None
+def _pd_fa(evaluation: NamedEvaluation, curves: Curves) -> Line:
     order = np.lexsort([-curves.pd, curves.fa_per_million_px])
     fa, best = curves.fa_per_million_px[order], np.fmax.accumulate(curves.pd[order])
     gains = np.diff(best, prepend=-1) > 0
-    point = estimates["fa_per_million_px"].value, estimates["pd"].value
+    point = evaluation.result.estimates["fa_per_million_px"].value, evaluation.result.estimates["pd"].value
     return Line(evaluation.detector, fa[gains], best[gains], point, steps=True)
 
 

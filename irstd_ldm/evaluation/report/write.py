@@ -20,17 +20,9 @@ from ..counts import ImageCounts
 from ..curves import BUDGETS, budget_key, budget_label
 from ..metrics import METRICS, Metric, iou, metrics_of, number_text
 from ..result import EvaluationResult, compare_results
-from .outcomes import (
-    DETAIL_PX,
-    FALSE_ALARM_COLOUR,
-    HIT_COLOUR,
-    MISS_COLOUR,
-    NamedEvaluation,
-    count,
-)
+from .outcomes import DETAIL_PX, FALSE_ALARM_COLOUR, HIT_COLOUR, MISS_COLOUR, NamedEvaluation, count
 
 COUNT_FIELDS = tuple(field.name for field in fields(ImageCounts) if field.name != "images")
-FIELDS = ("detector", "data", "stem", "image", "protocol", "matching", "threshold", "iou", *COUNT_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -39,13 +31,10 @@ class Comparison:
 
     Attributes:
         metric: The metric, or Pd at a budget.
-        a, b: Values, NaN where undefined.
         paired: The difference B - A with its 95 % interval.
     """
 
     metric: Metric
-    a: float
-    b: float
     paired: PairedDifference
 
     @property
@@ -53,11 +42,6 @@ class Comparison:
         """Share of the resampled sets on which B is better, ties counting half; NaN where undefined."""
         above = self.paired.probability_b_above_a
         return 1 - above if self.metric.lower_is_better else above
-
-    @property
-    def share_text(self) -> str:
-        """The share in percent."""
-        return "-" if math.isnan(self.share_b_better) else f"{100 * self.share_b_better:.1f} %"
 
     def sentence(self, name_a: str, name_b: str) -> str:
         """The verdict of the images on this metric, in words; told apart where the interval leaves out 0."""
@@ -87,16 +71,7 @@ def compare(a: NamedEvaluation, b: NamedEvaluation) -> list[Comparison]:
             label = f"Pd at {budget_label(rate)} ≤ {budget:g}"
             shown.append(replace(METRICS["pd"], key=budget_key(rate, budget), label=label, aside="", tables=()))
     found = compare_results(a.result, b.result)
-    return [
-        Comparison(
-            metric,
-            a.result.statistics[metric.key].point(),
-            b.result.statistics[metric.key].point(),
-            found[metric.key],
-        )
-        for metric in shown
-        if metric.key in found
-    ]
+    return [Comparison(metric, found[metric.key]) for metric in shown if metric.key in found]
 
 
 def check_dependencies() -> None:
@@ -143,15 +118,10 @@ def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> 
     data_sets = []
     for data in dict.fromkeys(evaluation.data for evaluation in evaluations):
         on_data = [evaluation for evaluation in evaluations if evaluation.data == data]
-        with_curves = [evaluation for evaluation in on_data if evaluation.result.curves is not None]
-        data_sets.append(
-            {
-                "name": data,
-                "comparisons": [(a, b, compare(a, b)) for a, b in _comparable_pairs(on_data)],
-                "has_curves": bool(with_curves),
-                "plots": plots.add_curves(data, with_curves) if with_curves else [],
-            }
-        )
+        with_curves = [(one, one.result.curves) for one in on_data if one.result.curves is not None]
+        comparisons = [(a, b, compare(a, b)) for a, b in _comparable_pairs(on_data)]
+        drawn = plots.add_curves(data, with_curves) if with_curves else None
+        data_sets.append({"name": data, "comparisons": comparisons, "plots": drawn})
     parts = []
     for evaluation, files_of_images in zip(evaluations, addresses, strict=True):
         curves = _reliability(evaluation)
@@ -276,24 +246,14 @@ def _image_addresses(evaluation: NamedEvaluation, folder: Path) -> dict[str, str
 def _per_image_csv(evaluations: Sequence[NamedEvaluation], addresses: Sequence[Mapping[str, str]]) -> str:
     """The counts of every image as CSV; `image` is the file relative to the report, empty where there is none."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    for evaluation, files_of_images in zip(evaluations, addresses, strict=True):
-        result = evaluation.result
-        for found in result.per_image:
-            writer.writerow(
-                {
-                    "detector": evaluation.detector,
-                    "data": evaluation.data,
-                    "stem": found.stem,
-                    "image": files_of_images.get(found.stem, ""),
-                    "protocol": result.protocol.name,
-                    "matching": result.matching,
-                    "threshold": result.threshold,
-                    "iou": iou(found.counts),
-                    **{name: getattr(found.counts, name) for name in COUNT_FIELDS},
-                }
-            )
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("detector", "data", "stem", "image", "protocol", "matching", "threshold", "iou", *COUNT_FIELDS))
+    for one, files_of_images in zip(evaluations, addresses, strict=True):
+        settings = one.result.protocol.name, one.result.matching, one.result.threshold
+        for image in one.result.per_image:
+            numbers = iou(image.counts), *(getattr(image.counts, name) for name in COUNT_FIELDS)
+            address = files_of_images.get(image.stem, "")
+            writer.writerow((one.detector, one.data, image.stem, address, *settings, *numbers))
     return text.getvalue()
 
 
