@@ -63,12 +63,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(args: argparse.Namespace, folder: Path) -> list[ImageSet]:
-    if args.list is not None:
-        image_sets = [ImageSet(args.data, list_file=args.list)]
-    elif args.split == "val":
-        image_sets = [ImageSet(args.data, split="val", list_file=validation_list(folder, args.data))]
-    else:
-        image_sets = [ImageSet(args.data, split=args.split)]
+    split, list_file = (args.split, None) if args.list is None else (None, args.list)
+    if split == "val":
+        list_file = validation_list(folder, args.data)
+    image_sets = [ImageSet(args.data, split=split, list_file=list_file)]
     if args.backgrounds is not None:
         image_sets.append(ImageSet(args.backgrounds, list_file=folder / "val_backgrounds.txt", no_targets=True))
     return image_sets

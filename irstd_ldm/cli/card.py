@@ -41,13 +41,11 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(describe(args.folder, error)), EXIT_USAGE) from error
     args.model = str(args.folder)
     picture = example_picture(args)
-    versions = {"irstd-ldm": __version__}
+    texts: dict[str, Any] = {"run": record, "settings": settings, "notes": notes}
     try:
         save_png(args.folder / PICTURE, picture)
         results = card_results(metrics) if metrics else None
-        card = make_card(
-            args.folder, name, results=results, run=record, settings=settings, notes=notes, versions=versions
-        )
+        card = make_card(args.folder, name, results=results, versions={"irstd-ldm": __version__}, **texts)
         write_text(args.folder / CARD, str(card))
     except OSError as error:
         raise CommandError(str(describe(args.folder, error))) from error
@@ -56,12 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_metrics(path: Path, folder: Path, name: str) -> Mapping[str, Any]:
-    """The content of a `metrics.json`, if it is of the checkpoint in `folder`, which the Hub knows as `name`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: `evaluate` did not write it, or it is of another model.
-    """
+    """The content of a `metrics.json`, ValueError unless of the checkpoint in `folder`, on the Hub `name`."""
     metrics = read_json(path)
     missing = set(NEEDED) - set(metrics)
     if missing:
@@ -69,8 +62,8 @@ def read_metrics(path: Path, folder: Path, name: str) -> Mapping[str, Any]:
     model = metrics.get("model")
     if model is None:
         raise ValueError(f"{path} is of the predictions in {metrics['predictions']}, not of a model")
-    place = bundled_checkpoint() if model == BUNDLED else Path(model)
-    if model != name and place.resolve() != folder.resolve():
+    measured = bundled_checkpoint() if model == BUNDLED else Path(model)
+    if model != name and measured.resolve() != folder.resolve():
         raise ValueError(f"{path} is of the model {model}, not of {folder}: `irstd-ldm evaluate --model {folder}`")
     return metrics
 

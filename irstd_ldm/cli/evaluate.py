@@ -114,7 +114,11 @@ def _evaluate(
     if pipeline is not None:
         threshold = resolve_threshold(args, pipeline)
         header |= {"model": model_name(args), "settings": settings(args, pipeline, threshold)}
-        pairs = _predicted_pairs(images, stems, pipeline, args)
+        prepare = get_protocol(args.protocol).prepare_image
+        read = ((stem, *images.read(stem)) for stem in stems)
+        pairs: Iterator[Pair] = (
+            (stem, predict(pipeline, prepare(image), args)[0], mask, image) for stem, image, mask in read
+        )
     else:
         threshold = 0.5 if args.threshold is None else args.threshold
         try:
@@ -142,15 +146,6 @@ def _evaluate(
         shares, worst = gather_object(worst.images), WorstImages()
         worst.add(*shares)
     return header, result, worst
-
-
-def _predicted_pairs(
-    images: ImageSet, stems: list[str], pipeline: Detector, args: argparse.Namespace
-) -> Iterator[Pair]:
-    for stem in stems:
-        image, mask = images.read(stem)
-        probability, _, _ = predict(pipeline, get_protocol(args.protocol).prepare_image(image), args)
-        yield stem, probability, mask, image
 
 
 def _write(output: Path, evaluations: list[NamedEvaluation]) -> None:
@@ -201,9 +196,8 @@ def _cross_table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         values = [number_text(row[metric.key], metric.decimals) for metric in metrics]
         table.append([row["detector"], row["data"], str(row["num_images"]), str(row["num_targets"]), *values])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for cells in table:
-        padded = zip(cells, widths, strict=True)
-        lines.append("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(padded)))
-    return "\n".join(lines)
+    columns = []
+    for index, column in enumerate(zip(*table, strict=True)):
+        width = max(map(len, column))
+        columns.append([cell.ljust(width) if index < 2 else cell.rjust(width) for cell in column])
+    return "\n".join(map("  ".join, zip(*columns, strict=True)))

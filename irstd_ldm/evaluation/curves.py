@@ -70,22 +70,16 @@ class Curves:
         def stack(field: str) -> np.ndarray:
             return np.array([getattr(one, field) for one in counts])  # (N, T), truth_px (N,)
 
-        truth_px, area_px, targets = stack("truth_px"), stack("area_px")[:, 0], stack("targets")[:, 0]  # (N,)
-        hits, predicted = stack("hits"), stack("predicted")  # (N, T)
-        false_alarm_px = stack("legacy_false_alarm_px" if legacy_false_alarms else "false_alarm_px")  # (N, T)
-        # The first T columns, the next T, ..., then single ones; see `_pixel_rates` and `_target_rates`.
-        self._pixel_terms = np.column_stack([stack("tp_px"), stack("fp_px"), truth_px, area_px]).astype(np.float64)
-        self._target_terms = np.column_stack(
-            [hits, predicted - hits, false_alarm_px, targets, area_px, np.ones(len(counts))]
-        ).astype(np.float64)
-
-        self.num_images, self.num_targets = len(counts), int(targets.sum())
-        self.num_px, self.truth_px = int(area_px.sum()), int(truth_px.sum())
-        rates = _pixel_rates(self._pixel_terms.sum(axis=0, keepdims=True))  # (1, T) each
-        self.tpr, self.fpr, self.precision_px = (rate[0] for rate in rates.values())
-        rates = _target_rates(self._target_terms.sum(axis=0, keepdims=True))  # (1, T) each
-        self.pd, self.fa_per_million_px, self.false_targets_per_image = (rate[0] for rate in rates.values())
-        self.precision_targets = divide(hits.sum(axis=0), predicted.sum(axis=0))
+        hits, false_alarm_px = stack("hits"), "legacy_false_alarm_px" if legacy_false_alarms else "false_alarm_px"
+        by_threshold = [stack("tp_px"), stack("fp_px"), hits, stack("predicted") - hits, stack(false_alarm_px)]
+        of_image = [stack("truth_px"), *(stack(field)[:, 0] for field in ("targets", "area_px", "images"))]  # (N,)
+        self._terms = np.column_stack(by_threshold + of_image).astype(np.float64)  # (N, 5 T + 4), see `_rates`
+        self.truth_px, self.num_targets, self.num_px, self.num_images = (int(terms.sum()) for terms in of_image)
+        rates = {name: rate[0] for name, rate in _rates(self._terms.sum(axis=0, keepdims=True)).items()}  # (T,) each
+        self.tpr, self.fpr, self.precision_px = rates["tpr"], rates["fpr"], rates["precision_px"]
+        self.pd, self.precision_targets = rates["pd"], rates["precision_targets"]
+        self.fa_per_million_px = rates["fa_per_million_px"]
+        self.false_targets_per_image = rates["false_targets_per_image"]
 
     def pd_at(self, rate: str, budget: float) -> OperatingPoint | None:
         """The operating point of highest Pd within a budget; see the module.
@@ -121,8 +115,8 @@ class Curves:
             budgets: Budgets by rate.
         """
         found = {
-            "roc_auc": Statistic(self._pixel_terms, _roc_auc),
-            "average_precision": Statistic(self._pixel_terms, _average_precision),
+            "roc_auc": Statistic(self._terms, _roc_auc),
+            "average_precision": Statistic(self._terms, _average_precision),
         }
         for rate, limits in budgets.items():
             found |= {budget_key(rate, limit): self._pd_within(rate, limit) for limit in limits}
@@ -140,11 +134,11 @@ class Curves:
 
     def _pd_within(self, rate: str, budget: float) -> Statistic:
         def value(sums: np.ndarray) -> np.ndarray:
-            rates = _target_rates(sums)
+            rates = _rates(sums)
             allowed = np.where(rates[rate] <= budget, rates["pd"], -np.inf).max(axis=1)  # (R,)
             return np.where(np.isneginf(allowed), np.nan, allowed)
 
-        return Statistic(self._target_terms, value)
+        return Statistic(self._terms, value)
 
 
 def budget_key(rate: str, budget: float) -> str:
@@ -157,43 +151,33 @@ def budget_label(rate: str) -> str:
     return METRICS[rate].heading.replace(" per ", "/")
 
 
-def _pixel_rates(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The rates of pixels (R, T) from sums (R, 2 T + 2): tp_px (T), fp_px (T), truth_px, area_px."""
-    tp_px, fp_px = np.split(sums[:, :-2], 2, axis=1)  # (R, T)
-    truth_px, area_px = sums[:, -2:-1], sums[:, -1:]  # (R, 1)
+def _rates(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The rates (R, T) from sums (R, 5 T + 4) over images of what `Curves` counts."""
+    tp_px, fp_px, hits, false_targets, false_alarm_px = np.split(sums[:, :-4], 5, axis=1)  # (R, T)
+    truth_px, targets, area_px, images = np.split(sums[:, -4:], 4, axis=1)  # (R, 1)
     return {
         "tpr": divide(tp_px, truth_px),
         "fpr": divide(fp_px, area_px - truth_px),
         "precision_px": divide(tp_px, tp_px + fp_px),
-    }
-
-
-def _target_rates(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The rates of targets (R, T).
-
-    From sums (R, 3 T + 3): hits (T), false targets (T), false_alarm_px (T), targets, area_px, images.
-    """
-    hits, false_targets, false_alarm_px = np.split(sums[:, :-3], 3, axis=1)  # (R, T)
-    targets, area_px, images = sums[:, -3:-2], sums[:, -2:-1], sums[:, -1:]  # (R, 1)
-    return {
+        "base_rate": divide(truth_px, area_px),  # (R, 1), the precision where all is foreground
         "pd": divide(hits, targets),
         "fa_per_million_px": divide(1e6 * false_alarm_px, area_px),
         "false_targets_per_image": divide(false_targets, images),
+        "precision_targets": divide(hits, hits + false_targets),
     }
 
 
 def _roc_auc(sums: np.ndarray) -> np.ndarray:
-    """Trapezoidal area (R,) from sums of pixels; NaN where there is no target pixel or no other one."""
-    rates = _pixel_rates(sums)
+    """Trapezoidal area (R,) from sums; NaN where there is no target pixel or no other one."""
+    rates = _rates(sums)
     tpr, fpr = (_from_0_to_1(rates[name]) for name in ("tpr", "fpr"))
     return (np.diff(fpr, axis=1) * (tpr[:, 1:] + tpr[:, :-1])).sum(axis=1) / 2
 
 
 def _average_precision(sums: np.ndarray) -> np.ndarray:
-    """Average precision (R,) from sums of pixels; NaN without target pixels."""
-    rates = _pixel_rates(sums)
-    base_rate = divide(sums[:, -2:-1], sums[:, -1:])  # (R, 1), the precision where all is foreground
-    precision = np.concatenate([rates["precision_px"][:, ::-1], base_rate], axis=1)  # (R, T + 1)
+    """Average precision (R,) from sums; NaN without target pixels."""
+    rates = _rates(sums)
+    precision = np.concatenate([rates["precision_px"][:, ::-1], rates["base_rate"]], axis=1)  # (R, T + 1)
     gain = np.diff(_from_0_to_1(rates["tpr"]), axis=1)
     return np.where(gain == 0, 0.0, gain * precision).sum(axis=1)  # no foreground: no gain, no precision
 

@@ -222,16 +222,11 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             left out.
     """
     rows = []
-    for metric in metrics_of("card"):
-        if metric.key not in metrics:
-            continue
-        value, text = metrics[metric.key], "-"
+    for metric in (one for one in metrics_of("card") if one.key in metrics):
+        value, text, factor = metrics[metric.key], "-", 1 if metric.unit else 100
         if value is not None and (metrics["num_targets"] > 0 or metric.lower_is_better):
-            factor = 1 if metric.unit else 100
-            value, low, high = (
-                number_text(None if one is None else factor * one, 1)
-                for one in (value, *metrics["intervals_95"][metric.key])
-            )
+            ends = metrics["intervals_95"][metric.key]
+            value, low, high = (number_text(one if one is None else factor * one, 1) for one in (value, *ends))
             text = f"{value} ({low} to {high})"
         rows.append((f"{metric.label}, {metric.unit}" if metric.unit else metric.label, text))
     return rows

@@ -154,16 +154,14 @@ def read_prediction(path: str | Path) -> np.ndarray:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    full_scale = {"1": 1, "L": 255, "RGB": 255, "I;16": 65535, "I;16B": 65535}.get(mode)
+    if full_scale is None:
+        raise ValueError(f"{path} has Pillow mode {mode}: a prediction must be gray of 1, 8 or 16 bit")
     if mode == "RGB":
         if np.any(values != values[..., :1]):
             raise ValueError(f"{path} is a colour image: a prediction must be gray")
         values = values[..., 0]  # (H, W)
-    elif mode not in ("1", "L", "I;16", "I;16B"):
-        raise ValueError(f"{path} has Pillow mode {mode}: a prediction must be gray of 1, 8 or 16 bit")
-    if mode == "1":
-        return values.astype(np.float32)
-    full_scale = 65535 if mode.startswith("I;16") else 255
-    if values.max() == 1:
+    if full_scale > 1 and values.max() == 1:
         logger.warning("%s: highest value 1 of %d, read as a probability of %.2g", path, full_scale, 1 / full_scale)
     return values.astype(np.float32) / np.float32(full_scale)
 
