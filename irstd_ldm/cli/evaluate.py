@@ -50,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.output)
     evaluations: list[NamedEvaluation] = []
     pipeline, loaded = None, None
-    for one, images, *names in zip(one_at_a_time, image_sets, detectors, data, strict=True):
+    for one, images, detector, name in zip(one_at_a_time, image_sets, detectors, data, strict=True):
         if one.predictions is None and (pipeline is None or loaded != one.model):
             pipeline, loaded = load_detector(one, _device(one, state)), one.model
         header, result, worst = _evaluate(one, images, pipeline, state)
         calibration = None if pipeline is None else confidence_calibration(pipeline.config)
-        evaluations.append(NamedEvaluation(*names, header, result, worst.images, images.files, calibration))
+        evaluations.append(NamedEvaluation(detector, name, header, result, worst.images, images.files, calibration))
     if state.is_main_process:
         _write(args.output, evaluations)
         if args.report:
@@ -108,9 +108,8 @@ def _evaluate(
     header: dict[str, Any] = {"version": __version__, "data": str(args.data), "images": images.description}
     stems = images.stems[state.process_index :: state.num_processes]
     if not stems:
-        raise CommandError(
-            f"{args.data}: {len(images)} images for {state.num_processes} processes; use fewer", EXIT_USAGE
-        )
+        too_many = f"{len(images)} images for {state.num_processes} processes; use fewer"
+        raise CommandError(f"{args.data}: {too_many}", EXIT_USAGE)
     if pipeline is not None:
         threshold = resolve_threshold(args, pipeline)
         header |= {"model": model_name(args), "settings": settings(args, pipeline, threshold)}

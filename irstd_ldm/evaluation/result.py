@@ -101,8 +101,7 @@ class EvaluationResult:
     def statistics(self) -> dict[str, Statistic]:
         """Every metric of `METRICS`, Pd at every budget, and Pd of every stratum by "pd: " and the stratum's name."""
         counts: dict[str, list[Any]] = {
-            "counts": [image.counts for image in self.per_image],
-            "hierarchical": [image.hierarchical for image in self.per_image],
+            name: [getattr(image, name) for image in self.per_image] for name in ("counts", "hierarchical")
         }
         if self.legacy_false_alarms:
             counts["counts"] = [with_legacy_false_alarms(one) for one in counts["counts"]]
@@ -291,9 +290,8 @@ def evaluate_probabilities(
         matches = components.match(**matched_by)
         at_thresholds = None
         if thresholds is not None:
-            at_thresholds = count_image_at(
-                probability, truth.mask, thresholds, union_truth=truth.union_mask, **matched_by
-            )
+            union = truth.union_mask
+            at_thresholds = count_image_at(probability, truth.mask, thresholds, union_truth=union, **matched_by)
         image = chosen.prepare_image(images[0]) if images else None
         per_image.append(
             ImageEvaluation(
@@ -311,14 +309,7 @@ def evaluate_probabilities(
     if not per_image:
         raise ValueError("`pairs` must hold at least one image, got none")
     return EvaluationResult(
-        per_image=per_image,
-        threshold=threshold,
-        protocol=chosen,
-        matching=matching,
-        centroid_tolerance_px=centroid_tolerance_px,
-        legacy_false_alarms=legacy_false_alarms,
-        num_resamples=num_resamples,
-        seed=seed,
+        per_image, threshold, chosen, matching, centroid_tolerance_px, legacy_false_alarms, num_resamples, seed
     )
 
 

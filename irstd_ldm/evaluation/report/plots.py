@@ -19,7 +19,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P")
 HIT, FALSE_ALARM = "#56B4E9", "#D55E00"
 
 
-def _theme(paper: str, ink: str, grid: str) -> dict[str, Any]:
+def _theme(paper: str, ink: str, grid: str) -> dict[Any, Any]:
     """Settings of matplotlib for a page of these colours."""
     inked = ("axes.labelcolor", "xtick.color", "ytick.color", "legend.labelcolor", "text.color")
     return {
@@ -224,7 +224,7 @@ def _log_range(lines: Sequence[Line]) -> tuple[float, float]:
     return (float(positive.min()) / 2, float(positive.max()) * 1.3) if positive.size else (0.1, 1.0)
 
 
-def _png(draw: Draw, theme: dict[str, Any], colours: Sequence[str]) -> bytes:
+def _png(draw: Draw, theme: dict[Any, Any], colours: Sequence[str]) -> bytes:
     file = io.BytesIO()
     with rc_context(theme):
         draw(colours).savefig(file, format="png", metadata={"Software": None})
