@@ -148,12 +148,7 @@ class HierarchicalCounts:
 
 
 def count_hierarchical(components: ImageComponents, *, centroid_tolerance_px: float = 3.0) -> HierarchicalCounts:
-    """Counts one image, matched by OPDC whatever matching its other counts use.
-
-    Args:
-        components: Those of the image, from `label_image`.
-        centroid_tolerance_px: See `match_pairs`.
-    """
+    """Counts one image that `label_image` labelled, matched by OPDC whatever matching its other counts use."""
     pairs = components.match(centroid_tolerance_px=centroid_tolerance_px, matching="opdc")
     near = (components.overlap >= OPDC_MIN_IOU) | (components.distance_px < centroid_tolerance_px)
     num_targets, num_predicted = near.shape

@@ -110,9 +110,6 @@ class Curves:
         """`roc_auc`, `average_precision` and Pd at each budget (`budget_key`), for `bootstrap.estimate`.
 
         Every resampled set chooses its own threshold for a budget: the interval holds the uncertainty of the choice.
-
-        Args:
-            budgets: Budgets by rate.
         """
         found = {
             "roc_auc": Statistic(self._terms, _roc_auc),

@@ -78,11 +78,7 @@ class Metric:
         return 1e6 if self.unit == "1e-6" else 1.0
 
     def statistic(self, counts: Sequence[Any]) -> Statistic:
-        """The metric on a set of images, for `bootstrap.estimate`.
-
-        Args:
-            counts: `ImageCounts` or, as `counted` says, `HierarchicalCounts` of each image.
-        """
+        """The metric on a set of images, from the `ImageCounts` or, as `counted` says, `HierarchicalCounts` of each."""
         assert self.numerator is not None and self.denominator is not None
         numerator = np.array([self.scale * self.numerator(c) for c in counts], dtype=np.float64)  # (N,)
         denominator = np.array([self.denominator(c) for c in counts], dtype=np.float64)  # (N,)
@@ -104,12 +100,7 @@ def pd(counts: ImageCounts) -> float:
 
 
 def fa_per_million_px(counts: ImageCounts, legacy: bool = False) -> float:
-    """False-alarm pixels per million image pixels. NaN without images.
-
-    Args:
-        counts: The sum over the images.
-        legacy: Use `legacy_false_alarm_px`, the equal-area count of older code.
-    """
+    """False-alarm pixels per million image pixels, `legacy` by the equal-area count of older code; NaN without images."""
     return METRICS["fa_per_million_px"].value([with_legacy_false_alarms(counts) if legacy else counts])
 
 
@@ -233,11 +224,7 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def detection_scores(counts: Sequence[ImageCounts]) -> dict[str, float]:
-    """IoU, nIoU, Pd and Fa of a set of images, by their keys in `METRICS`.
-
-    Args:
-        counts: One entry per image.
-    """
+    """IoU, nIoU, Pd and Fa of a set of images (one entry of `counts` each), by their keys in `METRICS`."""
     return {metric.key: metric.value(counts) for metric in metrics_of("cross")}
 
 

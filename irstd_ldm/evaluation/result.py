@@ -217,12 +217,7 @@ class EvaluationResult:
 
 
 def stratum_statistic(targets: Sequence[Sequence[TargetRecord]], stratum: Stratum) -> Statistic:
-    """Pd of the targets of one stratum, for `bootstrap.estimate`; NaN without such targets.
-
-    Args:
-        targets: The records of every image, images without targets included.
-        stratum: The stratum whose targets count.
-    """
+    """Pd of the targets of one stratum, from the records of every image; NaN without such targets."""
     inside = [[record for record in records if stratum.holds(record)] for records in targets]
     hits = np.array([sum(record.hit for record in records) for records in inside])  # (N,)
     return ratio(hits, np.array([len(records) for records in inside]))

@@ -61,10 +61,7 @@ def default_thresholds(num_even: int = 101) -> np.ndarray:
     """Ascending thresholds (num_even + 32,): equal steps from 0 to 1, both included, and more towards both ends.
 
     The latter lie 10^-2.25, 10^-2.5, ..., 10^-6 from 0 and from 1: most probabilities of a trained network are there,
-    and with them the false alarms that decide a small budget.
-
-    Args:
-        num_even: Number of equal steps; 0.5 is one of 101.
+    and with them the false alarms that decide a small budget. 0.5 is one of 101 equal steps.
     """
     return np.sort(np.concatenate([np.linspace(0, 1, num_even), TAIL, 1 - TAIL]))
 
