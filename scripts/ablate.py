@@ -26,10 +26,7 @@ Exchange = Callable[[int, int, torch.Tensor], torch.Tensor]
 
 
 def score(pipe: IRSTDLatentPipeline, samples: list[Sample], exchange: Exchange | None = None) -> list[ImageCounts]:
-    """Counts per image, run as `irstd-ldm evaluate` does.
-
-    `exchange` maps (index of the image, of the tile, predicted variables (1, 8, h, w)) to those that are decoded.
-    """
+    """Counts per image; `exchange` maps (index of the image, of the tile, predicted variables) to those decoded."""
     counts = []
     for index, sample in enumerate(samples):
         tile = itertools.count()

@@ -65,8 +65,8 @@ def test_the_true_posterior_has_the_grid_of_the_predicted_one(ablate, tiny_pipel
 
 
 def test_the_clock_is_the_reference_stack():
-    net = load("benchmark").ClockNet()
-    convolutions = [layer for layer in net.layers if isinstance(layer, torch.nn.Conv2d)]
+    net = load("benchmark").clock_net()
+    convolutions = [layer for layer in net if isinstance(layer, torch.nn.Conv2d)]
     assert len(convolutions) == 12
     sides = [256, 256, 256, 128, 128, 128, 64, 64, 64, 32, 32, 32]
     macs = sum(layer.weight.numel() * side**2 for layer, side in zip(convolutions, sides, strict=True))
