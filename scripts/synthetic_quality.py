@@ -83,7 +83,7 @@ class MeasuredSet:
     name: str
     kind: str
     samples: list[Sample]
-    images: list[np.ndarray]  # of the samples, in gray levels
+    images: list[np.ndarray]  # the samples' images, in gray levels
     sources: list[str]  # one per image
     training: list[str]  # that the images, or their generator, were made of
 

@@ -67,7 +67,7 @@ class PixelStepOutput(NamedTuple):
     predicted: Tensor
     noisy: Tensor
     logits: Tensor  # fused from all levels
-    side_logits: list[Tensor]  # of each level
+    side_logits: list[Tensor]  # each level's own
 
 
 class PixelStep(nn.Module):
