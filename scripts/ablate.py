@@ -1,7 +1,6 @@
 """The worth of the predicted posterior: the detector scored with its posterior exchanged, beside other checkpoints.
 
-    python scripts/ablate.py --data DATA/NUAA-SIRST [--model CHECKPOINT] [--trained "FAE off=runs/no_fae"]... \
-        [--output ablation.json]
+    python scripts/ablate.py --data DATA/NUAA-SIRST --trained "FAE off=runs/no_fae"
 
 Rows of one checkpoint: the predicted posterior; replaced by zeros, by another image's and by the true mask's. Rows of
 `--trained` checkpoints are scored as they are. The images are those of the checkpoint's validation list,

@@ -3,8 +3,7 @@
 A *clock* is the time of a fixed convolution stack (1.44 GMAC at 256x256) in eager torch, measured in turns with the
 subjects, so that figures of different machines and of a busy machine compare.
 
-    python scripts/benchmark.py [--model PATH_OR_HUB_ID | --random CONFIGURATION] [--size 256] [--rounds 15] \
-        [--threads N] [--device cpu] [--compile] [--exported DIR ...]
+    python scripts/benchmark.py --threads 2 --exported exported/onnx exported/openvino
 
 `--exported` names folders that `irstd-ldm export` wrote; each runs in every runtime that reads it,
 the image as one tile.

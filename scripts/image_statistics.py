@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 from scipy import fft, signal
 
-from irstd_ldm.targets import label_components, ring_window
+from irstd_ldm.data.ggs import target_contrasts
+from irstd_ldm.targets import label_components
 
 FLOOR_POWER = 1 / 12  # gray levels squared: the noise of rounding to whole levels; keeps the log of a flat crop finite
 HIGH_FREQUENCY = 0.25  # cycles per px; half of what the grid can hold
@@ -132,14 +133,6 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     return float(np.sqrt(max(squared, 0)))
 
 
-def target_contrast(image: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
-    """Mean of one target of a mask, both (H, W) bool, less that of its ring in an image (H, W); NaN without a ring."""
-    rows, columns = np.flatnonzero(target.any(axis=1)), np.flatnonzero(target.any(axis=0))
-    window = ring_window(columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-    ring = image[window][~mask[window]]
-    return float(image[target].mean(dtype=np.float64) - ring.mean(dtype=np.float64)) if ring.size else float("nan")
-
-
 def compare_targets(
     source: np.ndarray, mask: np.ndarray, synthetic: np.ndarray, synthetic_mask: np.ndarray
 ) -> list[TargetContrast]:
@@ -147,11 +140,9 @@ def compare_targets(
     if not source.shape == mask.shape == synthetic.shape == synthetic_mask.shape:
         raise ValueError(f"`synthetic` must have the shape of `source`, {source.shape}, got {synthetic.shape}")
     labels, components = label_components(mask)
-    found = []
-    for target in (labels == component.label for component in components):
-        before, after = (target_contrast(image, target, mask) for image in (source, synthetic))
-        found.append(TargetContrast(before, after, bool(synthetic_mask[target].any())))
-    return found
+    labelled = [bool(synthetic_mask[labels == component.label].any()) for component in components]
+    before, after = (target_contrasts(image.astype(np.float64), mask).tolist() for image in (source, synthetic))
+    return [TargetContrast(*one) for one in zip(before, after, labelled, strict=True)]
 
 
 def thumbnails(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,8 +1,6 @@
 """The worth of denoising steps to the pixel detector: quality and time, from the conditional encoder alone to many.
 
-    python scripts/pixel_steps.py --model runs/irstd_diff_small --data DATA/NUAA-SIRST [--split test] \
-        [--steps 0 1 2 4 10 20 100] [--document docs/irstd_diff.md] [--plot docs/irstd_diff_steps.svg] \
-        [--output steps.json]
+    python scripts/pixel_steps.py --model runs/irstd_diff_small --data DATA/NUAA-SIRST --plot steps.svg
 
 0 steps are the conditional encoder alone. Every row runs the checkpoint's own scheduler at its own threshold, image by
 image at native size, and is compared with the first row on the same images. Clocks are those of `benchmark.py`: one

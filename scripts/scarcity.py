@@ -1,8 +1,6 @@
 """The worth of synthetic images where labelled ones are scarce: the latent detector on shares of a training list.
 
-    python scripts/scarcity.py --data DATA/NUAA-SIRST --backgrounds DATA/backgrounds --output runs/scarcity \
-        [--list lists/train.list] [--fractions 0.1 0.3 1] [--arms originals squeezed generated planted] \
-        [--seeds 0 1 2] [--max-train-steps 1000] [--document docs/scarcity.md]
+    python scripts/scarcity.py --data DATA/NUAA-SIRST --backgrounds DATA/backgrounds --output runs/scarcity
 
 Arms: `originals`; `squeezed`, the same with the Gaussian Group Squeezer on half of the crops; `generated`, that and as
 many images again from both stages of the generator; `planted`, the originals and as many modelled targets on frames of

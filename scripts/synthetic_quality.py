@@ -1,8 +1,6 @@
 """How good the images of `irstd-ldm synthesize` are: spectra, patches, targets before and after, memorised images.
 
-    python scripts/synthetic_quality.py --synthetic more/generated more/squeezed more/planted --data DATA/NUAA-SIRST \
-        [--held-out lists/val.list] [--backgrounds DATA/backgrounds] [--document docs/scarcity.md] \
-        [--sheet sheet.png] [--output quality.json]
+    python scripts/synthetic_quality.py --synthetic more/generated more/planted --data NUAA-SIRST --sheet sheet.png
 
 All is measured against held-out real images: those of --held-out, by default those of the data set's training list
 that no `synthesize` was given. A test list's images and what `synthesize` was given are refused. The row `sources`

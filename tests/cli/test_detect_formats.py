@@ -16,7 +16,8 @@ from PIL import Image
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.images import invert_polarity
-from irstd_ldm.data.synthetic import SyntheticScene, synthetic_scene
+from irstd_ldm.data.planted_targets import SyntheticScene
+from irstd_ldm.data.synthetic import synthetic_scene
 
 RNG = np.random.default_rng(0)
 ONE_RANGE = ("--input-range", "7900,8500")
