@@ -71,12 +71,8 @@ def squeeze(image: torch.Tensor, num_groups: int, generator: torch.Generator) ->
 def target_contrasts(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Each target's mean less that of the ring of 10 px around its box without target pixels; NaN without a ring.
 
-    Args:
-        image: (H, W), floating point.
-        mask: (H, W) bool.
-
-    Returns:
-        (number of targets,) in the image's type and units, in the order of `label_components`.
+    Of an image (H, W), floating point, and a mask (H, W) bool the contrasts are (number of targets,), in the image's
+    units and in the order of `label_components`.
     """
     labels, components = label_components(mask)
     contrasts = np.full(len(components), np.nan, image.dtype)
@@ -89,9 +85,9 @@ def target_contrasts(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def kept_contrasts(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> list[float]:
-    """The share of its contrast that each target keeps; all of it where it has none before, or no ring.
+    """The share of its contrast that each target of a mask (H, W) bool keeps between two images (C, H, W).
 
-    The images are (C, H, W), the mask (H, W) bool.
+    It is 1 where the target has no contrast before, or no ring.
     """
     contrast, kept = (target_contrasts(image.mean(dim=0).numpy(), mask.numpy()) for image in (before, after))
     return np.divide(kept, contrast, out=np.ones_like(kept), where=np.nan_to_num(contrast) != 0).tolist()

@@ -5,7 +5,6 @@ from scipy import ndimage
 
 from .planted_targets import SyntheticScene, SyntheticTarget, draw_point_spreads
 
-SCENE_KINDS = ("sky", "sea", "ground", "horizon")
 SIGMA_RANGE_PX = (0.6, 2.0)  # point spread, from sharp optics to a small extended body
 MIN_SIDE_PX = 64
 COUNTS_PER_LEVEL, BASE_COUNTS, SATURATION_COUNTS = 40, 3000, 16383  # a 14-bit sensor's raw counts in uint16
@@ -138,6 +137,7 @@ def _horizon(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 _RADIANCE = {"sky": _sky, "sea": _sea, "ground": _ground, "horizon": _horizon}
+SCENE_KINDS = tuple(_RADIANCE)
 
 
 def _vignetting(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
