@@ -118,7 +118,7 @@ def tile_windows(shape: tuple[int, ...], tile_size: int, tile_overlap: int) -> l
 class Tile:
     """A part of an image."""
 
-    index: int  # of the image in the call
+    index: int  # the image's number in the call
     window: Window
     pixels: np.ndarray  # (PH, PW) raw gray values, padded
 
@@ -129,7 +129,7 @@ def iterate_tiles(images: Sequence[np.ndarray], settings: SamplingSettings) -> I
     The tiles of an image (H, W) come in raster order, as [`TileBlender`] takes them; no more than `batch_size` of each
     padded size are held.
     """
-    waiting: dict[tuple[int, ...], list[Tile]] = {}  # by padded size
+    waiting: dict[tuple[int, ...], list[Tile]] = {}  # key: padded size
     for index, image in enumerate(images):
         for window in settings.windows(image.shape):
             pixels = pad_image(image[window])

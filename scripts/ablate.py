@@ -1,7 +1,6 @@
 """The worth of the predicted posterior: the detector scored with its posterior exchanged, beside other checkpoints.
 
-    python scripts/ablate.py --data DATA/NUAA-SIRST [--model CHECKPOINT] [--trained "FAE off=runs/no_fae"]... \
-        [--output ablation.json]
+    python scripts/ablate.py --data DATA/NUAA-SIRST --trained "FAE off=runs/no_fae"
 
 Rows of one checkpoint: the predicted posterior; replaced by zeros, by another image's and by the true mask's. Rows of
 `--trained` checkpoints are scored as they are. The images are those of the checkpoint's validation list,
@@ -26,10 +25,7 @@ Exchange = Callable[[int, int, torch.Tensor], torch.Tensor]
 
 
 def score(pipe: IRSTDLatentPipeline, samples: list[Sample], exchange: Exchange | None = None) -> list[ImageCounts]:
-    """Counts per image, run as `irstd-ldm evaluate` does.
-
-    `exchange` maps (index of the image, of the tile, predicted variables (1, 8, h, w)) to those that are decoded.
-    """
+    """Counts per image; `exchange` maps (index of the image, of the tile, predicted variables) to those decoded."""
     counts = []
     for index, sample in enumerate(samples):
         tile = itertools.count()

@@ -3,8 +3,7 @@
 A *clock* is the time of a fixed convolution stack (1.44 GMAC at 256x256) in eager torch, measured in turns with the
 subjects, so that figures of different machines and of a busy machine compare.
 
-    python scripts/benchmark.py [--model PATH_OR_HUB_ID | --random CONFIGURATION] [--size 256] [--rounds 15] \
-        [--threads N] [--device cpu] [--compile] [--exported DIR ...]
+    python scripts/benchmark.py --threads 2 --exported exported/onnx exported/openvino
 
 `--exported` names folders that `irstd-ldm export` wrote; each runs in every runtime that reads it,
 the image as one tile.
@@ -39,20 +38,14 @@ from irstd_ldm.training.train_latent import make_scheduler
 Subjects = dict[str, Callable[[], object]]
 
 
-class ClockNet(nn.Module):
+def clock_net() -> nn.Sequential:
     """The reference stack: 16/32/64/128 channels at 256/128/64/32 px, two 3x3 convolutions each, strided between."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for width in (16, 32, 64, 128):
-            layers.append(nn.Conv2d(width // 2, width, 3, 2, 1) if layers else nn.Conv2d(1, width, 3, padding=1))
-            for _ in range(2):
-                layers += [nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
+    layers: list[nn.Module] = []
+    for width in (16, 32, 64, 128):
+        layers.append(nn.Conv2d(width // 2, width, 3, 2, 1) if layers else nn.Conv2d(1, width, 3, padding=1))
+        for _ in range(2):
+            layers += [nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)]
+    return nn.Sequential(*layers)
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
@@ -64,15 +57,10 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def clocks(subject: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """Median over rounds of (subject's seconds / clock's seconds)."""
-    return clocks_in_turns({"": subject}, device, rounds)[""]
-
-
 def clocks_in_turns(subjects: Subjects, device: torch.device, rounds: int) -> dict[str, float]:
     """Median over rounds of (seconds / clock's seconds), all timed in turns in each round, after three warm-ups."""
     x = torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
-    tick: Callable[[], object] = partial(ClockNet().eval().to(device), x)
+    tick: Callable[[], object] = partial(clock_net().to(device), x)
     ratios: dict[str, list[float]] = {name: [] for name in subjects}
     with torch.inference_mode():
         for _ in range(3):
@@ -112,10 +100,8 @@ def runtimes(exported: Sequence[str], scene: np.ndarray, num_threads: int) -> Su
         description = read_description(folder)
         precision = "float32" if description.quantization is None else "int8"
         for runtime in (name for name, formats in READABLE.items() if description.format in formats):
-            detector = ExportedDetectorRunner(folder, runtime, num_threads)
-            subjects[f"{runtime}, {description.format} {precision}"] = partial(
-                detector, scene, tile_size=scene.shape[0]
-            )
+            run = partial(ExportedDetectorRunner(folder, runtime, num_threads), scene, tile_size=scene.shape[0])
+            subjects[f"{runtime}, {description.format} {precision}"] = run
     return subjects
 
 

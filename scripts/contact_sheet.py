@@ -64,8 +64,7 @@ def _panels(example: Example) -> list[Image.Image | None]:
     left, top = round(largest.x) - side // 2, round(largest.y) - side // 2
     window = (max(left, 0), max(top, 0), min(left + side, whole[2]), min(top + side, whole[3]))
     close_ups = [one[window[1] : window[3], window[0] : window[2]] for one in (source, synthetic) if one is not None]
-    low, high = min(one.min() for one in close_ups), max(one.max() for one in close_ups)
-    gain = 255 / max(high - low, 1)
+    low, gain = np.min(close_ups), 255 / max(np.ptp(close_ups), 1)
     pair = (None if one is None else gain * (one - low) for one in (source, synthetic))
     return [*panels, *(_panel(one, window, [largest]) for one in pair)]
 

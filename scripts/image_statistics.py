@@ -6,33 +6,27 @@ images by a network whose weights are a download, trained on colour photographs:
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from scipy import fft, signal
 
-from irstd_ldm.targets import label_components, ring_window
+from irstd_ldm.data.ggs import target_contrasts
+from irstd_ldm.targets import label_components
 
 FLOOR_POWER = 1 / 12  # gray levels squared: the noise of rounding to whole levels; keeps the log of a flat crop finite
 HIGH_FREQUENCY = 0.25  # cycles per px; half of what the grid can hold
 PATCH_PX = 8
-PATCH_FEATURES = ("mean", "log2(1 + std)", "skewness", "log2(1 + gradient)", "log2(1 + high DCT)")
 THUMBNAIL_PX = 64
 
 
-@dataclass(frozen=True)
-class TargetContrast:
-    """One target of a source image, in the source and in the synthetic image.
+class TargetContrast(NamedTuple):
+    """One target of a source image: its mean less that of its ring, in gray levels, NaN without a ring."""
 
-    Attributes:
-        before, after: mean of target - mean of ring, gray levels; NaN without a ring.
-        labelled: whether the synthetic image's mask still holds a pixel of it.
-    """
-
-    before: float
-    after: float
-    labelled: bool
+    before: float  # in the source
+    after: float  # in the synthetic image
+    labelled: bool  # whether the synthetic image's mask still holds a pixel of it
 
     @property
     def ratio(self) -> float:
@@ -40,43 +34,22 @@ class TargetContrast:
         return self.after / self.before if self.before else float("nan")
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """Synthetic images among the training images, by correlation of thumbnails in [-1, 1].
+class Neighbours(NamedTuple):
+    """Synthetic images among the training images, by correlation of thumbnails in [-1, 1]."""
 
-    Attributes:
-        nearest_other_share: Share of the synthetic images that resemble another training image more than their own
-            source.
-        median_own: Median correlation with the own source.
-        highest_other: Highest correlation of a synthetic image with a training image that is not its source.
-        pair: The indices of that synthetic and of that training image.
-        highest_other_of_source: The correlation of the source of that synthetic image with the same training image.
-    """
-
-    nearest_other_share: float
-    median_own: float
-    highest_other: float
-    pair: tuple[int, int]
-    highest_other_of_source: float
+    nearest_other_share: float  # share of those that resemble another training image more than their own source
+    median_own: float  # median correlation with the own source
+    highest_other: float  # highest correlation of a synthetic image with a training image that is not its source
+    pair: tuple[int, int]  # indices of that synthetic and of that training image
+    highest_other_of_source: float  # correlation of that synthetic image's source with the same training image
 
 
 def random_crops(
     images: Sequence[np.ndarray], names: Sequence[str], side_px: int, per_image: int, seed: int
 ) -> np.ndarray:
-    """Square crops at uniform random positions, the same ones in images of one name and size.
+    """Square crops (N * per_image, side_px, side_px) at uniform random positions, the same ones in images of one name.
 
-    Args:
-        images: N arrays (H, W).
-        names: Names of the N images, or of their sources, so that images to be compared share their positions.
-        side_px: Side of a crop.
-        per_image: Number of crops of each image.
-        seed: Seed of the positions.
-
-    Returns:
-        (N * per_image, side_px, side_px).
-
-    Raises:
-        ValueError: no image, another number of names, or an image smaller than a crop.
+    Images (H, W) to be compared bear the name of their source; those of one name have one size.
     """
     if not 0 < len(images) == len(names):
         raise ValueError(f"`images` must be at least one, as many as `names`, got {len(images)} and {len(names)}")
@@ -95,16 +68,10 @@ def random_crops(
 
 
 def radial_spectrum(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over crops of the radially averaged power spectrum in decibels, under a Hann window.
+    """Spatial frequencies (S // 2,), 1 / S to 1/2 cycle per px, and mean power spectrum (S // 2,) of crops (N, S, S).
 
-    A crop's mean is taken out first. White noise of standard deviation s is flat at 20 log10(s), up to FLOOR_POWER.
-
-    Args:
-        crops: (N, S, S).
-
-    Returns:
-        Spatial frequency (S // 2,) in cycles per px, 1 / S to 1/2, and the spectrum (S // 2,) in dB over one gray
-        level squared.
+    It is averaged radially, under a Hann window and without a crop's mean, in decibels over one gray level squared:
+    white noise of standard deviation s is flat at 20 log10(s), up to FLOOR_POWER.
     """
     side = crops.shape[-1]
     window = np.outer(*2 * [signal.windows.hann(side, sym=False)])  # (S, S)
@@ -129,13 +96,10 @@ def high_frequency_difference(frequency: np.ndarray, spectrum: np.ndarray, refer
 
 
 def patch_features(patches: np.ndarray) -> np.ndarray:
-    """The PATCH_FEATURES of each patch; (N, 5).
+    """Mean, log2(1 + std), skewness, log2(1 + gradient) and log2(1 + fine DCT) of patches (N, S, S); (N, 5).
 
-    Mean and standard deviation in gray levels; skewness (0 where a patch is flat); mean absolute difference of
-    neighbours across and down; root mean square of the orthonormal DCT coefficients of the finer half (u + v >= S).
-
-    Args:
-        patches: (N, S, S).
+    The skewness of a flat patch is 0; the gradient is the mean absolute difference of neighbours across and down; of
+    the orthonormal DCT coefficients the root mean square of the finer half (u + v >= S) is taken.
     """
     side = patches.shape[-1]
     flat = patches.reshape(len(patches), -1).astype(np.float64)
@@ -150,16 +114,10 @@ def patch_features(patches: np.ndarray) -> np.ndarray:
 
 
 def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
-    """2-Wasserstein distance of the Gaussians fitted to two sets of features, in standard deviations of the reference.
+    """2-Wasserstein distance of the Gaussians fitted to features (N, D) and (M, D), in deviations of the reference.
 
     Each feature is divided by its standard deviation in `reference` first (one that is constant there, by 1). FID is
     the square of such a distance. It rises a little as samples get fewer.
-
-    Args:
-        features, reference: (N, D) and (M, D), N and M at least 2.
-
-    Raises:
-        ValueError: another shape, or fewer samples.
     """
     for name, values in (("features", features), ("reference", reference)):
         if values.ndim != 2 or len(values) < 2 or values.shape[1] != reference.shape[-1]:
@@ -175,46 +133,16 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     return float(np.sqrt(max(squared, 0)))
 
 
-def target_contrast(image: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
-    """Mean of target - mean of the ring of `signal_to_clutter_ratio`, in the image's units; NaN without a ring.
-
-    Args:
-        image: (H, W).
-        target: (H, W) bool, one target.
-        mask: (H, W) bool, all targets.
-    """
-    rows, columns = np.flatnonzero(target.any(axis=1)), np.flatnonzero(target.any(axis=0))
-    window = ring_window(columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-    ring = image[window][~mask[window]]
-    return float(image[target].mean(dtype=np.float64) - ring.mean(dtype=np.float64)) if ring.size else float("nan")
-
-
 def compare_targets(
     source: np.ndarray, mask: np.ndarray, synthetic: np.ndarray, synthetic_mask: np.ndarray
 ) -> list[TargetContrast]:
-    """Every target of a source image, before and after, its pixels and its ring those of the source's mask.
-
-    Args:
-        source, synthetic: (H, W) gray levels.
-        mask, synthetic_mask: (H, W) bool.
-
-    Raises:
-        ValueError: shapes that differ.
-    """
+    """Every target of a source image, before and after, its pixels and its ring those of the source's mask."""
     if not source.shape == mask.shape == synthetic.shape == synthetic_mask.shape:
         raise ValueError(f"`synthetic` must have the shape of `source`, {source.shape}, got {synthetic.shape}")
     labels, components = label_components(mask)
-    found = []
-    for component in components:
-        target = labels == component.label
-        found.append(
-            TargetContrast(
-                before=target_contrast(source, target, mask),
-                after=target_contrast(synthetic, target, mask),
-                labelled=bool(synthetic_mask[target].any()),
-            )
-        )
-    return found
+    labelled = [bool(synthetic_mask[labels == component.label].any()) for component in components]
+    before, after = (target_contrasts(image.astype(np.float64), mask).tolist() for image in (source, synthetic))
+    return [TargetContrast(*one) for one in zip(before, after, labelled, strict=True)]
 
 
 def thumbnails(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -228,15 +156,7 @@ def thumbnails(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def nearest_training_images(synthetic: np.ndarray, training: np.ndarray, sources: Sequence[int]) -> Neighbours:
-    """Training images that synthetic images resemble; an image is meant to resemble its own source the most.
-
-    Args:
-        synthetic, training: (N, D) and (M, D), M at least 2, as `thumbnails` returns them.
-        sources: the index in `training` of each synthetic image's source.
-
-    Raises:
-        ValueError: fewer than two training images, no synthetic one, or another number of sources.
-    """
+    """Which `thumbnails` (M, D) synthetic ones (N, D) resemble, that should resemble those of the index `sources`."""
     if len(training) < 2 or not 0 < len(synthetic) == len(sources):
         raise ValueError(
             f"`training` must hold at least 2 images and `sources` one index per image of `synthetic`, got "

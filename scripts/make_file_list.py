@@ -1,6 +1,6 @@
 """Training and validation lists of a data set's images, shuffled, images of one scene on one side.
 
-    python scripts/make_file_list.py ROOT --output LISTS [--val-fraction 0.1] [--seed 0] [--exclude FILE ...]
+    python scripts/make_file_list.py ROOT --output LISTS
 
 Writes LISTS/train.list and LISTS/val.list, a stem a line, for the trainers' `--train_list`. Images on a test list of
 ROOT or on a list named by --exclude are left out.

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
-from irstd_ldm.evaluation.counts import ImageCounts
+from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores
 
 QUALITY = ("IoU (95 %)", "nIoU", "Pd", "Fa / million px")
@@ -19,6 +21,12 @@ def samples_of_split(model: str | Path, data: str | Path, split: str) -> list[Sa
     if split == "val":
         return list(IRSTDFolder(data, list_file=validation_list(model, data)))
     return list(IRSTDFolder(data, split))
+
+
+def count_images(pipe: Any, samples: Sequence[Sample], name: str = "", **arguments: Any) -> list[ImageCounts]:
+    """Counts per image of the masks that a pipeline, called with the arguments, finds; `name` labels the progress."""
+    progress = tqdm(samples, desc=name, disable=None)
+    return [count_image(pipe(sample.image, **arguments).mask[0, 0], sample.mask) for sample in progress]
 
 
 def scores(counts: Sequence[ImageCounts]) -> dict[str, Any]:

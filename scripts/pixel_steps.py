@@ -1,8 +1,6 @@
 """The worth of denoising steps to the pixel detector: quality and time, from the conditional encoder alone to many.
 
-    python scripts/pixel_steps.py --model runs/irstd_diff_small --data DATA/NUAA-SIRST [--split test] \
-        [--steps 0 1 2 4 10 20 100] [--document docs/irstd_diff.md] [--plot docs/irstd_diff_steps.svg] \
-        [--output steps.json]
+    python scripts/pixel_steps.py --model runs/irstd_diff_small --data DATA/NUAA-SIRST --plot steps.svg
 
 0 steps are the conditional encoder alone. Every row runs the checkpoint's own scheduler at its own threshold, image by
 image at native size, and is compared with the first row on the same images. Clocks are those of `benchmark.py`: one
@@ -15,36 +13,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark import clocks
-from markdown_tables import QUALITY, markdown, percent, publish, quality, samples_of_split, scores
-from tqdm import tqdm
+from benchmark import clocks_in_turns
+from markdown_tables import QUALITY, count_images, markdown, percent, publish, quality, samples_of_split, scores
 
 from irstd_ldm import IRSTDDiffPipeline
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.synthetic import synthetic_scene
-from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.counts import ImageCounts
 from irstd_ldm.evaluation.metrics import paired_bootstrap
 
 STEPS = (0, 1, 2, 4, 10, 20, 100)
 CLOCK_IMAGE_PX = 256
 
 
-def measure(
-    pipe: IRSTDDiffPipeline, samples: Sequence[Sample], steps: Sequence[int], rounds: int
-) -> list[dict[str, Any]]:
+def measure(pipe: IRSTDDiffPipeline, samples: list[Sample], steps: Sequence[int], rounds: int) -> list[dict[str, Any]]:
     """One row per number of steps; differences are from the first row."""
     image = synthetic_scene(CLOCK_IMAGE_PX, CLOCK_IMAGE_PX, seed=0).image
     rows: list[dict[str, Any]] = []
     first: list[ImageCounts] = []
     for number in steps:
-        run = partial(pipe, num_inference_steps=number)
-        progress = tqdm(samples, desc=f"{number} steps")
-        counts = [count_image(run(sample.image).mask[0, 0], sample.mask) for sample in progress]
+        counts = count_images(pipe, samples, f"{number} steps", num_inference_steps=number)
         first = first or counts
         difference = paired_bootstrap(first, counts, "iou")
         row = {"steps": number, **scores(counts), "iou_difference": difference.difference}
         row["iou_difference_interval_95"] = (difference.low, difference.high)
-        rows.append(row | {"clocks": clocks(partial(run, image, tile_size=0), pipe.device, rounds)})
+        timed = {"": partial(pipe, image, num_inference_steps=number, tile_size=0)}
+        rows.append(row | {"clocks": clocks_in_turns(timed, pipe.device, rounds)[""]})
     return rows
 
 

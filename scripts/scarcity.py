@@ -1,8 +1,6 @@
 """The worth of synthetic images where labelled ones are scarce: the latent detector on shares of a training list.
 
-    python scripts/scarcity.py --data DATA/NUAA-SIRST --backgrounds DATA/backgrounds --output runs/scarcity \
-        [--list lists/train.list] [--fractions 0.1 0.3 1] [--arms originals squeezed generated planted] \
-        [--seeds 0 1 2] [--max-train-steps 1000] [--document docs/scarcity.md]
+    python scripts/scarcity.py --data DATA/NUAA-SIRST --backgrounds DATA/backgrounds --output runs/scarcity
 
 Arms: `originals`; `squeezed`, the same with the Gaussian Group Squeezer on half of the crops; `generated`, that and as
 many images again from both stages of the generator; `planted`, the originals and as many modelled targets on frames of
@@ -17,18 +15,16 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markdown_tables import markdown, percent, publish, scores
-from tqdm import tqdm
+from markdown_tables import count_images, markdown, percent, publish, scores
 
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.main import main as irstd_ldm
 from irstd_ldm.data.folder import IRSTDFolder, held_out_stems, write_stem_list
-from irstd_ldm.evaluation.counts import ImageCounts, count_image
+from irstd_ldm.evaluation.counts import ImageCounts
 from irstd_ldm.evaluation.metrics import iou, paired_bootstrap
 from irstd_ldm.tiling import MIN_PADDED_SIZE
 from irstd_ldm.training import (
@@ -42,9 +38,10 @@ from irstd_ldm.training import (
 
 ARMS = ("originals", "squeezed", "generated", "planted")
 SQUEEZE_PROBABILITY = 0.5  # share of the crops, in the arms that squeeze
+PASSED_ON = ("resolution", "train_batch_size", "mixed_precision", "num_cpu_threads")  # to every trainer
 SETTINGS = (  # those that what is kept depends on; shares, arms and seeds may be added
     *("data", "backgrounds", "list", "max_train_steps", "mask_vae_steps", "generator_steps", "num_inference_steps"),
-    *("resolution", "train_batch_size", "mixed_precision"),
+    *PASSED_ON[:-1],
 )
 LEFT_OUT = "S7*"  # background family that nothing in this project is trained on
 
@@ -92,12 +89,9 @@ class Share:
             "output_dir": folder,
             "val_fraction": 0,
             "max_train_steps": steps,
-            "resolution": self.arguments.resolution,
-            "train_batch_size": self.arguments.train_batch_size,
             "lr_warmup_steps": max(steps // 20, 1),
-            "mixed_precision": self.arguments.mixed_precision,
-            "num_cpu_threads": self.arguments.num_cpu_threads,
             "report_to": "null",
+            **{name: getattr(self.arguments, name) for name in PASSED_ON},
             **({"train_list": self.list} if data is None else {}),
             **settings,
         }
@@ -150,10 +144,9 @@ def count_test_images(detector: Path, arguments: argparse.Namespace) -> list[Ima
     """Counts per test image, in tiles of the training crops' size; kept beside the detector."""
     path = detector / "test_counts.json"
     if not path.exists():
+        pipe, samples = IRSTDLatentPipeline.from_pretrained(detector), IRSTDFolder(arguments.data, split="test")
         tile_size = max(arguments.resolution, MIN_PADDED_SIZE)
-        pipe = partial(IRSTDLatentPipeline.from_pretrained(detector), tile_size=tile_size)
-        samples = tqdm(IRSTDFolder(arguments.data, split="test"), desc=detector.name)
-        counts = [count_image(pipe(sample.image).mask[0, 0], sample.mask) for sample in samples]
+        counts = count_images(pipe, samples, detector.name, tile_size=tile_size)
         path.write_text(json.dumps([asdict(one) for one in counts]), encoding="utf-8")
     return [ImageCounts(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
 

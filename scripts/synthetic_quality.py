@@ -1,8 +1,6 @@
 """How good the images of `irstd-ldm synthesize` are: spectra, patches, targets before and after, memorised images.
 
-    python scripts/synthetic_quality.py --synthetic more/generated more/squeezed more/planted --data DATA/NUAA-SIRST \
-        [--held-out lists/val.list] [--backgrounds DATA/backgrounds] [--document docs/scarcity.md] \
-        [--sheet sheet.png] [--output quality.json]
+    python scripts/synthetic_quality.py --synthetic more/generated more/planted --data NUAA-SIRST --sheet sheet.png
 
 All is measured against held-out real images: those of --held-out, by default those of the data set's training list
 that no `synthesize` was given. A test list's images and what `synthesize` was given are refused. The row `sources`
@@ -24,7 +22,8 @@ import argparse
 import csv
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class MeasuredSet:
     name: str
     kind: str
     samples: list[Sample]
-    images: list[np.ndarray]  # of the samples, in gray levels
+    images: list[np.ndarray]  # the samples' images, in gray levels
     sources: list[str]  # one per image
     training: list[str]  # that the images, or their generator, were made of
 
@@ -107,11 +106,7 @@ def synthetic_set(root: Path) -> MeasuredSet:
 
 
 def held_out_list(data: Path, lists: Sequence[str], sources: set[str]) -> list[str]:
-    """The stems of the real images to compare with: those of `lists`, else of the training list without `sources`.
-
-    Raises:
-        ValueError: There is an image of a test list or of `sources`, or none at all.
-    """
+    """The stems of the real images to compare with: those of `lists`, else of the training list without `sources`."""
     tested = held_out_stems(data)
     if lists:
         read = [IRSTDFolder(data, "val").stems if name == "val" else read_stem_list(name) for name in lists]
@@ -131,38 +126,21 @@ def held_out_list(data: Path, lists: Sequence[str], sources: set[str]) -> list[s
     return stems
 
 
-class Reference:
-    """The held-out real images, to which distances are measured."""
-
-    def __init__(self, samples: dict[str, Sample], crop_px: int, crops: int, patches: int, seed: int):
-        self.crop_px, self.crops, self.patches, self.seed = crop_px, crops, patches, seed
-        images = [real_levels(sample.image) for sample in samples.values()]
-        self.frequency, self.spectrum, self.features = self._describe(images, list(samples))
-
-    def distances(self, images: Sequence[np.ndarray], sources: Sequence[str]) -> dict[str, float]:
-        """Distances of images (H, W); those of one source, and it, are measured at the same positions."""
-        _, spectrum, features = self._describe(images, sources)
-        return {
-            "spectrum_db": quality.spectrum_distance(spectrum, self.spectrum),
-            "fine_db": quality.high_frequency_difference(self.frequency, spectrum, self.spectrum),
-            "patches": quality.frechet_distance(features, self.features),
-        }
-
-    def _describe(
-        self, images: Sequence[np.ndarray], names: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Frequencies (F,), spectrum (F,) and patch features (N, D)."""
-        crops = quality.random_crops(images, names, self.crop_px, self.crops, self.seed)
-        patches = quality.random_crops(images, names, quality.PATCH_PX, self.patches, self.seed)
-        return *quality.radial_spectrum(crops), quality.patch_features(patches)
+def describe(
+    images: Sequence[np.ndarray], names: Sequence[str], arguments: argparse.Namespace
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frequencies (F,), spectrum (F,) and patch features (N, D), at the same positions in all images of one name."""
+    crops = quality.random_crops(images, names, arguments.crop_px, arguments.crops, arguments.seed)
+    patches = quality.random_crops(images, names, quality.PATCH_PX, arguments.patches, arguments.seed)
+    return *quality.radial_spectrum(crops), quality.patch_features(patches)
 
 
-def scr_of(images: Sequence[np.ndarray], masks: Iterable[np.ndarray]) -> dict[str, Any]:
+def scr_of(made: MeasuredSet) -> dict[str, Any]:
     """Quantiles of the SCR of all targets; a target in an even or empty ring has none and is counted."""
     ratios = []
-    for image, mask in zip(images, masks, strict=True):
-        labels, components = label_components(mask)
-        ratios += [signal_to_clutter_ratio(image, labels == component.label, mask) for component in components]
+    for image, sample in zip(made.images, made.samples, strict=True):
+        labels, components = label_components(sample.mask)
+        ratios += [signal_to_clutter_ratio(image, labels == one.label, sample.mask) for one in components]
     defined = [ratio for ratio in ratios if np.isfinite(ratio)]
     quantiles = np.quantile(defined, SCR_QUANTILES).tolist() if defined else None
     return {"targets": len(ratios), "scr_undefined": len(ratios) - len(defined), "scr_quantiles": quantiles}
@@ -175,12 +153,11 @@ def fidelity(made: MeasuredSet, sources: dict[str, Sample]) -> dict[str, Any]:
         real = sources[source]
         found += quality.compare_targets(real_levels(real.image), real.mask, image, sample.mask)
     ratios = np.array([target.ratio for target in found if target.labelled and np.isfinite(target.ratio)])
-    return {
-        "unlabelled": sum(not target.labelled for target in found),
-        "contrast_median": float(np.median(ratios)) if len(ratios) else None,
-        "below_half": float((ratios < 0.5).mean()) if len(ratios) else None,
-        "lost": float((ratios <= 0).mean()) if len(ratios) else None,
-    }
+    unlabelled = {"unlabelled": sum(not target.labelled for target in found)}
+    if not len(ratios):
+        return unlabelled | dict.fromkeys(("contrast_median", "below_half", "lost"))
+    shares = {"below_half": float((ratios < 0.5).mean()), "lost": float((ratios <= 0).mean())}
+    return unlabelled | {"contrast_median": float(np.median(ratios)), **shares}
 
 
 def resemblance(made: MeasuredSet, real: dict[str, Sample]) -> dict[str, Any]:
@@ -190,14 +167,20 @@ def resemblance(made: MeasuredSet, real: dict[str, Sample]) -> dict[str, Any]:
     references = quality.thumbnails([real_levels(real[stem].image) for stem in made.training])
     own = [made.training.index(source) for source in made.sources]
     found = quality.nearest_training_images(quality.thumbnails(made.images), references, own)
-    return asdict(found) | {"pair": (made.samples[found.pair[0]].stem, made.training[found.pair[1]])}
+    return found._asdict() | {"pair": (made.samples[found.pair[0]].stem, made.training[found.pair[1]])}
 
 
-def measure(made: MeasuredSet, real: dict[str, Sample], reference: Reference) -> dict[str, Any]:
-    """One row."""
+def measure(
+    made: MeasuredSet, real: dict[str, Sample], held_out: Sequence[np.ndarray], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """One row; `held_out` is what `describe` makes of the held-out real images."""
+    frequency, reference_spectrum, reference_features = held_out
+    _, spectrum, features = describe(made.images, made.sources, arguments)
     row: dict[str, Any] = {"name": made.name, "kind": made.kind, "images": len(made.images)}
-    row |= reference.distances(made.images, made.sources)
-    row |= scr_of(made.images, (sample.mask for sample in made.samples)) | resemblance(made, real)
+    row["spectrum_db"] = quality.spectrum_distance(spectrum, reference_spectrum)
+    row["fine_db"] = quality.high_frequency_difference(frequency, spectrum, reference_spectrum)
+    row["patches"] = quality.frechet_distance(features, reference_features)
+    row |= scr_of(made) | resemblance(made, real)
     return row | fidelity(made, real) if made.kind not in ("real", "planted") else row
 
 
@@ -214,11 +197,14 @@ def cells(row: dict[str, Any]) -> list[str]:
     return line
 
 
-def examples(made: MeasuredSet, sources: dict[str, np.ndarray], count: int, seed: int) -> list[Example]:
-    """A few images of one folder, drawn by the seed."""
-    chosen = sorted(np.random.default_rng(seed).permutation(len(made.samples))[:count])
-    rows = [(made.samples[index], made.sources[index], made.images[index]) for index in chosen]
-    return [Example(f"{made.kind}: {one.stem}", sources.get(source), image, one.mask) for one, source, image in rows]
+def examples(made: MeasuredSet, sources: dict[str, np.ndarray], arguments: argparse.Namespace) -> list[Example]:
+    """A few images of one folder, drawn by the seed, with their sources, raw images (H, W), where these are known."""
+    rows = []
+    for index in sorted(np.random.default_rng(arguments.seed).permutation(len(made.samples))[: arguments.examples]):
+        sample, source = made.samples[index], sources.get(made.sources[index])
+        levels = None if source is None else real_levels(source)
+        rows.append(Example(f"{made.kind}: {sample.stem}", levels, made.images[index], sample.mask))
+    return rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -248,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
 
-    reference = Reference(held_out_samples, arguments.crop_px, arguments.crops, arguments.patches, arguments.seed)
+    reference = describe([real_levels(one.image) for one in held_out_samples.values()], held_out, arguments)
     drawn = {source for made in sets if made.training for source in made.sources}
     planted_on = sorted({source for made in sets if not made.training for source in made.sources} & set(frames))
     baselines = []
@@ -257,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     if planted_on:
         empty = {stem: Sample(stem, frames[stem], np.zeros(frames[stem].shape, bool)) for stem in planted_on}
         baselines.append(real_set("frames", empty, ()))
-    rows = [measure(made, real, reference) for made in (*baselines, *sets)]
+    rows = [measure(made, real, reference, arguments) for made in (*baselines, *sets)]
     caption = (
         f"{arguments.data.name}, against {len(held_out)} held-out images, {arguments.crops} crops of "
         f"{arguments.crop_px} px and {arguments.patches} patches per image, seed {arguments.seed}:"
@@ -266,12 +252,9 @@ def main(argv: list[str] | None = None) -> None:
     text = f"{caption}\n\n{markdown(titles, map(cells, rows))}"
     publish("synthetic_quality.py", text, arguments.document, rows, arguments.output)
     if arguments.sheet is not None:
-        shown = []
-        for made in sets:
-            raw = {stem: sample.image for stem, sample in real.items()} if made.training else frames
-            levels = {stem: real_levels(raw[stem]) for stem in set(made.sources) & set(raw)}
-            shown += examples(made, levels, arguments.examples, arguments.seed)
-        contact_sheet(shown).save(arguments.sheet)
+        images = {stem: sample.image for stem, sample in real.items()}
+        rows_shown = [examples(made, images if made.training else frames, arguments) for made in sets]
+        contact_sheet([*chain(*rows_shown)]).save(arguments.sheet)
 
 
 if __name__ == "__main__":

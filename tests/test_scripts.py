@@ -1,14 +1,11 @@
 """The scripts do what their tables say."""
 
 import importlib.util
-import json
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.synthetic import synthetic_scene
@@ -68,8 +65,8 @@ def test_the_true_posterior_has_the_grid_of_the_predicted_one(ablate, tiny_pipel
 
 
 def test_the_clock_is_the_reference_stack():
-    net = load("benchmark").ClockNet()
-    convolutions = [layer for layer in net.layers if isinstance(layer, torch.nn.Conv2d)]
+    net = load("benchmark").clock_net()
+    convolutions = [layer for layer in net if isinstance(layer, torch.nn.Conv2d)]
     assert len(convolutions) == 12
     sides = [256, 256, 256, 128, 128, 128, 64, 64, 64, 32, 32, 32]
     macs = sum(layer.weight.numel() * side**2 for layer, side in zip(convolutions, sides, strict=True))
@@ -112,26 +109,3 @@ def test_subjects_are_timed_in_turns():
     measured = benchmark.clocks_in_turns(subjects, torch.device("cpu"), rounds=2)
     assert calls == ["a", "b"] * 5  # three warm-ups, two rounds
     assert set(measured) == {"a", "b"} and 0 < measured["a"] < 1
-
-
-def test_confidences_are_measured_with_and_without_diffusion(tiny_checkpoint, tmp_path, capsys, monkeypatch):
-    model, root = tmp_path / "model", tmp_path / "set"
-    shutil.copytree(tiny_checkpoint, model)
-    (model / "val.txt").write_text("a\nb\nc\n")
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for seed, stem in enumerate("abc"):
-        scene = synthetic_scene(64, 64, num_targets=1, seed=seed)
-        Image.fromarray(scene.image).save(root / "images" / f"{stem}.png")
-        Image.fromarray(scene.mask).save(root / "masks" / f"{stem}.png")
-    settings = ["--ensemble-sizes", "1", "2", "--steps", "1", "--output", str(tmp_path / "table.json")]
-    monkeypatch.setattr(sys, "argv", ["confidence.py", "--data", str(root), "--model", str(model), *settings])
-    load("confidence").main()
-    table = json.loads((tmp_path / "table.json").read_text())
-    assert list(table) == ["no diffusion", "E = 1, 1 steps", "E = 2, 1 steps"]
-    assert capsys.readouterr().out.count("\n| ") == len(table)
-    assert table["no diffusion"] != table["E = 1, 1 steps"] != table["E = 2, 1 steps"]
-    for row in table.values():
-        predicted, calibrated = row["as predicted"], row["after Platt"]
-        assert sum(b["num_predicted"] for b in predicted["bins"]) == predicted["num_predicted"]
-        assert 0 <= calibrated["brier"]["value"] <= predicted["brier"]["value"]

@@ -3,25 +3,16 @@
 from .. import lazy_names
 
 _MODULES = {
-    "ControlNetSettings": ".train_controlnet",
-    "ControlNetTask": ".train_controlnet",
-    "DetectorSettings": ".settings",
-    "ImageUNetSettings": ".train_image_unet",
-    "ImageUNetTask": ".train_image_unet",
-    "ImageVAESettings": ".train_image_vae",
-    "ImageVAETask": ".train_image_vae",
-    "LatentSettings": ".train_latent",
-    "LatentTask": ".train_latent",
-    "MaskVAESettings": ".train_mask_vae",
-    "MaskVAETask": ".train_mask_vae",
-    "PixelSettings": ".train_pixel",
-    "PixelTask": ".train_pixel",
-    "RestorationSettings": ".train_restoration",
-    "RestorationTask": ".train_restoration",
-    "Task": ".loop",
-    "TrainSettings": ".settings",
-    "parse_plan": ".settings",
-    "train": ".loop",
+    ".loop": ("Task", "train"),
+    ".settings": ("DetectorSettings", "TrainSettings", "parse_plan"),
+    ".train_controlnet": ("ControlNetSettings", "ControlNetTask"),
+    ".train_image_unet": ("ImageUNetSettings", "ImageUNetTask"),
+    ".train_image_vae": ("ImageVAESettings", "ImageVAETask"),
+    ".train_latent": ("LatentSettings", "LatentTask"),
+    ".train_mask_vae": ("MaskVAESettings", "MaskVAETask"),
+    ".train_pixel": ("PixelSettings", "PixelTask"),
+    ".train_restoration": ("RestorationSettings", "RestorationTask"),
 }
-__all__ = sorted(_MODULES)
-__getattr__, __dir__ = lazy_names(globals(), _MODULES)
+_DEFINED_IN = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_DEFINED_IN)
+__getattr__, __dir__ = lazy_names(globals(), _DEFINED_IN)

@@ -1,7 +1,7 @@
 """The common part of the detectors' trainers: data, validation, hard negatives, default tiles."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -58,7 +58,7 @@ class DetectorTask(Task):
                 if index < max(SHOWN // len(self.data.data_sets), 1):
                     shown = (normalize_image(sample.image) + 1) / 2
                     rows.append([shown, sample.mask.astype(np.float32), output.probability[0, 0]])
-        scores = scores_of_data_sets(self.data, counts, detection_scores)
+        scores = scores_of_data_sets(self.data, counts)
         if self.data.val_backgrounds:
             frames = self.data.val_backgrounds.values()
             false_alarms_px = sum(int(self.pipeline(frame).mask.sum()) for frame in frames)
@@ -88,17 +88,12 @@ def mine_hard_negatives(pipeline: IRSTDDetectionPipeline, data: TrainingData, se
     logger.info("%d hard negatives on %d frames", len(data.crops.hard_negatives), len(data.train_backgrounds))
 
 
-def scores_of_data_sets(
-    data: TrainingData, counts: Sequence[ImageCounts], score: Callable[[list[ImageCounts]], dict[str, float]]
-) -> dict[str, float]:
-    """The scores of all held-out images, and of each of several data sets as SCORE/NAME.
-
-    `counts` are those of `data.val_samples`; `score` maps the counts of some images to their scores.
-    """
-    scores = score([*counts])
+def scores_of_data_sets(data: TrainingData, counts: Sequence[ImageCounts]) -> dict[str, float]:
+    """The scores of all held-out images, whose counts these are, and of each of several data sets as SCORE/NAME."""
+    scores = detection_scores(counts)
     if len(data.data_sets) > 1:
         remaining = iter(counts)
         for data_set in data.data_sets:
-            of_set = score(list(islice(remaining, len(data_set.val_samples))))
+            of_set = detection_scores(list(islice(remaining, len(data_set.val_samples))))
             scores |= {f"{name}/{data_set.name}": value for name, value in of_set.items()}
     return scores

@@ -46,12 +46,7 @@ TILE_PX = 192  # side of an image in it
 
 @dataclass
 class Validation:
-    """Result of a validation.
-
-    Attributes:
-        scores: Scalars by name.
-        rows: Examples, each a row of as many images (H, W) in [0, 1], such as image, truth and prediction.
-    """
+    """Result of a validation: scalars by name, and rows of images (H, W) in [0, 1]: image, truth, prediction, say."""
 
     scores: dict[str, float]
     rows: Sequence[Sequence[np.ndarray]]
@@ -70,19 +65,12 @@ def _tile(image: np.ndarray) -> np.ndarray:
 
 
 class Task:
-    """A trainer's part of the loop: model, loss, validation, and how both are saved.
-
-    Attributes:
-        settings_class: The trainer's settings.
-        headline: Name of the scalar, of a batch and of a validation, that the progress bar shows beside the loss.
-        model: The `nn.Module` whose trainable parameters are optimised; its forward pass is one training step's.
-        pipeline: The pipeline that is saved, of tasks that do not save components of their own.
-    """
+    """A trainer's part of the loop: model, loss, validation, and how both are saved."""
 
     settings_class: ClassVar[type[TrainSettings]]
-    headline: ClassVar[str]
-    model: Any
-    pipeline: Any
+    headline: ClassVar[str]  #: the scalar, of a batch and of a validation, that is shown beside the loss
+    model: Any  #: the `nn.Module` that is optimised; its forward pass is one training step's
+    pipeline: Any  #: the pipeline of tasks that save no components of their own
 
     def __init__(self, settings: Any, data: TrainingData):
         self.settings, self.data = settings, data
@@ -137,16 +125,15 @@ class StepSampler(Sampler[int]):
     """
 
     def __init__(self, first_step: int, last_step: int, batch_size: int, rank: int, world: int):
-        self.first_step, self.last_step, self.batch_size = first_step, last_step, batch_size
-        self.rank, self.world = rank, world
+        self.steps, self.batch_size, self.rank, self.world = range(first_step, last_step), batch_size, rank, world
 
     def __iter__(self) -> Iterator[int]:
-        for step in range(self.first_step, self.last_step):
+        for step in self.steps:
             first = (step * self.world + self.rank) * self.batch_size
             yield from range(first, first + self.batch_size)
 
     def __len__(self) -> int:
-        return (self.last_step - self.first_step) * self.batch_size
+        return len(self.steps) * self.batch_size
 
 
 def step_generator(seed: int, step: int, rank: int) -> torch.Generator:

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from irstd_ldm.data.crops import CropSettings, setting
 from irstd_ldm.evaluation.counts import count_image
-from irstd_ldm.evaluation.metrics import detection_scores
 from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.training.detectors import scores_of_data_sets
@@ -95,8 +94,8 @@ class MaskVAETask(Task):
             probability = self.vae(padded * 2 - 1).sample.sigmoid()[0, 0, :height, :width].cpu().numpy()
             counts.append(count_image(probability > 0.5, sample.mask))
             rows.append([sample.mask.astype(np.float32), probability])
-        scores = scores_of_data_sets(self.data, counts, lambda some: {"iou": detection_scores(some)["iou"]})
-        return Validation(scores, rows)
+        scores = scores_of_data_sets(self.data, counts)
+        return Validation({name: value for name, value in scores.items() if name.startswith("iou")}, rows)
 
     def save_components(self, folder: Path) -> None:
         """Write the Mask-VAE, with the mean and deviation of its posteriors of training masks in its config."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from irstd_ldm.data.crops import setting
 from irstd_ldm.evaluation.counts import count_image
-from irstd_ldm.evaluation.metrics import detection_scores
 from irstd_ldm.models.conditional_encoder import ConditionalEncoder
 from irstd_ldm.models.configurations import PIXEL_CONFIGURATIONS
 from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
@@ -67,7 +66,7 @@ class PixelStepOutput(NamedTuple):
     predicted: Tensor
     noisy: Tensor
     logits: Tensor  # fused from all levels
-    side_logits: list[Tensor]  # of each level
+    side_logits: list[Tensor]  # each level's own
 
 
 class PixelStep(nn.Module):
@@ -194,7 +193,7 @@ class PixelTask(DetectorTask):
             count_image(self.pipeline(sample.image, num_inference_steps=0).mask[0, 0], sample.mask)
             for sample in self.data.val_samples
         ]
-        scores = scores_of_data_sets(self.data, counts, detection_scores)
+        scores = scores_of_data_sets(self.data, counts)
         validation.scores |= {f"encoder_{name}": value for name, value in scores.items() if name.startswith("iou")}
         return validation
 

@@ -20,7 +20,7 @@ EXAMPLES = {"sky": ("sky", 2, 8), "sea": ("sea", 1, 8), "land": ("ground", 4, 8)
 class Limits:
     """What one input may hold, and what may be done with it; a longer video is read from its start up to them."""
 
-    max_pixels: int = 2**24  # of all frames together
+    max_pixels: int = 2**24  # all frames together
     max_frames: int = 64
     max_passes_px: int = 2**27  # pixels of all frames, times members, times steps: the work of one detection
 

@@ -26,8 +26,8 @@ PROGRESS = gr.Progress()  # tells gradio which argument is the progress of a cal
 FIELDS = ("x", "y", "width", "height", "area_px", "confidence", "peak", "scr")
 DECIMALS = {"x": 2, "y": 2, "confidence": 3, "peak": 3, "scr": 1}
 MAX_ROWS = 2000
-SEED = 0  # of a pipeline's call without a generator
-MAX_SIDE_PX = 4096  # of a picture; larger images are shown reduced
+SEED = 0  # the seed that a pipeline's call without a generator has
+MAX_SIDE_PX = 4096  # larger images are shown reduced
 # Dark to light at an even pace, as perceived: probability and uncertainty keep their order in gray and for the
 # colour-blind.
 _ANCHORS = np.array(

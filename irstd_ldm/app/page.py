@@ -16,7 +16,7 @@ from .handlers import BY_THRESHOLD, Handlers, table_headers
 from .server import MAX_WAITING
 
 MAX_STEPS, MAX_ENSEMBLE = 20, 16
-LIFETIME_S = 3600  # of results and files
+LIFETIME_S = 3600  # results and files are kept this long
 TITLE = "irstd-ldm: infrared small targets"
 HEADING = """\
 # Infrared small targets
@@ -30,7 +30,7 @@ class UploadsOnly(gr.Blocks):
     """Blocks that refuse other files before gradio copies them, or downloads what has a foreign address."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        traverse(inputs, _check_uploaded, is_file_obj_with_meta)  # of every part: gradio looks into all of them
+        traverse(inputs, _check_uploaded, is_file_obj_with_meta)  # gradio looks into every part of an input
         return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
 
 

@@ -15,9 +15,9 @@ TABLE_NAMES = {
     "coco": "detections_coco.json",
     "geojson": "detections.geojson",
 }
-KINDS = (*PICTURE_KINDS, *TABLE_NAMES)  # what `detect --write` chooses from
+KINDS = (*PICTURE_KINDS, *TABLE_NAMES)  # `detect --write` chooses from these
 DEFAULT_KINDS = ("masks", "overlays", "json", "csv")
-SCENE_SCR = 12.0  # of the targets in the synthetic scene that `detect` and `card` show
+SCENE_SCR = 12.0  # the targets in the synthetic scene that `detect` and `card` show have it
 
 
 class CommandError(Exception):

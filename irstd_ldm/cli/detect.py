@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         "version": __version__,
         "model": model_name(args),
         "settings": settings(args, pipeline, threshold),
+        "band": args.band,
         "input_range": args.input_range,
         "polarity": args.polarity,
     }
@@ -117,7 +118,7 @@ class _Run:
         try:
             if self.outputs.holds(item.path):
                 raise ValueError("is in the folder that this command writes")
-            source = open_frames(item.path, self.args.raw, self.args.max_pixels)
+            source = _open(item.path, self.args)
             if is_sequence(source) and isinstance(self.outputs, FolderOutputs):
                 self._detect_sequence(item, source)
                 return
@@ -268,10 +269,14 @@ def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_strea
         print(f"irstd-ldm detect: {named}: for the {of_all}", file=sys.stderr)
 
 
+def _open(path: Path, args: argparse.Namespace) -> FrameSource:
+    return open_frames(path, args.raw, args.max_pixels, args.band)
+
+
 def _is_sequence(path: Path, args: argparse.Namespace) -> bool | None:
     """None for what cannot be read, which fails in its turn."""
     try:
-        return is_sequence(open_frames(path, args.raw, args.max_pixels))
+        return is_sequence(_open(path, args))
     except IMAGE_ERRORS:
         return None
 

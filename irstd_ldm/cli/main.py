@@ -446,6 +446,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         help="files of other suffixes are raw frames, such as 640x512:uint16le or, behind a header, "
         "640x512:uint12be:offset=512; folders give their .raw, .bin and .y16 too",
     )
+    add("--band", type=_positive_int, metavar="N", help="the band, from 1, of TIFF files that hold several")
     add(
         "--input-range",
         type=_input_range,

@@ -77,7 +77,7 @@ def detect_sequence(
         if video is not None:
             at_end.callback(video.close)
         try:
-            images = source.frames() if video is not None else iter(())  # of frames of an earlier run, drawn again
+            images = source.frames() if video is not None else iter(())  # an earlier run's frames are drawn again
             recorded = ((next(images, None), None, record) for record in log.records(num_recorded))
             detected = detector.frames(source, item, input_range, num_recorded)
             frames = tqdm(chain(recorded, detected), total=source.num_frames, unit="frame", disable=None)
@@ -120,7 +120,7 @@ def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, 
                 was = f"{folder} was made with {name} {earlier.get(name)!r}"
                 raise CommandError(f"--resume: {was}, now it is {value!r}")
         return _whole_lines(folder / LOG)
-    if summary.exists():  # of an earlier run, which may have written what this one does not
+    if summary.exists():  # an earlier run may have written what this one does not
         for name in (TRACKS, ANNOTATED):
             (folder / name).unlink(missing_ok=True)
     remove_frame_pictures(folder)

@@ -25,10 +25,10 @@ from .outputs import make_folder, save_png
 
 SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.txt"
 
-COLUMNS = ("name", "source", "kind", "num_groups", "num_targets", "seed")  # of provenance.csv
+COLUMNS = ("name", "source", "kind", "num_groups", "num_targets", "seed")  # the columns of provenance.csv
 
 Made = tuple[np.ndarray, np.ndarray, int | None]  # image (H, W) uint8 or uint16, mask (H, W) bool, number of groups
-Maker = Callable[[str, int], Made]  # of a source and a seed, and of nothing else
+Maker = Callable[[str, int], Made]  # a function of a source and a seed, and of nothing else
 
 
 def run(args: argparse.Namespace) -> int:

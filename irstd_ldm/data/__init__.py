@@ -3,27 +3,17 @@
 from .. import lazy_names
 
 _MODULES = {
-    "Frame": ".readers.frame",
-    "FrameSource": ".readers.frame",
-    "HFDataset": ".hf_dataset",
-    "IRSTDFolder": ".folder",
-    "ImageReadError": ".readers.frame",
-    "RawFormat": ".readers.frame",
-    "Sample": ".folder",
-    "SyntheticScene": ".synthetic",
-    "is_sequence": ".readers",
-    "mask_levels": ".masks",
-    "normalize_image": ".images",
-    "open_frames": ".readers",
-    "read_backgrounds": ".folder",
-    "read_image": ".readers",
-    "read_mask": ".masks",
-    "read_stem_list": ".folder",
-    "sequence_range": ".readers.sequence_range",
-    "split_by_scene": ".splits",
-    "synthetic_scene": ".synthetic",
-    "to_gray": ".images",
-    "write_stem_list": ".folder",
+    ".folder": ("IRSTDFolder", "Sample", "read_backgrounds", "read_stem_list", "write_stem_list"),
+    ".hf_dataset": ("HFDataset",),
+    ".images": ("normalize_image", "to_gray"),
+    ".masks": ("mask_levels", "read_mask"),
+    ".planted_targets": ("SyntheticScene",),
+    ".readers": ("is_sequence", "open_frames", "read_image"),
+    ".readers.frame": ("Frame", "FrameSource", "ImageReadError", "RawFormat"),
+    ".readers.sequence_range": ("sequence_range",),
+    ".splits": ("split_by_scene",),
+    ".synthetic": ("synthetic_scene",),
 }
-__all__ = sorted(_MODULES)
-__getattr__, __dir__ = lazy_names(globals(), _MODULES)
+_DEFINED_IN = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_DEFINED_IN)
+__getattr__, __dir__ = lazy_names(globals(), _DEFINED_IN)

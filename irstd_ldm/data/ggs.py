@@ -68,24 +68,29 @@ def squeeze(image: torch.Tensor, num_groups: int, generator: torch.Generator) ->
     return levels[torch.bucketize(image, boundaries, right=True)]
 
 
-def kept_contrasts(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> list[float]:
-    """The share of its contrast that each target keeps, in the order of `label_components`.
+def target_contrasts(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Each target's mean less that of the ring of 10 px around its box without target pixels; NaN without a ring.
 
-    A target's contrast is its mean less that of the ring of 10 px around its box without target pixels; where it has
-    none before, or no ring, it keeps all of it. The images are (C, H, W), the mask (H, W) bool.
+    Of an image (H, W), floating point, and a mask (H, W) bool the contrasts are (number of targets,), in the image's
+    units and in the order of `label_components`.
     """
-    labels, components = label_components(mask.numpy())
-    first, second = before.mean(dim=0).numpy(), after.mean(dim=0).numpy()  # (H, W)
-    shares = []
-    for component in components:
+    labels, components = label_components(mask)
+    contrasts = np.full(len(components), np.nan, image.dtype)
+    for index, component in enumerate(components):
         window = ring_window(component.left, component.top, component.width, component.height)
-        target, ring = labels[window] == component.label, labels[window] == 0
-        if not ring.any():
-            shares.append(1.0)
-            continue
-        contrast, kept = (gray[window][target].mean() - gray[window][ring].mean() for gray in (first, second))
-        shares.append(float(kept / contrast) if contrast else 1.0)
-    return shares
+        pixels, label = image[window], labels[window]
+        if not label.all():
+            contrasts[index] = pixels[label == component.label].mean() - pixels[label == 0].mean()
+    return contrasts
+
+
+def kept_contrasts(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> list[float]:
+    """The share of its contrast that each target of a mask (H, W) bool keeps between two images (C, H, W).
+
+    It is 1 where the target has no contrast before, or no ring.
+    """
+    contrast, kept = (target_contrasts(image.mean(dim=0).numpy(), mask.numpy()) for image in (before, after))
+    return np.divide(kept, contrast, out=np.ones_like(kept), where=np.nan_to_num(contrast) != 0).tolist()
 
 
 def squeeze_with_targets(

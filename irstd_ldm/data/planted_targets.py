@@ -1,6 +1,6 @@
 """Targets on images that had none there: real ones cut out elsewhere, and modelled ones of a chosen brightness."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,15 @@ class SyntheticTarget:
 
 
 @dataclass(frozen=True)
+class SyntheticScene:
+    """An image with the exact mask of its synthetic targets."""
+
+    image: np.ndarray  # (H, W)
+    mask: np.ndarray  # (H, W) bool
+    targets: list[SyntheticTarget]
+
+
+@dataclass(frozen=True)
 class PointSpread:
     """A round Gaussian target at its position in an image, before it has a brightness."""
 
@@ -68,18 +77,21 @@ class PointSpread:
         return SyntheticTarget(self.x, self.y, self.sigma_px, scr, int(self.pixels.sum()))
 
 
-def draw_point_spread(occupied: np.ndarray, sigma_px: float, rng: np.random.Generator) -> PointSpread | None:
-    """A target at a uniform random position; None where one of the pixels `occupied` (H, W) lies in it or its ring."""
+def draw_point_spreads(
+    occupied: np.ndarray, sigma_range_px: tuple[float, float], rng: np.random.Generator
+) -> Iterator[PointSpread]:
+    """Up to 200 targets at uniform random positions; none has a pixel `occupied` (H, W) in it or its ring."""
     height, width = occupied.shape
-    radius = int(np.ceil(4 * sigma_px)) + 1
-    x, y = rng.uniform(radius, width - 1 - radius), rng.uniform(radius, height - 1 - radius)
-    reach = radius + RING_PX
-    rows, columns = (slice(max(round(center) - reach, 0), round(center) + reach + 1) for center in (y, x))
-    taken = occupied[rows, columns]
-    if taken.any():
-        return None
-    profile = gaussian_profile(taken.shape, x - columns.start, y - rows.start, sigma_px, sigma_px)
-    return PointSpread(float(x), float(y), float(sigma_px), (rows, columns), profile, profile > MASK_FRACTION)
+    for _ in range(PLANTING_ATTEMPTS):
+        sigma_px = rng.uniform(*sigma_range_px)
+        radius = int(np.ceil(4 * sigma_px)) + 1
+        x, y = rng.uniform(radius, width - 1 - radius), rng.uniform(radius, height - 1 - radius)
+        reach = radius + RING_PX
+        rows, columns = (slice(max(round(center) - reach, 0), round(center) + reach + 1) for center in (y, x))
+        taken = occupied[rows, columns]
+        if not taken.any():
+            profile = gaussian_profile(taken.shape, x - columns.start, y - rows.start, sigma_px, sigma_px)
+            yield PointSpread(float(x), float(y), float(sigma_px), (rows, columns), profile, profile > MASK_FRACTION)
 
 
 def gaussian_profile(
@@ -118,22 +130,13 @@ class TargetModel:
                 raise ValueError(f"`{name}` must be (low, high) with 0 < low <= high, got {(low, high)}")
 
 
-@dataclass(frozen=True)
-class PlantedFrame:
-    """A frame with its planted targets."""
-
-    image: np.ndarray  # (H, W), in the frame's type
-    mask: np.ndarray  # (H, W) bool
-    targets: list[SyntheticTarget]
-
-
 def noise_sigma(frame: np.ndarray) -> float:
     """Standard deviation of a frame's pixel noise, from its finest diagonal Haar details; (H, W) in raw values."""
     _, (_, _, diagonal) = pywt.dwt2(frame.astype(np.float64), "haar")
     return float(np.median(np.abs(diagonal)) / MAD_TO_SIGMA)
 
 
-def plant_targets(frame: np.ndarray, model: TargetModel, rng: np.random.Generator) -> PlantedFrame:
+def plant_targets(frame: np.ndarray, model: TargetModel, rng: np.random.Generator) -> SyntheticScene:
     """Plant targets on a frame without any.
 
     A target is a round Gaussian at a sub-pixel position, integrated over each pixel, added to the frame: the frame's
@@ -147,6 +150,9 @@ def plant_targets(frame: np.ndarray, model: TargetModel, rng: np.random.Generato
         model: How many targets, how bright and how wide.
         rng: Source of everything random.
 
+    Returns:
+        The frame in its own type, its mask and its targets.
+
     Raises:
         ValueError: The frame is smaller.
     """
@@ -158,15 +164,12 @@ def plant_targets(frame: np.ndarray, model: TargetModel, rng: np.random.Generato
     targets = []
     for _ in range(rng.integers(model.num_targets[0], model.num_targets[1] + 1)):
         scr = float(np.exp(rng.uniform(*np.log(model.scr_range))))
-        for _ in range(PLANTING_ATTEMPTS):
-            spread = draw_point_spread(mask, rng.uniform(*model.sigma_range_px), rng)
-            if spread is None:
-                continue
+        for spread in draw_point_spreads(mask, model.sigma_range_px, rng):
             target = _plant(levels, mask, spread, frame.dtype, scr, sigma, darkest, rng)
             if target is not None:
                 targets.append(target)
                 break
-    return PlantedFrame(_quantised(levels, frame.dtype), mask, targets)
+    return SyntheticScene(_quantised(levels, frame.dtype), mask, targets)
 
 
 def _plant(
@@ -233,16 +236,12 @@ def cut_targets(frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[TargetP
 
 
 def _cut_patch(image: np.ndarray, labels: np.ndarray, label: int, box: tuple[slice, slice]) -> TargetPatch | None:
-    top, bottom = box[0].start - AROUND_PX, box[0].stop + AROUND_PX
-    left, right = box[1].start - AROUND_PX, box[1].stop + AROUND_PX
-    if top < 0 or left < 0 or bottom > image.shape[0] or right > image.shape[1]:
+    around = tuple(slice(side.start - AROUND_PX, side.stop + AROUND_PX) for side in box)
+    if any(side.start < 0 or side.stop > extent for side, extent in zip(around, image.shape, strict=True)):
         return None
-    if max(bottom - top, right - left) > MAX_PATCH_PX:
+    window, mask = image[around].astype(np.float64), labels[around] == label
+    if max(mask.shape) > MAX_PATCH_PX or np.any(labels[around][~mask]):
         return None
-    window, window_labels = image[top:bottom, left:right].astype(np.float64), labels[top:bottom, left:right]
-    if np.any((window_labels != 0) & (window_labels != label)):
-        return None
-    mask = window_labels == label
     distance = ndimage.distance_transform_edt(~mask)
     rows, columns = np.indices(mask.shape)
     plane = np.stack([np.ones(mask.size), rows.ravel(), columns.ravel()], axis=1)  # (h*w, 3)

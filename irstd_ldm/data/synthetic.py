@@ -1,25 +1,13 @@
 """Synthetic infrared scenes with point-spread targets of a chosen signal-to-clutter ratio and exact masks."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 
-from .planted_targets import PLANTING_ATTEMPTS, SyntheticTarget, draw_point_spread
+from .planted_targets import SyntheticScene, SyntheticTarget, draw_point_spreads
 
-SCENE_KINDS = ("sky", "sea", "ground", "horizon")
 SIGMA_RANGE_PX = (0.6, 2.0)  # point spread, from sharp optics to a small extended body
 MIN_SIDE_PX = 64
 COUNTS_PER_LEVEL, BASE_COUNTS, SATURATION_COUNTS = 40, 3000, 16383  # a 14-bit sensor's raw counts in uint16
-
-
-@dataclass(frozen=True)
-class SyntheticScene:
-    """An image with its exact mask."""
-
-    image: np.ndarray  # (H, W) uint8 or uint16
-    mask: np.ndarray  # (H, W) bool
-    targets: list[SyntheticTarget]
 
 
 def synthetic_scene(
@@ -69,10 +57,9 @@ def synthetic_scene(
     levels[dead] = rng.choice([0.0, 255.0], int(dead.sum()))
 
     mask = np.zeros((height, width), bool)
-    occupied = dead
     targets: list[SyntheticTarget] = []
     for _ in range(num_targets):
-        target = _add_target(levels, gain, mask, occupied, scr, bit_depth, rng)
+        target = _add_target(levels, gain, mask, dead, scr, bit_depth, rng)
         if target is None:
             raise ValueError(
                 f"no position found for target {len(targets) + 1} of `num_targets` {num_targets} at `scr` {scr} in a "
@@ -150,6 +137,7 @@ def _horizon(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 _RADIANCE = {"sky": _sky, "sea": _sea, "ground": _ground, "horizon": _horizon}
+SCENE_KINDS = tuple(_RADIANCE)
 
 
 def _vignetting(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -183,10 +171,7 @@ def _add_target(
     rng: np.random.Generator,
 ) -> SyntheticTarget | None:
     """Adds one target to `levels`, `mask` and `occupied`, in place; None where no position suits it."""
-    for _ in range(PLANTING_ATTEMPTS):
-        spread = draw_point_spread(occupied, rng.uniform(*SIGMA_RANGE_PX), rng)
-        if spread is None:
-            continue
+    for spread in draw_point_spreads(occupied, SIGMA_RANGE_PX, rng):
         clean, added = levels[spread.window], gain[spread.window] * spread.profile
 
         def finished(amplitude: float, clean: np.ndarray = clean, added: np.ndarray = added) -> np.ndarray:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-logger = logging.getLogger(__name__)
+from ..data.readers import IMAGE_SUFFIXES, ImageReadError, read_stored
 
-PREDICTION_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ def read_prediction(path: str | Path) -> np.ndarray:
     """Reads a predicted mask or probability map.
 
     Args:
-        path: A gray image of 1 bit, 8 bit (/255) or 16 bit (/65535), or RGB of 8 bit with equal channels.
+        path: A file that `read_image` reads, gray of 1 bit, 8 bit (/255) or 16 bit (/65535), or RGB of 8 bit with
+            equal channels.
 
     Returns:
         (H, W) float32 in [0, 1].
@@ -145,29 +146,29 @@ def read_prediction(path: str | Path) -> np.ndarray:
         FileNotFoundError: There is no such file.
         ValueError: The file cannot be decoded, or holds another kind of image.
     """
-    path = Path(path)
     try:
-        with Image.open(path) as image:
-            mode = image.mode
-            values = np.asarray(image)  # (H, W) or (H, W, 3)
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        stored = read_stored(path)
+    except ImageReadError as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    full_scale = {"1": 1, "L": 255, "RGB": 255, "I;16": 65535, "I;16B": 65535}.get(mode)
-    if full_scale is None:
-        raise ValueError(f"{path} has Pillow mode {mode}: a prediction must be gray of 1, 8 or 16 bit")
-    if mode == "RGB":
+    values = np.asarray(stored)  # (H, W) or (H, W, channels)
+    if values.ndim == 3 and values.shape[2] == 3:
         if np.any(values != values[..., :1]):
             raise ValueError(f"{path} is a colour image: a prediction must be gray")
-        values = values[..., 0]  # (H, W)
-    if full_scale > 1 and values.max() == 1:
+        values = values[..., 0]
+    mode = stored.mode if isinstance(stored, Image.Image) else None
+    if mode == "P" or values.ndim != 2 or values.dtype.kind not in "bu" or values.dtype.itemsize > 2:
+        kind = f"Pillow mode {mode}" if mode else f"values of the shape {values.shape} and type {values.dtype}"
+        raise ValueError(f"{path} has {kind}: a prediction must be gray of 1, 8 or 16 bit")
+    if values.dtype.kind == "b":
+        return values.astype(np.float32)
+    full_scale = np.iinfo(values.dtype).max
+    if values.max() == 1:
         logger.warning("%s: highest value 1 of %d, read as a probability of %.2g", path, full_scale, 1 / full_scale)
     return values.astype(np.float32) / np.float32(full_scale)
 
 
 def find_predictions(root: str | Path, stems: Sequence[str]) -> dict[str, Path]:
-    """Finds ROOT/stem.png (or .bmp, .tif, .tiff) for every stem.
+    """Finds ROOT/stem.png, or with another suffix of `data.readers.IMAGE_SUFFIXES`, for every stem.
 
     Returns:
         The files by stem, in the order of `stems`.
@@ -180,7 +181,7 @@ def find_predictions(root: str | Path, stems: Sequence[str]) -> dict[str, Path]:
         raise ValueError(f"`root` must be a folder of predictions, got {root}")
     files: dict[str, list[Path]] = {}
     for path in sorted(root.iterdir()):
-        if path.suffix.lower() in PREDICTION_SUFFIXES:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             files.setdefault(path.stem, []).append(path)
     missing = [stem for stem in stems if stem not in files]
     if missing:

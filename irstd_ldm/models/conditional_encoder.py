@@ -18,8 +18,8 @@ from .blocks import HaarHead, checkpointed, make_head
 from .safetensors_only import SafetensorsOnlyMixin
 from .wavelet import DWT, LIW
 
-DILATED_HEIGHT = 4  # of the residual U-block without pooling
-PRIOR_LOGIT = -4.6  # of a target pixel before training, probability 0.01 (RetinaNet, arXiv 1708.02002, section 4.1)
+DILATED_HEIGHT = 4  # levels of the residual U-block without pooling
+PRIOR_LOGIT = -4.6  # target pixels have probability 0.01 before training (RetinaNet, arXiv 1708.02002, section 4.1)
 
 
 class ConvNormAct(nn.Sequential):

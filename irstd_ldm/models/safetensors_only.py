@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-ALIGNMENT_BYTES = 64  # of the memory that torch allocates
+ALIGNMENT_BYTES = 64  # the alignment of memory that torch allocates
 
 
 def require_safetensors(kwargs: dict[str, Any]) -> dict[str, Any]:

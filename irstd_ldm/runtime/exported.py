@@ -139,7 +139,7 @@ def openvino_engine(path: Path, num_threads: int | None) -> Engine:
         properties["INFERENCE_NUM_THREADS"] = num_threads
     core = openvino.Core()
     model = core.read_model(path)
-    plans: dict[int | None, Any] = {}  # by the side of single tiles in pixels; None: for all else
+    plans: dict[int | None, Any] = {}  # key: side of single tiles in pixels; None: for all else
 
     def run(inputs: Mapping[str, np.ndarray], tile_size: int) -> np.ndarray:
         side = tile_size if inputs["image"].shape == (1, 1, tile_size, tile_size) else None

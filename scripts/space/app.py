@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from irstd_ldm.app.server import launch_options, private_folder
 
-at_end = ExitStack()  # of the process
+at_end = ExitStack()  # left when the process ends
 at_end.enter_context(private_folder())  # before gradio is imported
 
 from irstd_ldm.app.page import build_page  # noqa: E402

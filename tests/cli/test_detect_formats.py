@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.images import invert_polarity
-from irstd_ldm.data.synthetic import SyntheticScene, synthetic_scene
+from irstd_ldm.data.planted_targets import SyntheticScene
+from irstd_ldm.data.synthetic import synthetic_scene
 
 RNG = np.random.default_rng(0)
 ONE_RANGE = ("--input-range", "7900,8500")
@@ -86,6 +88,23 @@ def test_black_hot_frames_are_mirrored_and_drawn_as_they_are(detect, frame16, tm
     _, drawn = detect(tmp_path / "black.png", "--write", "overlays", "--threshold", 1, name="d")
     overlays = [np.asarray(Image.open(folder / "overlays" / "black.png")) for folder in (black, drawn)]
     assert abs(np.median(overlays[0]) - np.median(overlays[1])) < 10  # boxes cover some pixels of one of them
+
+
+def test_a_band_of_a_tiff_is_chosen(detect, frame16, tmp_path, capsys):
+    bands = np.stack([frame16[::-1], frame16], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", bands, photometric="minisblack", planarconfig="contig")
+    Image.fromarray(frame16).save(tmp_path / "alone.png")
+    code, _ = detect(tmp_path / "a.tif")
+    assert code == 1 and "choose it by `band` (`--band N`, from 1)" in capsys.readouterr().err
+    code, out = detect(tmp_path / "a.tif", "--band", 2, "--write", "probability")
+    _, alone = detect(tmp_path / "alone.png", "--write", "probability", name="alone")
+    assert code == 0 and json.loads((out / "detections.json").read_text())["band"] == 2
+    np.testing.assert_array_equal(probability(out, "a"), probability(alone, "alone"))
+    stack = np.stack([bands, bands])
+    tifffile.imwrite(tmp_path / "two.tif", stack, photometric="minisblack", planarconfig="contig")
+    code, out = detect(tmp_path / "two.tif", "--band", 2, name="two")
+    header = json.loads((out / "two" / "sequence.json").read_text())["header"]
+    assert code == 0 and header["band"] == 2 and header["value_range"] is not None
 
 
 def test_raw_frames_of_a_folder(detect, frame16, tmp_path):

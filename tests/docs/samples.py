@@ -10,7 +10,8 @@ from PIL import Image
 
 from irstd_ldm import bundled_checkpoint
 from irstd_ldm.data.folder import read_stem_list, write_stem_list
-from irstd_ldm.data.synthetic import SyntheticScene, synthetic_scene
+from irstd_ldm.data.planted_targets import SyntheticScene
+from irstd_ldm.data.synthetic import synthetic_scene
 
 from .blocks import ROOT
 
