@@ -13,7 +13,7 @@ import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -35,7 +35,7 @@ from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.exported import READABLE, read_description
 from irstd_ldm.training.train_latent import make_scheduler
 
-Subjects = dict[str, Callable[[], object]]
+Subjects = Mapping[str, Callable[[], object]]
 
 
 def clock_net() -> nn.Sequential:

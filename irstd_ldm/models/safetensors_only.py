@@ -36,9 +36,9 @@ class SafetensorsOnlyMixin:
 
     @classmethod
     def _get_init_keys(cls, input_class: type | None = None) -> set[str]:
-        """As `ConfigMixin._get_init_keys`, with the arguments that a model hands on to the classes below it."""
-        inits = [vars(base)["__init__"] for base in cls.__mro__[:-1] if "__init__" in vars(base)]
-        return {name for init in inits for name in inspect.signature(init).parameters}
+        """As `ConfigMixin._get_init_keys`, with the arguments that a model hands on to the class below it."""
+        inits = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+        return {name for init in inits[:2] for name in inspect.signature(init).parameters}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:
