@@ -35,7 +35,7 @@ from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.exported import READABLE, read_description
 from irstd_ldm.training.train_latent import make_scheduler
 
-Subjects = Mapping[str, Callable[[], object]]
+Subjects = dict[str, Callable[[], object]]
 
 
 def clock_net() -> nn.Sequential:
@@ -57,7 +57,9 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def clocks_in_turns(subjects: Subjects, device: torch.device, rounds: int) -> dict[str, float]:
+def clocks_in_turns(
+    subjects: Mapping[str, Callable[[], object]], device: torch.device, rounds: int
+) -> dict[str, float]:
     """Median over rounds of (seconds / clock's seconds), all timed in turns in each round, after three warm-ups."""
     x = torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
     tick: Callable[[], object] = partial(clock_net().to(device), x)
