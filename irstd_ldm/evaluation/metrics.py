@@ -78,7 +78,7 @@ class Metric:
         return 1e6 if self.unit == "1e-6" else 1.0
 
     def statistic(self, counts: Sequence[Any]) -> Statistic:
-        """The metric on a set of images, from the `ImageCounts` or, as `counted` says, `HierarchicalCounts` of each."""
+        """The metric on a set of images, from the `ImageCounts` or `HierarchicalCounts` of each, as `counted` says."""
         assert self.numerator is not None and self.denominator is not None
         numerator = np.array([self.scale * self.numerator(c) for c in counts], dtype=np.float64)  # (N,)
         denominator = np.array([self.denominator(c) for c in counts], dtype=np.float64)  # (N,)
@@ -100,7 +100,7 @@ def pd(counts: ImageCounts) -> float:
 
 
 def fa_per_million_px(counts: ImageCounts, legacy: bool = False) -> float:
-    """False-alarm pixels per million image pixels, `legacy` by the equal-area count of older code; NaN without images."""
+    """False-alarm pixels per million pixels, `legacy` by the equal-area count of older code. NaN without images."""
     return METRICS["fa_per_million_px"].value([with_legacy_false_alarms(counts) if legacy else counts])
 
 
