@@ -264,26 +264,20 @@ def _total_weight(extent: int, starts: list[int], tile_extent: int, ramp: int) -
     return total
 
 
-def detect_by_tiles(
+def decide(
+    blenders: Sequence[TileBlender],
     grays: Sequence[np.ndarray],
-    settings: SamplingSettings,
     threshold: float,
     calibration: ConfidenceCalibration | None,
-    predict: Callable[[list[Tile]], np.ndarray],
 ) -> tuple[Any, Any, Any, list[list[Target]]]:
     """The probability, mask, uncertainty and targets of N images, as in [`IRSTDPipelineOutput`].
 
     Args:
+        blenders: N of them, to which all tiles were added.
         grays: N of (H, W), raw gray values.
-        settings: The call's.
         threshold: Pixels of a higher probability belong to targets.
         calibration: As in `extract_targets`.
-        predict: Gives the members' probabilities (B, E, PH, PW) of a batch of tiles.
     """
-    blenders = [TileBlender(gray.shape, settings) for gray in grays]
-    for tiles in iterate_tiles(grays, settings):
-        for tile, members in zip(tiles, predict(tiles), strict=True):
-            blenders[tile.index].add(tile.window, members)
     probabilities = [blender.probability[None] for blender in blenders]  # N of (1, H, W)
     masks = [probability > threshold for probability in probabilities]
     uncertainties = [one.uncertainty[None] for one in blenders if one.uncertainty is not None] or None

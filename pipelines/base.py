@@ -1,14 +1,12 @@
-"""The checkpoint format that the pipelines of this package share, and what their calls share."""
+"""The checkpoint format that the pipelines of this package share."""
 
 import json
-from collections.abc import Callable, Sequence
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-import torch
 from diffusers import DiffusionPipeline
 
 from ..files import unfinished_folder
@@ -16,9 +14,6 @@ from ..hub import remote_code as remote
 from ..hub.format import FORMAT_VERSION, check_format_version, component_module
 from ..hub.upload import explain, upload_checkpoint
 from ..models.safetensors_only import require_safetensors
-
-StepCallback = Callable[..., dict[str, torch.Tensor] | None]
-EndStep = Callable[..., tuple[torch.Tensor, ...]]  # (step, timestep, **tensors) -> the tensors to go on with, in order
 
 
 class IRSTDPipelineBase(DiffusionPipeline):
@@ -154,19 +149,21 @@ class IRSTDPipelineBase(DiffusionPipeline):
         self,
         repo_id: str,
         commit_message: str | None = None,
-        *,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
         safe_serialization: bool = True,
         variant: str | None = None,
-        **kwargs: Any,
+        subfolder: str | None = None,
+        revision: str | None = None,
     ) -> str:
         """Saves the pipeline and uploads it to the Hub in one commit, with the code that loads it and a card.
 
         Args:
-            repo_id: "OWNER/NAME", made if absent; "NAME" is the login's own.
+            repo_id, private, token, create_pr, subfolder, revision: As in `upload`.
             commit_message: None = "Upload " and the name of the class.
             safe_serialization: Must be True: weights are never pickled.
             variant: Middle part of the names of the weight files, for example "fp16".
-            kwargs: Further arguments of `upload_checkpoint`: `private`, `token`, `create_pr`, `subfolder`, `revision`.
 
         Returns:
             Address of the commit.
@@ -178,7 +175,16 @@ class IRSTDPipelineBase(DiffusionPipeline):
         message = commit_message or f"Upload {type(self).__name__}"
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
-            return upload_checkpoint(Path(folder), repo_id, commit_message=message, **kwargs)
+            return upload_checkpoint(
+                Path(folder),
+                repo_id,
+                commit_message=message,
+                private=private,
+                token=token,
+                create_pr=create_pr,
+                subfolder=subfolder,
+                revision=revision,
+            )
 
     def _finish(self, folder: Path) -> None:
         """Brings what diffusers has saved into this package's form: sorted configs without local paths."""
@@ -197,35 +203,3 @@ def _move_files(source: Path, target: Path, last: str) -> None:
     for path in sorted(paths, key=lambda path: path == source / last):
         (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
         path.replace(target / path.relative_to(source))
-
-
-def draw_base_seed(generator: torch.Generator | None) -> int:
-    """The number, below 2**62, that a call's images derive their seeds from; None draws from seed 0."""
-    source = generator or torch.Generator().manual_seed(0)
-    return int(torch.randint(2**62, (1,), generator=source, device=source.device))
-
-
-def step_end(pipeline: DiffusionPipeline, callback: StepCallback | None, tensor_inputs: Sequence[str]) -> EndStep:
-    """What a call does after each of its denoising steps: the callback sees the tensors and may replace them.
-
-    Raises:
-        ValueError: `tensor_inputs` names a tensor that the pipeline does not show.
-    """
-    shown = pipeline._callback_tensor_inputs
-    if not set(tensor_inputs) <= set(shown):
-        raise ValueError(
-            f"`callback_on_step_end_tensor_inputs` must be among {', '.join(shown)}, got {list(tensor_inputs)}"
-        )
-
-    def end_step(step: int, timestep: torch.Tensor, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if callback is None:
-            return keep_tensors(step, timestep, **tensors)
-        replaced = callback(pipeline, step, timestep, {name: tensors[name] for name in tensor_inputs}) or {}
-        return tuple(replaced.get(name, tensor) for name, tensor in tensors.items())
-
-    return end_step
-
-
-def keep_tensors(step: int, timestep: torch.Tensor, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors after a step that nothing follows."""
-    return tuple(tensors.values())

@@ -1,19 +1,68 @@
 """The call that the detectors share, from images of any size to targets."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
 from ..data.images import ImageInput, gray_range, scale_gray, to_grays
 from ..targets import Target, confidence_calibration, resolve_threshold
-from ..tiling import Tile, detect_by_tiles, image_seed, resolve_sampling
-from .base import EndStep, IRSTDPipelineBase, StepCallback, draw_base_seed, keep_tensors, step_end
+from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling
+from .base import IRSTDPipelineBase
+
+StepCallback = Callable[..., dict[str, torch.Tensor] | None]
+
+
+def draw_base_seed(generator: torch.Generator | None) -> int:
+    """The number, below 2**62, that a call's images derive their seeds from; None draws from seed 0."""
+    source = generator or torch.Generator().manual_seed(0)
+    return int(torch.randint(2**62, (1,), generator=source, device=source.device))
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """The end of each denoising step: a callback sees tensors and may replace them, and a progress bar moves.
+
+    Attributes:
+        callback: Called as ``callback(pipeline, step, timestep, tensors)``; None = no callback.
+        tensor_inputs: Names of the tensors that it gets.
+        progress_bar: None = no progress bar.
+        num_tiles: Tiles of the batch, by which the bar moves.
+    """
+
+    callback: StepCallback | None = None
+    tensor_inputs: Sequence[str] = ("latents",)
+    progress_bar: tqdm | None = None
+    num_tiles: int = 1
+
+    def check(self, pipeline: DiffusionPipeline) -> None:
+        """Raises ValueError where the callback asks for a tensor that the pipeline does not show."""
+        shown = pipeline._callback_tensor_inputs
+        if not set(self.tensor_inputs) <= set(shown):
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be among {', '.join(shown)}, got {[*self.tensor_inputs]}"
+            )
+
+    def __call__(
+        self, pipeline: DiffusionPipeline, step: int, timestep: torch.Tensor, **tensors: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """The tensors, in their order, some of them replaced."""
+        if self.progress_bar is not None:
+            self.progress_bar.update(self.num_tiles)
+        if self.callback is not None:
+            shown = {name: tensors[name] for name in self.tensor_inputs}
+            replaced = self.callback(pipeline, step, timestep, shown) or {}
+            tensors = {name: replaced.get(name, tensor) for name, tensor in tensors.items()}
+        return list(tensors.values())
+
+
+SILENT = StepEnd()
 
 
 @dataclass
@@ -56,7 +105,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        end_step: EndStep = keep_tensors,
+        step_end: StepEnd = SILENT,
     ) -> np.ndarray:
         """Probabilities of the ensemble's members.
 
@@ -65,7 +114,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             seeds: One seed per image.
             num_inference_steps: Denoising steps.
             ensemble_size: Members per image.
-            end_step: Takes the tensors of `_callback_tensor_inputs` after every step, gives those to go on with.
+            step_end: Called after every step.
 
         Returns:
             (B, E, PH, PW) float32 in [0, 1].
@@ -131,7 +180,8 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         # 1. Check the inputs and fill in the checkpoint's defaults.
         if output_type not in ("np", "pt"):
             raise ValueError(f"`output_type` must be 'np' or 'pt', got {output_type!r}")
-        end_step = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        step_end = StepEnd(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        step_end.check(self)
         settings = resolve_sampling(
             self.config,
             range(self.min_inference_steps, self.max_inference_steps + 1),
@@ -150,26 +200,30 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         base_seed = draw_base_seed(generator)
         seeds = [image_seed(base_seed, index) for index in range(len(grays))]
 
-        # 3. Cut tiles (an image that is no larger is one), predict the members' probabilities, (B, E, PH, PW), blend
-        # and fuse these, decide, and find the targets.
-        def predict(tiles: list[Tile]) -> np.ndarray:
-            def counted(step: int, timestep: torch.Tensor, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-                progress_bar.update(len(tiles))
-                return end_step(step, timestep, **tensors)
-
-            pixels = np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles])  # (B, PH, PW)
-            tile_seeds, steps = [seeds[tile.index] for tile in tiles], settings.num_inference_steps
-            members = self.predict_probability(pixels, tile_seeds, steps, settings.ensemble_size, counted)
-            if not steps:
-                progress_bar.update(len(tiles))
-            return members
-
-        calibration = confidence_calibration(self.config)
+        # 3. Cut tiles; an image that is no larger than a tile is one.
+        blenders = [TileBlender(gray.shape, settings) for gray in grays]
         num_passes = max(settings.num_inference_steps, 1) * sum(len(settings.windows(gray.shape)) for gray in grays)
         with self.progress_bar(total=num_passes) if num_passes > 1 else tqdm(disable=True) as progress_bar:
-            *maps, targets = detect_by_tiles(grays, settings, threshold, calibration, predict)
+            for tiles in iterate_tiles(grays, settings):
+                # 4. Predict the members' probabilities, (B, E, PH, PW).
+                members = self.predict_probability(
+                    np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles]),  # (B, PH, PW)
+                    [seeds[tile.index] for tile in tiles],
+                    settings.num_inference_steps,
+                    settings.ensemble_size,
+                    replace(step_end, progress_bar=progress_bar, num_tiles=len(tiles)),
+                )
+                if settings.num_inference_steps == 0:
+                    progress_bar.update(len(tiles))
 
-        # 4. Convert and offload.
+                # 5. Blend the tiles and fuse the members.
+                for tile, of_tile in zip(tiles, members, strict=True):
+                    blenders[tile.index].add(tile.window, of_tile)
+
+        # 6. Decide, and find the targets.
+        *maps, targets = decide(blenders, grays, threshold, confidence_calibration(self.config))
+
+        # 7. Convert and offload.
         if output_type == "pt":
             maps = [_to_tensors(of_images) for of_images in maps]
         self.maybe_free_model_hooks()

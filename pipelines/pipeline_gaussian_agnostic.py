@@ -18,7 +18,8 @@ from ..data.ggs import draw_num_groups, squeeze
 from ..data.images import ImageInput, to_grays
 from ..hub.format import FORMAT_VERSION
 from ..tiling import blend_weight, image_seed, pad_image, tile_windows
-from .base import EndStep, IRSTDPipelineBase, StepCallback, draw_base_seed, keep_tensors, step_end
+from .base import IRSTDPipelineBase
+from .detection import SILENT, StepCallback, StepEnd, draw_base_seed
 
 TILE_MULTIPLE = 32  # pixels; every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
@@ -191,7 +192,8 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             ValueError: An argument out of range, or a mask that does not fit its image.
         """
         # 0. Resolve defaults and check.
-        end_step = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        step_end = StepEnd(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        step_end.check(self)
         num_inference_steps = num_inference_steps or self.config.default_num_inference_steps
         tile_size = self.config.default_tile_size if tile_size is None else tile_size
         tile_overlap = self.config.default_tile_overlap if tile_overlap is None else tile_overlap
@@ -231,7 +233,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             squeezed, num_groups = self.squeeze(pixels, generators)
             restored = self.restore(squeezed, tile_size, tile_overlap)
             generated = self.refine(
-                restored, generators, num_inference_steps, strength, tile_size, tile_overlap, end_step
+                restored, generators, num_inference_steps, strength, tile_size, tile_overlap, step_end
             )
             if color_fix is not None:
                 generated = COLOR_FIXES[color_fix](generated, restored)
@@ -272,7 +274,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         strength: float,
         tile_size: int,
         tile_overlap: int,
-        end_step: EndStep = keep_tensors,
+        step_end: StepEnd = SILENT,
     ) -> torch.Tensor:
         """Stage 2: stage 1's images (B, 1, PH, PW) in [0, 1] to realistic ones, about [0, 1]."""
         scale, factor = latent_scale(self.vae), self.vae.config.scaling_factor
@@ -296,7 +298,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
 
             noise = _tiled(predict, pair, tile_size // scale, tile_overlap // scale)
             latents = self.scheduler.step(noise, timestep, latents, **step_arguments).prev_sample
-            latents, hint = end_step(step, timestep, latents=latents, hint=hint)
+            latents, hint = step_end(self, step, timestep, latents=latents, hint=hint)
 
         # Model invocation: self.vae.decode.
         decoded = _tiled(

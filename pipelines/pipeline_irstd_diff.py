@@ -9,8 +9,7 @@ from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .base import EndStep, keep_tensors
-from .detection import IRSTDDetectionPipeline
+from .detection import SILENT, IRSTDDetectionPipeline, StepEnd
 
 
 class IRSTDDiffPipeline(IRSTDDetectionPipeline):
@@ -87,7 +86,7 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        end_step: EndStep = keep_tensors,
+        step_end: StepEnd = SILENT,
     ) -> np.ndarray:
         """Encode once, then denoise each member from its own noise."""
         device, dtype = self._execution_device, self.unet.dtype
@@ -117,7 +116,7 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
             noisy = self.scheduler.scale_model_input(latents, timestep).to(dtype)
             predicted = self.unet(torch.cat([pixels, noisy], dim=1), timestep, residuals).sample.float()
             latents = self.scheduler.step(predicted, timestep, latents, **step_arguments).prev_sample
-            latents, pixels = end_step(step, timestep, latents=latents, pixels=pixels)
+            latents, pixels = step_end(self, step, timestep, latents=latents, pixels=pixels)
         return self._by_member(((latents + 1) / 2).clamp(0, 1), ensemble_size)
 
     @staticmethod

@@ -8,8 +8,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionM
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .base import EndStep, keep_tensors
-from .detection import IRSTDDetectionPipeline
+from .detection import SILENT, IRSTDDetectionPipeline, StepEnd
 
 
 class IRSTDLatentPipeline(IRSTDDetectionPipeline):
@@ -85,7 +84,7 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         seeds: Sequence[int],
         num_inference_steps: int,
         ensemble_size: int,
-        end_step: EndStep = keep_tensors,
+        step_end: StepEnd = SILENT,
     ) -> np.ndarray:
         """Encode, denoise, decode; an ensemble samples the posterior, a single member decodes its mode."""
         device, dtype = self._execution_device, self.unet.dtype
@@ -108,8 +107,8 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
             sample = torch.cat([self.scheduler.scale_model_input(latents, timestep), image_latent], dim=1)
             clean = self.unet(sample, timestep, tokens).sample  # (B*E, 8, h, w)
             latents = self.scheduler.step(clean, timestep, latents).prev_sample
-            latents, image_latent, tokens = end_step(
-                step, timestep, latents=latents, image_latent=image_latent, tokens=tokens
+            latents, image_latent, tokens = step_end(
+                self, step, timestep, latents=latents, image_latent=image_latent, tokens=tokens
             )
 
         # Model invocation: self.vae.decode.

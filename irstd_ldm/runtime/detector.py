@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.images import ImageInput, gray_range, scale_gray, to_grays
 from ..targets import Target, confidence_calibration, resolve_threshold
-from ..tiling import Tile, detect_by_tiles, image_seed, resolve_sampling
+from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling
 from .exported import ENGINES, READABLE, TorchNoise, read_description
 
 
@@ -118,14 +118,17 @@ class ExportedDetectorRunner:
         base_seed = TorchNoise(seed).integer(2**62)
         seeds = [image_seed(base_seed, index) for index in range(len(grays))]
 
-        # 3. Cut tiles, predict the members' probabilities, blend them, and find the targets.
-        def predict(tiles: list[Tile]) -> np.ndarray:
+        # 3. Cut tiles, predict the members' probabilities, (B, E, PH, PW), and blend these.
+        blenders = [TileBlender(gray.shape, settings) for gray in grays]
+        for tiles in iterate_tiles(grays, settings):
             pixels = np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles])  # (B, PH, PW)
             tile_seeds = [seeds[tile.index] for tile in tiles]
-            return self.predict_probability(pixels, tile_seeds, settings.ensemble_size, settings.tile_size)
+            members = self.predict_probability(pixels, tile_seeds, settings.ensemble_size, settings.tile_size)
+            for tile, of_tile in zip(tiles, members, strict=True):
+                blenders[tile.index].add(tile.window, of_tile)
 
-        calibration = confidence_calibration(self.config)
-        found = detect_by_tiles(grays, settings, threshold, calibration, predict)
+        # 4. Decide, and find the targets.
+        found = decide(blenders, grays, threshold, confidence_calibration(self.config))
         return DetectorOutput(*found) if return_dict else found
 
     def predict_probability(

@@ -15,7 +15,6 @@ from torch import nn
 
 from .. import __version__
 from ..files import unfinished_folder
-from ..tiling import PAD_MULTIPLE
 from .exported import DESCRIPTION, MODEL_FILES, ExportedDetector, required
 from .quantize import Calibration, calibration_inputs, quantize_onnx
 
@@ -95,7 +94,6 @@ def export_detector(
     description = ExportedDetector(
         format=format,
         num_inference_steps=steps,
-        pad_multiple=PAD_MULTIPLE,
         latent_downscale=2 ** (len(encoder.block_out_channels) - (encoder.stem != "haar")),
         latent_channels=pipeline.vae.config.latent_channels,
         config={

@@ -39,7 +39,6 @@ class ExportedDetector:
 
     format: str  #: "onnx" or "openvino"
     num_inference_steps: int  #: denoising steps of the graph
-    pad_multiple: int  #: images are padded to a multiple of this, in pixels
     latent_downscale: int  #: PH / h
     latent_channels: int  #: channels of the mask latent; the noisy posterior variables have twice as many
     config: dict[str, Any]  #: the checkpoint's defaults, calibration and normalisation, named as in its index
@@ -90,6 +89,7 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
         version = content.get("format_version") if isinstance(content, dict) else None
         if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ValueError(f"`format_version` must be an integer from 1 to {FORMAT_VERSION}, got {version!r}")
+        content.pop("pad_multiple", None)  # earlier versions wrote it, always 32
         description = ExportedDetector(**content)
         config = description.config
         if not isinstance(config, dict) or not config.keys() >= CONFIG_FIELDS:

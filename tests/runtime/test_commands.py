@@ -33,7 +33,7 @@ def test_the_folder_describes_itself(onnx_folder, wide_checkpoint, capsys):
     content = json.loads((onnx_folder / "detector.json").read_text())
     index = json.loads((wide_checkpoint / "model_index.json").read_text())
     assert content["config"]["default_threshold"] == index["default_threshold"]
-    assert (content["format"], content["latent_downscale"], content["pad_multiple"]) == ("onnx", 8, 32)
+    assert (content["format"], content["latent_downscale"]) == ("onnx", 8)
     assert main(["info", "--model", str(onnx_folder)]) == 0
     printed = capsys.readouterr().out
     assert "exported detector: onnx" in printed and "quantization = none, float32" in printed

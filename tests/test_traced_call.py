@@ -1,0 +1,36 @@
+"""A call is read in few files: those of ours that it enters, and how deep it goes."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import irstd_ldm
+from irstd_ldm.data.synthetic import synthetic_scene
+
+package = Path(irstd_ldm.__file__).parent
+homes = [folder.resolve() for folder in (package, package / "pipelines", package / "training")]
+depth, deepest, files = 0, 0, set()
+
+def trace(frame, event, argument):
+    global depth, deepest
+    path = Path(frame.f_code.co_filename).resolve()
+    if event in ("call", "return") and frame.f_code.co_flags & 1 and any(map(path.is_relative_to, homes)):
+        depth += 1 if event == "call" else -1
+        deepest = max(deepest, depth)
+        files.add(path.name)
+
+pipe = irstd_ldm.IRSTDLatentPipeline.from_pretrained(irstd_ldm.bundled_checkpoint())
+image = synthetic_scene().image
+sys.setprofile(trace)
+pipe(image)
+sys.setprofile(None)
+print(len(files), deepest, *sorted(files))
+"""
+
+
+def test_a_call_crosses_few_files_and_is_not_deep():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    num_files, deepest, *names = done.stdout.split()
+    assert int(num_files) <= 12 and int(deepest) <= 8, names
