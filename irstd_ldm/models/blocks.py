@@ -1,6 +1,7 @@
 """The residual ladder that the mask encoder, the image encoder and the mask decoder are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,11 +126,11 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def checkpointed(model: Any, block: nn.Module, *inputs: torch.Tensor) -> Any:
-    """What `block` makes of the inputs, computed anew in the backward pass where `model` checkpoints gradients."""
+def checkpointed(model: Any, block: nn.Module) -> Callable[..., Any]:
+    """The block, or the block computed anew in the backward pass where `model` checkpoints gradients."""
     if torch.is_grad_enabled() and model.gradient_checkpointing:
-        return model._gradient_checkpointing_func(block, *inputs)
-    return block(*inputs)
+        return partial(model._gradient_checkpointing_func, block)
+    return block
 
 
 def check_norm_type(norm_type: str) -> None:

@@ -252,13 +252,13 @@ class ConditionalEncoder(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
             x = self.dwt(x).flatten(1, 2)  # (B, 4*in_channels, PH/2, PW/2)
         skips: list[torch.Tensor] = []
         for stage, block in enumerate(self.encoder):
-            x = checkpointed(self, block, _halve(x) if stage else x)
+            x = checkpointed(self, block)(_halve(x) if stage else x)
             skips.append(x)
         skips[1] = self.liw(skips[1])
         features = [x]
         for stage in reversed(range(len(self.decoder))):
-            fused = checkpointed(self, self.fusion[stage], _resize(features[0], skips[stage]), skips[stage])
-            features.insert(0, checkpointed(self, self.decoder[stage], fused))
+            fused = checkpointed(self, self.fusion[stage])(_resize(features[0], skips[stage]), skips[stage])
+            features.insert(0, checkpointed(self, self.decoder[stage])(fused))
         heads = [head(feature) for head, feature in zip(self.side_heads, features, strict=True)]
         side_logits = [heads[0], *(_resize(head, heads[0]) for head in heads[1:])]  # (B, 1, PH, PW) each
         logits = self.conv_fuse(torch.cat(side_logits, dim=1))

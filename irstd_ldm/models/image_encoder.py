@@ -103,7 +103,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
     def forward(self, image: torch.Tensor) -> IRSTDImageEncoderOutput:
         """Encode (B, 1, PH, PW) in [-1, 1], PH and PW multiples of 8."""
         x, is_batch = self.conv_in(image), self.config.norm_type == "batch"
-        features = checkpointed(self, self.ladder, channels_last(x) if is_batch else x)
+        features = checkpointed(self, self.ladder)(channels_last(x) if is_batch else x)
         if is_batch:
             return IRSTDImageEncoderOutput(self.conv_out(features[-1]), features, self.token_pooling(features[-1]))
         attended = self.mid_attention(self.mid_block1(features[-1]))  # (B, D, h, w)

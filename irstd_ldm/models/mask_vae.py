@@ -59,7 +59,7 @@ class MaskEncoder(nn.Module):
 
     def forward(self, mask: torch.Tensor) -> torch.Tensor:
         x = self.conv_in(mask)
-        x = checkpointed(self, self.ladder, x if self.has_groups else channels_last(x))[-1]
+        x = checkpointed(self, self.ladder)(x if self.has_groups else channels_last(x))[-1]
         return self.conv_out(F.silu(self.norm_out(self.mid(x))) if self.has_groups else x)
 
 
@@ -108,7 +108,7 @@ class MaskDecoder(nn.Module):
             if self.image_feature_channels[level]:
                 assert image_features is not None
                 x = torch.cat([x, image_features[level]], dim=1)
-            x = checkpointed(self, self.levels[level], x)
+            x = checkpointed(self, self.levels[level])(x)
             reduced.append(self.reducers[level](x))
             if level:
                 x = self.upsamplers[level - 1](x)
@@ -155,7 +155,7 @@ class BatchNormMaskDecoder(nn.Module):
             if self.image_feature_channels[level]:
                 assert image_features is not None
                 x = x + self.projections[level](image_features[level])
-            x = checkpointed(self, self.levels[level], F.relu(x))
+            x = checkpointed(self, self.levels[level])(F.relu(x))
             if level:
                 x = F.interpolate(self.upsamplers[level - 1](x), scale_factor=2.0, mode="nearest")
         return self.head(x)
