@@ -55,8 +55,8 @@ class Comparison(NamedTuple):
 
 def compare(pipeline: IRSTDLatentPipeline, sample: Sample, tile_size: int, tile_overlap: int) -> Comparison:
     """An image, run whole and in tiles."""
-    outputs = (pipeline(sample.image, tile_size=size, tile_overlap=tile_overlap) for size in (0, tile_size))
-    return compare_masks(*(output.mask[0, 0] for output in outputs), sample.mask)
+    whole, tiled = (pipeline(sample.image, tile_size=size, tile_overlap=tile_overlap) for size in (0, tile_size))
+    return compare_masks(whole.mask[0, 0], tiled.mask[0, 0], sample.mask)
 
 
 def compare_masks(whole: np.ndarray, tiled: np.ndarray, truth: np.ndarray) -> Comparison:
