@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark import clocks_in_turns
+from benchmark import Subjects, clocks_in_turns
 from markdown_tables import QUALITY, count_images, markdown, percent, publish, quality, samples_of_split, scores
 
 from irstd_ldm import IRSTDDiffPipeline
@@ -37,7 +37,7 @@ def measure(pipe: IRSTDDiffPipeline, samples: list[Sample], steps: Sequence[int]
         difference = paired_bootstrap(first, counts, "iou")
         row = {"steps": number, **scores(counts), "iou_difference": difference.difference}
         row["iou_difference_interval_95"] = (difference.low, difference.high)
-        timed = {"": partial(pipe, image, num_inference_steps=number, tile_size=0)}
+        timed: Subjects = {"": partial(pipe, image, num_inference_steps=number, tile_size=0)}
         rows.append(row | {"clocks": clocks_in_turns(timed, pipe.device, rounds)[""]})
     return rows
 

@@ -1,5 +1,6 @@
 """The script that measures what denoising steps are worth."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -73,7 +74,7 @@ def test_the_table_the_plot_and_the_document(
 def test_a_document_without_marks_is_refused(script, tmp_path):
     (tmp_path / "note.md").write_text("nothing")
     with pytest.raises(ValueError, match="note.md must have one line"):
-        script.insert(tmp_path / "note.md", "pixel_steps.py", "table")
+        importlib.import_module("markdown_tables").insert(tmp_path / "note.md", "pixel_steps.py", "table")
 
 
 def test_the_note_has_the_marks(script):

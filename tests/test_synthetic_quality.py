@@ -1,5 +1,6 @@
 """scripts/synthetic_quality.py on folders that `synthesize` wrote, and tables of two scripts in one document."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -27,6 +28,11 @@ def script(monkeypatch):
     yield module
     for name in ("contact_sheet", "image_statistics", "markdown_tables"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def tables(script):
+    return importlib.import_module("markdown_tables")
 
 
 @pytest.fixture
@@ -194,18 +200,18 @@ def test_a_folder_of_originals_alone_is_refused(script, data, capsys):
     ],
     ids=["no end", "the end of another table", "twice"],
 )
-def test_a_document_whose_marks_do_not_match_is_left_alone(script, tmp_path, text):
+def test_a_document_whose_marks_do_not_match_is_left_alone(tables, tmp_path, text):
     document = tmp_path / "note.md"
     document.write_text(text)
     with pytest.raises(ValueError, match="note.md must have one line"):
-        script.insert(document, "synthetic_quality.py", "new")
+        tables.insert(document, "synthetic_quality.py", "new")
     assert document.read_text() == text
 
 
-def test_two_scripts_have_a_table_each(script, tmp_path):
+def test_two_scripts_have_a_table_each(tables, tmp_path):
     document = tmp_path / "note.md"
     first, second = (f"<!-- table of scripts/{name}.py -->" for name in ("one", "two"))
     document.write_text(f"{first}\n{END}\nbetween\n{second}\n{END}\n")
-    script.insert(document, "two.py", "B")
-    script.insert(document, "one.py", "A")
+    tables.insert(document, "two.py", "B")
+    tables.insert(document, "one.py", "A")
     assert document.read_text() == f"{first}\nA\n{END}\nbetween\n{second}\nB\n{END}\n"
