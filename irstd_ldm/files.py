@@ -1,7 +1,6 @@
 """Files that appear whole or not at all: written under a temporary name beside their own, then renamed."""
 
 import json
-import math
 import os
 import shutil
 import uuid
@@ -56,12 +55,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
-def finite(value: Any) -> Any:
+def finite(content: Any) -> Any:
     """The same content for strict JSON: NaN and infinities become null, numpy's numbers Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if hasattr(value, "dtype"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    text = json.dumps(content, default=lambda number: number.item())
+    return json.loads(text, parse_constant=lambda _: None)
