@@ -219,8 +219,8 @@ def test_the_standard_output_holds_lines_of_json_alone(tiny_checkpoint, frame16,
     first, frame_0, frame_1, failed = lines(out)
     assert first["name"] == "a" and first["targets"] == frame_0["targets"] == frame_1["targets"] != []
     assert (frame_0["frame"], frame_1["frame"], frame_1["name"]) == (0, 1, "stack")
-    assert list(first) == ["file", "name", "width", "height", "targets"]
-    assert list(frame_0) == ["file", "name", "width", "height", "frame", "targets"]
+    assert list(first) == ["file", "name", "width", "height", "targets", "mask"]
+    assert list(frame_0) == ["file", "name", "width", "height", "targets", "frame", "mask"]
     assert failed["file"] == str(tmp_path / "broken.tif") and "TIFF" in failed["error"]
     assert err.splitlines() == [
         f"irstd-ldm detect: {failed['error']}",
