@@ -41,8 +41,7 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         default_threshold: Probability above which a pixel belongs to a target, where a call names none.
         default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
         default_tile_overlap: Overlap of neighbouring tiles in pixels where a call names none.
-        calibration: As in [`IRSTDLatentPipeline`].
-        normalization: As in [`IRSTDLatentPipeline`].
+        calibration, normalization: See [`IRSTDLatentPipeline`].
 
     Raises:
         ValueError: An unknown `normalization`.

@@ -24,8 +24,8 @@ THUMBNAIL_PX = 64
 class TargetContrast(NamedTuple):
     """One target of a source image: its mean less that of its ring, in gray levels, NaN without a ring."""
 
-    before: float  # in the source
-    after: float  # in the synthetic image
+    before: float  # contrast in the source
+    after: float  # contrast in the synthetic image
     labelled: bool  # whether the synthetic image's mask still holds a pixel of it
 
     @property
@@ -156,7 +156,7 @@ def thumbnails(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def nearest_training_images(synthetic: np.ndarray, training: np.ndarray, sources: Sequence[int]) -> Neighbours:
-    """Which `thumbnails` (M, D) synthetic ones (N, D) resemble, that should resemble those of the index `sources`."""
+    """Finds the `thumbnails` (M, D) that synthetic ones (N, D) resemble; their own have the indices `sources`."""
     if len(training) < 2 or not 0 < len(synthetic) == len(sources):
         raise ValueError(
             f"`training` must hold at least 2 images and `sources` one index per image of `synthetic`, got "

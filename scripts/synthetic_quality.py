@@ -12,10 +12,10 @@ a network, a download, and are not used.
   fine: mean signed difference at 0.25 cycles per px and more, below 0 too smooth.
 - patches: Frechet distance of Gaussians fitted to mean, log deviation, skewness, log gradient and log fine DCT energy
   of 8x8 patches, in standard deviations of the held-out images' patches.
-- contrast: mean of a target - mean of its ring, synthetic / source; lost: 0 or less. Of the targets that the synthetic
-  mask still holds; unlabelled are those that it does not. Planted targets have no source: only their SCR is given.
-- r: correlation of thumbnails with the training images, which are those that `synthesize` was given. In brackets what
-  the source of that image has with the same training image: memorisation shows as the first well above the second.
+- contrast: mean of a target - mean of its ring, synthetic / source, of the targets that the synthetic mask still
+  holds; a lost one has 0 or less. Unlabelled ones have left the mask. Planted targets have no source, only an SCR.
+- r: correlation of thumbnails with the training images, which are those that `synthesize` was given. The number in
+  brackets is that of the image's source with the same training image: memorisation shows as a much lower one.
 """
 
 import argparse
@@ -76,14 +76,14 @@ def samples_of(root: Path, stems: Sequence[str]) -> dict[str, Sample]:
 
 @dataclass
 class MeasuredSet:
-    """Images that one row is about; real ones are as if each were a synthetic one of itself."""
+    """The images of one row; each real image counts as a synthetic one of itself."""
 
     name: str
     kind: str
     samples: list[Sample]
     images: list[np.ndarray]  # the samples' images, in gray levels
     sources: list[str]  # one per image
-    training: list[str]  # that the images, or their generator, were made of
+    training: list[str]  # stems that the images, or their generator, were made of
 
 
 def real_set(name: str, samples: dict[str, Sample], training: Iterable[str]) -> MeasuredSet:
@@ -215,11 +215,11 @@ def main(argv: list[str] | None = None) -> None:
         "--held-out", nargs="+", default=[], metavar="val|LISTFILE", help="real images to compare with"
     )
     parser.add_argument("--backgrounds", type=Path, help="frames that planted images were made of")
-    parser.add_argument("--crop-px", type=int, default=96, help="of the spectra; the smallest image of NUAA-SIRST")
-    parser.add_argument("--crops", type=int, default=4, help="per image, of the spectra")
-    parser.add_argument("--patches", type=int, default=64, help="per image")
+    parser.add_argument("--crop-px", type=int, default=96, help="crops of the spectra; 96 fits all of NUAA-SIRST")
+    parser.add_argument("--crops", type=int, default=4, help="crops per image for the spectra")
+    parser.add_argument("--patches", type=int, default=64, help="patches per image")
     parser.add_argument("--examples", type=int, default=3, help="per folder, on the sheet")
-    parser.add_argument("--seed", type=int, default=0, help="of crops, patches and examples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of crops, patches and examples")
     parser.add_argument("--document", type=Path, help="a Markdown file with marks, whose table is replaced")
     parser.add_argument("--sheet", type=Path, help="a PNG file for examples to look at")
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")

@@ -30,7 +30,7 @@ class TrainingData:
 
     crops: TrainingCrops  # item k is a function of the seed and k
     data_sets: list[DataSet]
-    train_backgrounds: dict[str, np.ndarray]  # in the crops' order
+    train_backgrounds: dict[str, np.ndarray]  # frames in the order in which the crops number them
     val_backgrounds: dict[str, np.ndarray]
 
     @property

@@ -70,7 +70,7 @@ def private_folder() -> Iterator[None]:
 
 
 def launch_options(max_file_mb: int = MAX_FILE_MB) -> dict[str, Any]:
-    """What every server of the page passes to `launch`, wherever it is bound; uploads in 10^6 bytes."""
+    """Arguments of `launch` for every server of the page, wherever it is bound; `max_file_mb` counts 10^6 bytes."""
     import gradio as gr
     from starlette.middleware import Middleware
 

@@ -161,7 +161,7 @@ class _Run:
         return f"{sequences if self.sequences else ''}targets: {self.num_targets}"
 
     def interruption(self) -> str:
-        """What is kept of an interrupted run, and of the sequence in which it was interrupted."""
+        """Says that the output is kept, and how a sequence that was interrupted goes on."""
         line = "interrupted; what is written stays"
         for sequence in self.sequences:
             if not sequence["complete"] and sequence["error"] is None:

@@ -78,8 +78,8 @@ def geojson_table(header: Mapping[str, Any], records: Records, ending: Ending) -
 def _features(record: Record) -> Iterator[dict[str, Any]]:
     """A target's centroid, a point, and its box, a polygon from its lower left corner on.
 
-    Of images without a coordinate reference system the geometries are null, as are those that reach beyond it (the
-    limb of a full-disk image).
+    Geometries are null in images without a coordinate reference system, and where they reach beyond it (the limb of a
+    full-disk image).
     """
     georeference = _georeference(Path(record.file))
     for target, row in zip(record.targets, record.row()["targets"], strict=True):

@@ -52,7 +52,7 @@ def _describe_pipeline(args: argparse.Namespace) -> tuple[Iterable[tuple[str, An
 
 
 def _describe_exported(folder: str) -> tuple[Iterable[tuple[str, Any]], str]:
-    """As `_describe_pipeline`, of what `irstd-ldm export` wrote; torch is not needed."""
+    """Does as `_describe_pipeline` for a folder that `irstd-ldm export` wrote; torch is not needed."""
     try:
         description = read_description(folder)
     except (OSError, ValueError) as error:

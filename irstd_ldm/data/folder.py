@@ -84,7 +84,7 @@ class IRSTDFolder(SampleSequence):
         root: the data set's folder; its name is `name`.
         split: "train", "test", "val", or None for every image in alphabetical order. The list is the first that
             exists, for "train": img_idx/train_NAME.txt (or the only img_idx/train_*.txt), 50_50/train.txt,
-            idx_427/train.txt, idx_427/trainval.txt, train.txt, trainval.txt; for "test" and "val" the same places
+            idx_427/train.txt, idx_427/trainval.txt, train.txt, trainval.txt; for "test" and "val" the same files
             (without trainval).
         list_file: a text file of stems, instead of the split's own list.
 

@@ -63,7 +63,7 @@ class HFDataset(SampleSequence):
         return mask_levels(self._read_file(index, MASK_COLUMN, read_stored), f"of {self._row(index)}")
 
     def _read_file(self, index: int, column: str, read: Callable[[Path], Any]) -> Any:
-        """What a reader of files makes of a row's file, which may lie inside a larger one."""
+        """Calls a reader of files on a row's file, which may lie inside a larger one."""
         stored: dict[str, Any] = self._rows[index][column]
         with TemporaryDirectory() as folder:
             path = Path(stored["path"] or "")

@@ -20,14 +20,14 @@ PILLOW_FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "PPM", "JPEG2000", "WEBP", "GIF"
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 NORMALIZATIONS = ("range", "robust")  # the rules of `gray_range`, an entry of every checkpoint's config
-# On either side; up to a few per cent of odd pixels hardly move the first quantiles. Where one level holds both, the
-# next are taken.
+# Shares of the pixels outside of the robust range on either side. A few per cent of odd pixels hardly move the first
+# quantiles; where one gray level holds both of a pair, the next pair is taken.
 ROBUST_SHARES = (0.05, 0.01, 0.001)
 # Where at least this share of a frame's pixels have one value, and there are at least this many squares of 2x2 of them
 # per pixel of it, these squares were not measured: a letterbox, the outside of a round field of view, a corner without
 # data. Pixels of the scene that happen to have the same value count.
 MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.6
-MIN_MEASURED_SHARE = 0.1  # where less is left, that is a bright object before an even sky, not a scene in a border
+MIN_MEASURED_SHARE = 0.1  # if less is left, it is a bright object before an even sky, not a scene in a border
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
 
@@ -277,7 +277,7 @@ def percentile_range(gray: np.ndarray) -> tuple[float, float]:
 
 
 def _percentiles_of_uint16(gray: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
-    """What `np.percentile` gives, by counting values instead of sorting a copy of the frame."""
+    """The result of `np.percentile`, found by counting values instead of sorting a copy of the frame."""
     at_most = np.cumsum(_counts(gray.reshape(-1), 0, 2**16 - 1))  # (65536,), pixels of at most each value
     rank = (gray.size - 1) * (np.array(percentiles) / 100)
     low, high = np.searchsorted(at_most, np.floor(rank), "right"), np.searchsorted(at_most, np.ceil(rank), "right")
@@ -313,7 +313,7 @@ def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:
 
 
 def _read_path(path: Path) -> np.ndarray:
-    """The image of a file; by Pillow in a checkpoint's remote code where this package with its readers is absent."""
+    """The image of a file; a checkpoint's remote code, without this package and its readers, opens it with Pillow."""
     try:
         readers = import_module("irstd_ldm.data.readers")
     except ModuleNotFoundError:

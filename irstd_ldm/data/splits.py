@@ -50,7 +50,7 @@ def scene_groups(stems: list[str], images: list[np.ndarray]) -> np.ndarray:
 
     Two images look alike where their thumbnails correlate, or, for stems of one prefix whose last numbers differ by
     at most 2, where their detail correlates at some shift. Scenes seen from elsewhere or at other scales are missed.
-    Of N stems and images the numbers are (N,) int, from 0.
+    The numbers are (N,) int, from 0, for N stems and images.
     """
     thumbnails = np.stack([_thumbnail(image) for image in images])  # (N, THUMBNAIL_PX**2)
     similar = thumbnails @ thumbnails.T >= MIN_CORRELATION  # (N, N)

@@ -125,7 +125,7 @@ def paired_differences(
         num_resamples, seed, level: See `estimate`.
 
     Raises:
-        ValueError: As `estimate` does, or `a` and `b` have no metric in common.
+        ValueError: See `estimate`; or `a` and `b` have no metric in common.
     """
     names = [name for name in a if name in b]
     if not names:

@@ -1,4 +1,4 @@
-"""The ways published work resizes images and reads the truth, by name, and predictions that lie in a folder.
+"""Published ways of resizing images and reading the truth, by name, and predictions that lie in a folder.
 
 A protocol has an image side and a truth side: run the pipeline on `prepare_image(gray)` and score its probability
 against `prepare_truth(mask)`. Scoring alone is not the protocol where the network would have seen another image.

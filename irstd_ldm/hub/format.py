@@ -1,4 +1,4 @@
-"""Which files make a checkpoint, and whether a folder is one: told without torch, and nothing is executed."""
+"""The files of a checkpoint and the check that a folder is one, without torch and without running anything."""
 
 import json
 import re

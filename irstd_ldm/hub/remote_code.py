@@ -22,7 +22,7 @@ _LINE_LENGTH = 119
 
 
 class _Import(NamedTuple):
-    """`from module import name as bound`, or `import name as bound` without a module."""
+    """An import: `from module import name as bound`, or `import name as bound` where the module is empty."""
 
     module: str
     name: str
@@ -80,7 +80,7 @@ def one_module(module: str, class_name: str) -> str:
         ValueError: The package has no such class; two of the needed names mean different things; or an import of the
             package is not of the form `from .x import A` at the top of a file, `x` being a module.
     """
-    texts: dict[str, None] = {}  # in order
+    texts: dict[str, None] = {}  # a set that keeps its order
     imports: set[_Import] = set()
     origins: dict[str, object] = {}  # name -> what binds it
 

@@ -20,7 +20,7 @@ def upload_checkpoint(folder: Path, repo_id: str, *, commit_message: str | None 
 
     Args:
         folder: The checkpoint. A folder without a card keeps the repository's, and gives it one if it has none.
-        repo_id, kwargs: As in `upload`.
+        repo_id, kwargs: See `upload`.
         commit_message: None = "Upload " and the folder's name.
 
     Returns:

@@ -70,7 +70,7 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_features": {"image_feature_channels": (16, 32, 0)},
     },
-    # What the profile of `tiny_v1` asked for: blocks whose normalisation folds away, widths that fill a vector, one
+    # A profile of `tiny_v1` led to this size: blocks whose normalisation folds away, widths that fill a vector, one
     # level of denoiser at 1/8, attention by 32 pooled tokens, FAE and LIW where the map is small.
     "tiny": {
         "vae": {

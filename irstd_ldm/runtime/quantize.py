@@ -34,7 +34,7 @@ class Calibration:
 
 
 def evenly_spaced(stems: Sequence[str], count: int = NUM_CALIBRATION_IMAGES) -> list[str]:
-    """At most `count` of the stems, evenly spaced over the list."""
+    """A selection of at most `count` stems, evenly spaced over the list."""
     indices = np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int)
     return [stems[index] for index in indices]
 

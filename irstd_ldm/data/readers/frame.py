@@ -1,4 +1,4 @@
-"""What all readers share: frames, errors, the limit of their size. Neither numpy nor Pillow is loaded with it."""
+"""The ground that all readers share: frames, errors, the size limit. It loads neither numpy nor Pillow."""
 
 import re
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class ImageReadError(ValueError):
 
 @dataclass(frozen=True)
 class RawFormat:
-    """What a file of raw frames does not say itself: frames of height x width values, row by row."""
+    """The layout of a file of raw frames, which it does not say itself: height x width values a frame, row by row."""
 
     width: int
     height: int

@@ -15,7 +15,7 @@ ALLOWED = "(H, W), (H, W, 1), (N, H, W), (N, H, W, 1) or (N, 1, H, W)"
 SPACE = rb"(?:\s|#[^\n]*\n)+"  # comments run to the end of their line
 HEAD = re.compile(rb"(P[25])" + SPACE + rb"(\d{1,9})" + SPACE + rb"(\d{1,9})" + SPACE + rb"(\d{1,9})\s")
 HEAD_BYTES = 4096
-PLAIN_BYTES = 16  # read of a plain file for each of its values, beside `HEAD_BYTES`
+PLAIN_BYTES = 16  # most bytes that a plain file may have for each of its values, beside `HEAD_BYTES`
 
 
 class NumpyFrames(FrameSource):
