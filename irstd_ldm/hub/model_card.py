@@ -127,12 +127,12 @@ def _usage(index: Mapping[str, Any], folder: Path, name: str) -> str:
 def _networks(folder: Path) -> str:
     rows = []
     for config in sorted(folder.glob("*/config.json")):
-        tensors: dict[str, dict[str, Any]] = {}
+        tensors: dict[str, tuple[str, list[int]]] = {}
         for path in config.parent.glob("*.safetensors"):
             tensors |= read_safetensors_header(path)
         tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in BATCH_STATISTICS}
-        parameters = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-        types = ", ".join(sorted({tensor["dtype"] for tensor in tensors.values()}))
+        parameters = sum(math.prod(shape) for _, shape in tensors.values())
+        types = ", ".join(sorted({kind for kind, _ in tensors.values()}))
         rows.append((f"`{config.parent.name}`", f"`{read_json(config)['_class_name']}`", f"{parameters:,}", types))
     return _table("## Networks", ("part", "class", "parameters", "stored as"), rows)
 
