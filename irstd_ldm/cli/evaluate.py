@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -31,6 +32,7 @@ from .model import load_detector, model_folder, model_name, predict, resolve_dev
 from .outputs import make_folder, writing
 
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
+LOWEST_PEAK = 1 / 16  # a folder whose predictions all stay below it holds numbers of classes, not probabilities
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,7 +127,14 @@ def _evaluate(
         except ValueError as error:
             raise CommandError(f"--predictions {args.predictions}: {error}", EXIT_USAGE) from error
         header |= {"predictions": str(args.predictions)}
-        pairs = ((stem, read_prediction(path), *reversed(images.read(stem))) for stem, path in files.items())
+        peaks: list[float] = []
+
+        def read_one(path: Path) -> np.ndarray:
+            probability = read_prediction(path)
+            peaks.append(float(probability.max()))
+            return probability
+
+        pairs = ((stem, read_one(path), *reversed(images.read(stem))) for stem, path in files.items())
     worst = WorstImages()
     progress = tqdm(pairs, total=len(stems), unit="image", disable=None if state.is_main_process else True)
     try:
@@ -139,6 +148,9 @@ def _evaluate(
         )
     except IMAGE_ERRORS as error:
         raise CommandError(str(describe(args.data, error)), EXIT_FAILED) from error
+    if pipeline is None and 0 < max(peaks) < LOWEST_PEAK:
+        told = f"no prediction is above {max(peaks):.2g}; masks have 0 and 255, probability maps all of their range"
+        raise CommandError(f"--predictions {args.predictions}: {told}", EXIT_FAILED)
     if state.num_processes > 1:
         by_stem = {image.stem: image for image in gather_object(result.per_image)}
         result = replace(result, per_image=[by_stem[stem] for stem in images.stems])

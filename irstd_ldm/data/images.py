@@ -37,15 +37,16 @@ def to_gray(image: ImageInput) -> np.ndarray:
     Args:
         image: a path of a file of one frame that `data.readers` reads, a PIL image of any mode (alpha is ignored), an
             array (H, W), (H, W, 1) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W). Arrays and tensors are
-            uint8, uint16, int16, int32 or floating point.
+            uint8, uint16, int16, int32 or floating point. Masked pixels of a masked array were not measured: they get
+            the median of the others.
 
     Returns:
         (H, W) array: uint8, uint16, int32 (also for int16) or float32 (any floating type). Values are not rescaled;
         colours become gray by the ITU-R 601-2 weights, for uint8 exactly as Pillow's `convert("L")`.
 
     Raises:
-        TypeError: neither of these kinds, another element type (bool among them), or a masked array.
-        ValueError: another shape, no pixels, NaN or infinite values.
+        TypeError: neither of these kinds, or another element type (bool among them).
+        ValueError: another shape, no pixels, all of them masked, NaN or infinite values.
         ImageReadError: a file that is not an image, is truncated, holds several frames, NaN or infinite values, or is
             beyond the size limit.
         OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
@@ -55,7 +56,9 @@ def to_gray(image: ImageInput) -> np.ndarray:
     if isinstance(image, Image.Image):
         return _gray_from_pil(image)
     if isinstance(image, np.ma.MaskedArray):
-        raise TypeError("`image` must not be a masked array: fill its masked pixels with a value that occurs")
+        if np.ma.count(image) == 0:
+            raise ValueError("`image` must have pixels that are not masked, got none")
+        image = image.filled(np.median(image.compressed()).astype(image.dtype))
     if isinstance(image, np.ndarray):
         return _gray_from_array(np.asarray(image))
     loaded_torch = sys.modules.get("torch")  # a tensor comes from a caller that has imported it
@@ -304,6 +307,15 @@ def soft_compress(values: np.ndarray) -> np.ndarray:
     """Identity in [-1, 1]; beyond, sign(y) * (1 + 0.5 * log1p(2 * (abs(y) - 1))): monotone, of continuous slope."""
     excess = np.maximum(np.abs(values) - 1, 0)
     return np.where(excess > 0, np.sign(values) * (1 + 0.5 * np.log1p(2 * excess)), values)
+
+
+def is_coloured(pixels: np.ndarray | Image.Image) -> bool:
+    """Whether at least a tenth of a decoded frame's pixels are in colours, as those of a false-colour picture are."""
+    if isinstance(pixels, Image.Image):
+        if pixels.mode not in ("P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"):
+            return False
+        pixels = np.asarray(pixels.convert("RGB"))
+    return pixels.ndim == 3 and bool(np.mean(np.ptp(pixels, axis=2) > pixels.max() / 8) > 0.1)
 
 
 def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:

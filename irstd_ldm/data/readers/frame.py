@@ -1,5 +1,6 @@
 """The ground that all readers share: frames, errors, the size limit. It loads neither numpy nor Pillow."""
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+logger = logging.getLogger(__name__)
 MAX_PIXELS = 100_000_000  # Larger frames are not read, unless the caller gives another limit.
 # Errors of a file that cannot be done: unreadable, refused, too large for the memory (torch reports that as a
 # RuntimeError), of a format whose reader is not installed.
@@ -88,7 +90,11 @@ class FrameSource:
             ImageReadError: a frame that cannot be read, is larger than the limit, or holds NaN or infinite values.
         """
         for index, pixels in enumerate(self.stored(start), start):
-            yield gray_frame(self.path, None if self.num_frames == 1 else index, pixels)
+            yield gray_frame(self.path, None if self.num_frames == 1 else index, self.measured(pixels))
+
+    def measured(self, pixels: "np.ndarray | Image.Image") -> "np.ndarray | Image.Image":
+        """A decoded frame, as a masked array where the file declares a value that stands for pixels without data."""
+        return pixels
 
     def error(self, reason: str) -> ImageReadError:
         """The error of this file, to be raised."""
@@ -110,9 +116,11 @@ def gray_frame(path: Path, index: int | None, pixels: "np.ndarray | Image.Image"
 
     Raises ImageReadError for pixels that `to_gray` refuses.
     """
-    from ..images import to_gray
+    from ..images import is_coloured, to_gray
 
     try:
+        if not index and is_coloured(pixels):
+            logger.warning("'%s' is in colours and becomes gray by their brightness, which is not heat", path)
         return Frame(index or 0, to_gray(pixels), None)
     except (TypeError, ValueError) as error:
         number = "" if index is None else f", frame {index}"
