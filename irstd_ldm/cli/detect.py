@@ -250,10 +250,10 @@ def readers_are_quiet() -> Iterator[None]:
 def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_stream: bool) -> None:
     """Refuses flags that fit no input, and tables of stills for sequences; where only some fit, a note says so."""
     flags = [f"--{name.replace('_', '-')}" for name in SEQUENCE_FLAGS if getattr(args, name)]
-    flags += ["--input-range sequence"] if args.input_range == "sequence" else []
     unfit = ([] if args.inputs else ["no INPUT"]) + flags + (["--write"] if args.write else [])
     if is_stream and unfit:
         raise CommandError(f"--output -: not with {unfit[0]}: it writes JSON lines and no files", EXIT_USAGE)
+    flags += ["--input-range sequence"] if args.input_range == "sequence" else []
     tables = ",".join(kind for kind in args.write or () if kind in STILL_TABLES)
     if not flags and not tables:
         return

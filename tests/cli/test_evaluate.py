@@ -308,3 +308,13 @@ def test_a_report_is_written_beside_the_metrics(data, predictions, tmp_path, cap
 def test_names_are_short_where_they_tell_apart():
     assert short_names(["a/b", "c/d", "a/b"]) == ["b", "d", "b"]
     assert short_names(["a/b", "c/b", "d"]) == ["a/b", "c/b", "d"]
+
+
+def test_a_folder_of_class_numbers_is_no_folder_of_predictions(data, predictions, tmp_path, capsys):
+    for path in predictions.iterdir():
+        save(path, np.asarray(Image.open(path)) // 64)
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[0, :3] = (0, 1, 2)
+        save(path, pixels)
+    assert main(["evaluate", "--data", str(data), "--predictions", str(predictions), "--output", str(tmp_path)]) == 1
+    assert "no prediction is above 0.012; masks have 0 and 255" in capsys.readouterr().err
