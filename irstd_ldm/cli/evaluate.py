@@ -187,7 +187,7 @@ def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
         with writing(output):
             print(f"written: {write_report(output, evaluations)}")
     except ModuleNotFoundError as error:
-        print(f"irstd-ldm evaluate: no report.html: {error}", file=sys.stderr)
+        print(f"irstd-ldm evaluate: no report.html: {error}: pip install irstd-ldm[eval]", file=sys.stderr)
 
 
 def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ Position = tuple[float, float]  # pixels of the image
 def coco_table(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
     """detections_coco.json: an image per still, an annotation per target with a `score`, its confidence."""
     yield f'{{"info": {json.dumps(finite(header))},\n"categories": {json.dumps(COCO_CATEGORIES)},\n"annotations": ['
-    yield from list_elements(_numbered(_annotations(record) for record in records()))
+    numbered = ((number, one) for number, record in enumerate(records(), start=1) for one in _annotations(record))
+    yield from list_elements({"id": k, "image_id": number, **one} for k, (number, one) in enumerate(numbered, start=1))
     yield '],\n"images": ['
     images = (
         {"id": number, "file_name": record.file, "width": record.width, "height": record.height}
@@ -58,14 +59,6 @@ def _run_lengths_of_window(inside: np.ndarray, left: int, top: int, height: int,
     starts = positions[np.append(0, breaks + 1)]
     ends = positions[np.append(breaks, -1)] + 1
     return np.diff(np.stack([starts, ends], axis=1).ravel(), prepend=0, append=height * width).tolist()
-
-
-def _numbered(annotations: Iterable[Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    number = 0
-    for image_number, of_image in enumerate(annotations, start=1):
-        for annotation in of_image:
-            number += 1
-            yield {"id": number, "image_id": image_number, **annotation}
 
 
 def geojson_table(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:

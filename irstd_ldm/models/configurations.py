@@ -165,9 +165,6 @@ PIXEL_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-_DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
-_UP = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
-
 # The Gaussian-agnostic engine's networks: stage 1, the image VAE and the base denoiser; the control branch of stage 2
 # follows from the denoiser.
 GENERATOR_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
@@ -225,8 +222,8 @@ GENERATOR_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "sample_size": 32,
             "block_out_channels": (32, 64, 96),
             "layers_per_block": 1,
-            "down_block_types": _DOWN,
-            "up_block_types": _UP,
+            "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
+            "up_block_types": ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
             "attention_head_dim": 4,
             "cross_attention_dim": 32,
             "norm_num_groups": 16,
