@@ -21,7 +21,7 @@ from ..tiling import blend_weight, image_seed, pad_image, tile_windows
 from .base import IRSTDPipelineBase
 from .detection import SILENT, StepCallback, StepEnd, draw_base_seed
 
-TILE_MULTIPLE = 32  # pixels; every network halves at most five times
+TILE_MULTIPLE = 32  # in pixels: every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
 BINOMIAL = (1 / 16, 2 / 16, 1 / 16, 2 / 16, 4 / 16, 2 / 16, 1 / 16, 2 / 16, 1 / 16)
 DILATIONS = (1, 2, 4, 8, 16)

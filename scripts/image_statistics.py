@@ -15,7 +15,7 @@ from scipy import fft, signal
 from irstd_ldm.data.ggs import target_contrasts
 from irstd_ldm.targets import label_components
 
-FLOOR_POWER = 1 / 12  # gray levels squared: the noise of rounding to whole levels; keeps the log of a flat crop finite
+FLOOR_POWER = 1 / 12  # noise of rounding in gray levels squared; it keeps the logarithm of a flat crop finite
 HIGH_FREQUENCY = 0.25  # cycles per px; half of what the grid can hold
 PATCH_PX = 8
 THUMBNAIL_PX = 64

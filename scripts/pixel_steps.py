@@ -56,7 +56,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """IoU with its interval against clocks, a point per number of steps."""
-    from matplotlib.figure import Figure  # an extra
+    from matplotlib.figure import Figure  # matplotlib is an extra
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")

@@ -85,7 +85,7 @@ class MeasuredSet:
     kind: str
     samples: list[Sample]
     images: list[np.ndarray]  # the samples' images, in gray levels
-    sources: list[str]  # one per image
+    sources: list[str]  # stem of each image's source
     training: list[str]  # stems that the images, or their generator, were made of
 
 
@@ -212,7 +212,7 @@ def examples(made: MeasuredSet, sources: dict[str, np.ndarray], arguments: argpa
 
 def draw_sheet(rows: Sequence[Example], path: Path) -> None:
     """Rows of source, synthetic, difference, and the largest target close up in both, stretched alike; with boxes."""
-    from matplotlib.figure import Figure  # an extra
+    from matplotlib.figure import Figure  # matplotlib is an extra
     from matplotlib.patches import Rectangle
 
     figure = Figure(figsize=(16, 3.6 * len(rows)), layout="constrained")

@@ -21,7 +21,7 @@ from .loop import SHOWN, Task, Validation
 from .settings import TrainSettings
 from .training_data import TrainingData, read_training_data
 
-VALIDATION_PX = 128  # side of the validation crops, from the middle of each image
+VALIDATION_PX = 128  # side of the crops, from the middle of each image, that a validation sees
 VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
 SAMPLING_STEPS = 20  # denoising steps of the picture at a validation
 LEFT_OUT = ("inversion", "rescale", "gamma", "gain", "range", "blur", "noise", "column_noise")  # augmentations

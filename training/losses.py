@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-TARGET_MARGIN_PX = 8  # around a target, within which `background_weights` are 1
+TARGET_MARGIN_PX = 8  # distance from a target within which `background_weights` are 1
 
 
 def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

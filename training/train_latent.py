@@ -109,7 +109,7 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         for name, value in (("use_fae", has_fae), ("use_liw", pipeline.unet.config.use_liw)):
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained pipeline")
-        pipeline.register_to_config(calibration=None)  # it is of the weights that training changes
+        pipeline.register_to_config(calibration=None)  # it belongs to the weights that training changes
         return pipeline
     if settings.mask_vae is None:
         raise ValueError("`mask_vae` or `pretrained_model_name_or_path` must be set, got neither")

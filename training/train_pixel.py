@@ -65,8 +65,8 @@ class PixelStepOutput(NamedTuple):
 
     predicted: Tensor
     noisy: Tensor
-    logits: Tensor  # fused from all levels
-    side_logits: list[Tensor]  # each level's own
+    logits: Tensor  # logits fused from all levels
+    side_logits: list[Tensor]  # logits of each level
 
 
 class PixelStep(nn.Module):

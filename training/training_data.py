@@ -19,7 +19,7 @@ class DataSet:
     """The labelled images of one data set: the stems that are trained on, and the images that are held out."""
 
     root: Path
-    name: str  # the folder's
+    name: str  # name of the folder
     train_stems: list[str]
     val_samples: list[Sample]
 

@@ -20,7 +20,7 @@ EXAMPLES = {"sky": ("sky", 2, 8), "sea": ("sea", 1, 8), "land": ("ground", 4, 8)
 class Limits:
     """Upper limits of one input and of the work on it; a longer video is read from its start up to them."""
 
-    max_pixels: int = 2**24  # all frames together
+    max_pixels: int = 2**24  # pixels of all frames together
     max_frames: int = 64
     max_passes_px: int = 2**27  # the work of one detection: pixels of all frames, times members, times steps
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-PICTURE_KINDS = ("masks", "overlays", "probability")  # DIR/KIND/NAME.png
+PICTURE_KINDS = ("masks", "overlays", "probability")  # a picture lies in DIR/KIND/NAME.png
 TABLE_NAMES = {
     "json": "detections.json",
     "csv": "detections.csv",
@@ -17,7 +17,7 @@ TABLE_NAMES = {
 }
 KINDS = (*PICTURE_KINDS, *TABLE_NAMES)  # `detect --write` chooses from these
 DEFAULT_KINDS = ("masks", "overlays", "json", "csv")
-SCENE_SCR = 12.0  # the targets in the synthetic scene that `detect` and `card` show have it
+SCENE_SCR = 12.0  # signal-to-clutter ratio of the targets in the synthetic scene of `detect` and `card`
 
 
 class CommandError(Exception):

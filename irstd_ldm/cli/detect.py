@@ -177,7 +177,7 @@ def collect_inputs(
     An argument is an existing file (of any suffix), an existing folder (its files with these suffixes, sorted, without
     subfolders), or a glob (each match as if it had been named, sorted; `**` crosses folders).
     """
-    paths: dict[Path, Path] = {}  # resolved -> as named
+    paths: dict[Path, Path] = {}  # resolved path -> path as named
     failures: list[Failure] = []
     for argument in arguments:
         try:

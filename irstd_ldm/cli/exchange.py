@@ -14,8 +14,8 @@ from .outputs import Ending, Record, Records, list_elements
 
 COCO_CATEGORIES = [{"id": 1, "name": "target"}]
 WGS84 = "EPSG:4326"
-DIGITS = 9  # decimals of a degree: 0.1 mm
-Position = tuple[float, float]  # pixels of the image
+DIGITS = 9  # decimals of a degree, 0.1 mm on the ground
+Position = tuple[float, float]  # x and y in pixels of the image
 
 
 def coco_table(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
@@ -113,7 +113,7 @@ def _geometry(kind: str, positions: Sequence[Position], georeference: tuple[Any,
     ys = [to_map.d * x + to_map.e * y + to_map.f for x, y in positions]
     try:
         longitudes, latitudes = transform(crs, WGS84, xs, ys)
-    except Exception:  # GDAL's, for a position outside of the projection; it has no public class
+    except Exception:  # GDAL's error for a position outside of the projection has no public class
         return None
     if not np.isfinite([longitudes, latitudes]).all():
         return None

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"irstd-ldm {args.command}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader left
+    except BrokenPipeError:  # the reader of the output has left
         drop_standard_output()
         return EXIT_INTERRUPTED
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         if name not in folder.done:
             seed = image_seed(args.seed, k)
             folder.add(name, make(source, seed), source, args.mode, seed)
-    write_stem_list(args.output / TRAIN_LIST, stems)  # makes the folder a data set
+    write_stem_list(args.output / TRAIN_LIST, stems)  # with its list the folder is a data set
     print(f"{args.output}: {len(stems)} images, {args.count} of them {args.mode}")
     return EXIT_DONE
 
@@ -185,7 +185,7 @@ def _read_samples(args: argparse.Namespace) -> dict[str, Sample]:
 
 
 def _settings(args: argparse.Namespace, sources: Iterable[str]) -> dict[str, Any]:
-    free = ("command", "output", "device", "count")  # a folder may grow, on any device
+    free = ("command", "output", "device", "count")  # these may differ when a folder is continued
     named = {name: value for name, value in vars(args).items() if name not in free}
     named = {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
     return {**named, "sources": list(sources)}

@@ -25,7 +25,7 @@ from .synthetic import synthetic_scene
 
 KINDS = ("target", "image", "background", "implant")
 SYNTHETIC_MARGIN = 1.25  # sides of a synthetic scene per side of a crop
-MIN_OWN_RANGE = 2 / 255  # a crop with a narrower range than this has its frame's
+MIN_OWN_RANGE = 2 / 255  # a crop whose own range is narrower gets its frame's range
 MIN_RANGE = 8 / 255  # narrower ranges are not stretched to the full one: that would amplify quantisation
 
 
@@ -271,7 +271,7 @@ class TrainingCrops(Dataset):
         if _chance(rng, settings.stuck_pixel_probability):
             image = _stick_pixels(image, mask, rng)
         if not stretched and frame.is_8_bit:
-            image = np.clip(image, 0, 1)  # a sensor's saturation
+            image = np.clip(image, 0, 1)  # an 8-bit sensor saturates
         return image * 2 - 1
 
     def _blur(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

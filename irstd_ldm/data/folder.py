@@ -225,7 +225,7 @@ def _find_list(root: Path, name: str, split: str) -> Path:
     named = root / "img_idx" / f"{split}_{name}.txt"
     if not named.is_file():
         alone = sorted((root / "img_idx").glob(f"{split}_*.txt"))
-        if len(alone) == 1:  # a renamed data set folder
+        if len(alone) == 1:  # the data set's folder was renamed
             return alone[0]
     file_names = ["train.txt", "trainval.txt"] if split == "train" else [f"{split}.txt"]
     candidates = [named, root / "50_50" / f"{split}.txt"]

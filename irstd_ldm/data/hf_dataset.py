@@ -46,7 +46,7 @@ class HFDataset(SampleSequence):
                     f"data set '{name}' must have the image columns '{IMAGE_COLUMN}' and '{MASK_COLUMN}', "
                     f"got {', '.join(rows.features)}"
                 )
-            rows = rows.cast_column(column, ImageFeature(decode=False))  # {"bytes", "path"}
+            rows = rows.cast_column(column, ImageFeature(decode=False))  # rows hold {"bytes", "path"}
         self.name, self.split = name, split
         self._rows = rows
         paths = [row["path"] for row in rows.select_columns(IMAGE_COLUMN)[IMAGE_COLUMN]]

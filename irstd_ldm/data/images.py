@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 
-# Not all that Pillow knows: for EPS, say, it starts another program.
+# Formats that are read by Pillow alone; for others, such as EPS, it starts another program.
 PILLOW_FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "PPM", "JPEG2000", "WEBP", "GIF")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
@@ -154,7 +154,7 @@ def robust_range_of_values(values: np.ndarray) -> tuple[float, float]:
     levels, counts = _levels(values)
     if len(levels) == 1:
         return float(levels[0]), float(levels[0])
-    ends = np.cumsum(counts)  # pixels up to each level
+    ends = np.cumsum(counts)  # number of pixels up to each level
     for share in (*ROBUST_SHARES, 0.0):
         ranks = (share * len(values), (1 - share) * len(values))
         first, last = ends.searchsorted(ranks)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Draws held at once, 8 bytes each in two arrays.
+# Number of draws that are held at once, 8 bytes each in two arrays.
 BOOTSTRAP_CHUNK = 2**20
 
 

@@ -111,7 +111,7 @@ PROTOCOLS = {
         Protocol(
             "basicirstd", "native size, truth == 255 (IoU union: >= 128)", None, target_level=255, union_level=128
         ),
-        # DNANet, MSHNet, LGLDNet.
+        # DNANet, MSHNet and LGLDNet resize to this size.
         Protocol("resize256", "256x256, image bilinear, truth nearest and >= 128", (256, 256), 128, 128),
     )
 }

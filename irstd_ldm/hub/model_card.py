@@ -20,7 +20,7 @@ DATA_LICENCES = {
     "NUAA-SIRST": f"{NONE_STATED} (Dai et al., WACV 2021; Dai et al., TGRS 2023)",
     "backgrounds": f"{NONE_STATED} (frames without targets of SIRST-V2; Dai et al., TGRS 2023)",
 }
-BATCH_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # stored beside the parameters
+BATCH_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # names of buffers, which are no parameters
 UNKNOWN_LICENCE = "not recorded here: ask its authors"
 LIMITATIONS = """\
 ## Limitations
@@ -34,7 +34,7 @@ training raise false alarms or hide targets: measure it on your own frames befor
 class CardResults:
     """Results of a model as text, and as entries of the Hub's model index."""
 
-    rows: Sequence[Mapping[str, str]]  # one per measurement, column -> text; all have the columns of the first
+    rows: Sequence[Mapping[str, str]]  # column -> text of each measurement; all have the columns of the first
     note: str  # Markdown below the table
     entries: Sequence[EvalResult]  # the same figures with their conditions
 

@@ -82,7 +82,7 @@ def one_module(module: str, class_name: str) -> str:
     """
     texts: dict[str, None] = {}  # a set that keeps its order
     imports: set[_Import] = set()
-    origins: dict[str, object] = {}  # name -> what binds it
+    origins: dict[str, object] = {}  # name -> the import or definition that binds it
 
     def need(module: str, name: str) -> None:
         bound = _REPLACED.get(name) or _bindings(module).get(name)
@@ -142,7 +142,7 @@ def _definition(module: str, node: ast.stmt, lines: list[str]) -> _Definition:
     for one in ast.walk(node):
         if isinstance(one, ast.FunctionDef | ast.ClassDef) and one.name != "__call__" and ast.get_docstring(one):
             start, end = one.body[0].lineno, one.body[0].end_lineno or 0
-            if end > start:  # of docstrings other than the call's the summary alone
+            if end > start:  # a docstring other than the call's is cut to its summary
                 shown[start] += '"""'
                 shown = {number: line for number, line in shown.items() if not start < number <= end}
     text = [line for number, line in shown.items() if first <= number <= (node.end_lineno or first)]

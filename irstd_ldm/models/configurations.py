@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# The latent detector's three networks.
+# Arguments of the latent detector's three networks.
 CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     # LGLDNet's size: image encoder 1.80 M, denoiser 40.4 M, decoder 2.70 M parameters (as released: 1.80, 41.4 and
     # 2.71 M). The lowest level of the denoiser has no attention: at 256x256 it holds 2x2 positions.

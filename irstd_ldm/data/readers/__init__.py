@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-# Modules of this package and their classes.
+# Readers, each by the module of this package and the class in it.
 STILL, TIFF, VIDEO = ("still", "StillFrames"), ("tiff", "TiffFrames"), ("video", "VideoFrames")
 PGM, NPY, RAW = ("plain", "PGMFrames"), ("plain", "NumpyFrames"), ("plain", "RawFrames")
 # Suffix of a file -> its reader; every list of suffixes is made from this one.

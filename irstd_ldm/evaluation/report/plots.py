@@ -191,7 +191,7 @@ def _draw_reliability(curves: Sequence[tuple[str, Reliability]], colours: Sequen
         axes.errorbar(
             [one.mean_confidence for one in bins],
             rate,
-            yerr=np.maximum([below, above], 0),  # rounding
+            yerr=np.maximum([below, above], 0),  # rounding may make them negative
             fmt=MARKERS[k] + LINE_STYLES[k],
             color=colours[k],
             linewidth=1.6,
