@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from .outputs import Ending, Record, Records, list_elements
 COCO_CATEGORIES = [{"id": 1, "name": "target"}]
 WGS84 = "EPSG:4326"
 DIGITS = 9  # decimals of a degree, 0.1 mm on the ground
-Position = tuple[float, float]  # x and y in pixels of the image
+Position = tuple[float, float]  # x and y in pixels of the image, or degrees
 
 
 def coco_table(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
@@ -97,13 +98,13 @@ def _georeference(path: Path) -> tuple[Any, Any] | None:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
             with rasterio.open(path) as file:
-                return (file.crs, file.transform) if file.crs is not None else None
+                return (file.crs, file.transform) if file.crs and not file.transform.is_identity else None
         except rasterio.errors.RasterioIOError:  # a TIFF that Pillow or tifffile reads and GDAL does not
             return None
 
 
 def _geometry(kind: str, positions: Sequence[Position], georeference: tuple[Any, Any] | None) -> dict[str, Any] | None:
-    """A point, or a polygon that is counter-clockwise where the map's y axis points up."""
+    """A point, or a counter-clockwise polygon that is cut in two where it crosses the date line (RFC 7946)."""
     if georeference is None:
         return None
     from rasterio.warp import transform
@@ -118,4 +119,28 @@ def _geometry(kind: str, positions: Sequence[Position], georeference: tuple[Any,
     if not np.isfinite([longitudes, latitudes]).all():
         return None
     degrees = [[round(x, DIGITS), round(y, DIGITS)] for x, y in zip(longitudes, latitudes, strict=True)]
-    return {"type": kind, "coordinates": degrees[0] if kind == "Point" else [degrees]}
+    if kind == "Point":
+        return {"type": kind, "coordinates": [round((degrees[0][0] + 180) % 360 - 180, DIGITS), degrees[0][1]]}
+    wraps = np.ptp(longitudes) > 180 or np.abs(longitudes).max() > 180
+    ring = [(x % 360 if wraps else x, y) for x, y in degrees]
+    parts = [(ring, 360 if max(ring)[0] > 180 else 0)]
+    if min(ring)[0] < 180 < max(ring)[0]:
+        parts = [(_beyond(ring, lambda x: x <= 180), 0), (_beyond(ring, lambda x: x > 180), 360)]
+    polygons = [[_counter_clockwise([[round(x - turn, DIGITS), y] for x, y in part])] for part, turn in parts]
+    is_cut = len(polygons) > 1
+    return {"type": "MultiPolygon" if is_cut else kind, "coordinates": polygons if is_cut else polygons[0]}
+
+
+def _beyond(ring: list[Position], keeps: Callable[[float], bool]) -> list[Position]:
+    """The part of a closed ring, longitudes in [0, 360), on one side of the date line."""
+    kept: list[Position] = []
+    for (x0, y0), (x1, y1) in pairwise(ring):
+        kept += [(x0, y0)] if keeps(x0) else []
+        kept += [(180.0, round(y0 + (180 - x0) / (x1 - x0) * (y1 - y0), DIGITS))] if keeps(x0) != keeps(x1) else []
+    return [*kept, kept[0]]
+
+
+def _counter_clockwise(ring: list[list[float]]) -> list[list[float]]:
+    """The closed ring, turned about where it runs clockwise."""
+    twice_area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise(ring))
+    return ring if twice_area > 0 else ring[::-1]

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,8 +121,14 @@ def gray_frame(path: Path, index: int | None, pixels: "np.ndarray | Image.Image"
 
     try:
         if not index and is_coloured(pixels):
-            logger.warning("'%s' is in colours and becomes gray by their brightness, which is not heat", path)
+            _warn_of_colours(path)
         return Frame(index or 0, to_gray(pixels), None)
     except (TypeError, ValueError) as error:
         number = "" if index is None else f", frame {index}"
         raise ImageReadError(f"cannot read image '{path}'{number}: {error}") from error
+
+
+@cache
+def _warn_of_colours(path: Path) -> None:
+    """Warns of a file once, however often it is read."""
+    logger.warning("'%s' is in colours and becomes gray by their brightness, which is not heat", path)
