@@ -79,6 +79,7 @@ def make_card(
         eval_results=entries or None,
     )
     picture = (folder / PICTURE).exists()
+    packages = {**{package: version(package) for package in LIBRARIES}, **(versions or {})}
     sections = [
         f"# {title}",
         _usage(index, folder, name),
@@ -88,16 +89,10 @@ def make_card(
         _results(results),
         _training(run, settings),
         notes.strip() or LIMITATIONS.strip(),
-        "## Versions\n\n"
-        + ", ".join(f"{package} {number}" for package, number in (library_versions() | dict(versions or {})).items()),
+        f"## Versions\n\n{', '.join(f'{package} {number}' for package, number in packages.items())}",
     ]
     body = "\n\n".join(section for section in sections if section)
     return ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{body}\n")
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a checkpoint is made with, by name."""
-    return {name: version(name) for name in LIBRARIES}
 
 
 def _usage(index: Mapping[str, Any], folder: Path, name: str) -> str:
