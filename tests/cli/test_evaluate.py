@@ -221,7 +221,7 @@ def test_the_validation_list_is_the_models(data, tiny_checkpoint, predictions, t
         (["--data", "nowhere", "--no-targets"], "evaluate: no folder 'nowhere'"),
         (["--data", ".", "--no-targets", "--split", "test"], "evaluate: --no-targets: frames are on no split's list"),
         (["--data", "set", "set"], "a data set, a model or a folder of predictions is named twice"),
-        (["--data", "set", "--predictions", "nowhere"], "must be a folder of predictions, got nowhere"),
+        (["--data", "set", "--predictions", "nowhere"], "no folder 'nowhere'"),
         (["--data", "set", "--predictions", "set/images", "--output", "set/test.txt"], "cannot write there"),
     ],
 )
