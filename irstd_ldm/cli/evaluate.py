@@ -28,11 +28,13 @@ from ..runtime.exported import ENGINES
 from ..targets import confidence_calibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
-from .model import load_detector, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
+from .model import load_detector, model_folder, model_name, predict, resolve_decision, resolve_device, settings
 from .outputs import make_folder, writing
 
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 LOWEST_PEAK = 1 / 16  # a folder whose predictions all stay below it holds numbers of classes, not probabilities
+# The thresholds of stored probabilities, where the command names none.
+PREDICTIONS = {"default_mask_threshold": 0.5, "default_score_threshold": 0.5, "calibration": None}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,27 +109,27 @@ def _evaluate(
     args: argparse.Namespace, images: ImageSet, pipeline: Detector | None, state: PartialState
 ) -> tuple[dict[str, Any], EvaluationResult, WorstImages]:
     """The settings of the numbers, the numbers, and the worst images."""
+    peaks: list[float] = []  # the highest value of each prediction
     header: dict[str, Any] = {"version": __version__, "data": str(args.data), "images": images.description}
     stems = images.stems[state.process_index :: state.num_processes]
     if not stems:
         too_many = f"{len(images)} images for {state.num_processes} processes; use fewer"
         raise CommandError(f"{args.data}: {too_many}", EXIT_USAGE)
     if pipeline is not None:
-        threshold = resolve_threshold(args, pipeline)
-        header |= {"model": model_name(args), "settings": settings(args, pipeline, threshold)}
+        decision = resolve_decision(args, pipeline.config)
+        header |= {"model": model_name(args), "settings": settings(args, pipeline, decision)}
         prepare = get_protocol(args.protocol).prepare_image
         read = ((stem, *images.read(stem)) for stem in stems)
         pairs: Iterator[Pair] = (
             (stem, predict(pipeline, prepare(image), args)[0], mask, image) for stem, image, mask in read
         )
     else:
-        threshold = 0.5 if args.threshold is None else args.threshold
+        decision = resolve_decision(args, PREDICTIONS)
         try:
             files = find_predictions(args.predictions, stems)
         except ValueError as error:
             raise CommandError(f"--predictions {args.predictions}: {error}", EXIT_USAGE) from error
         header |= {"predictions": str(args.predictions)}
-        peaks: list[float] = []
 
         def read_one(path: Path) -> np.ndarray:
             probability = read_prediction(path)
@@ -140,7 +142,7 @@ def _evaluate(
     try:
         result = evaluate_probabilities(
             progress,
-            threshold=threshold,
+            **vars(decision),
             protocol=args.protocol,
             matching=args.matching,
             legacy_false_alarms=args.legacy_fa,
@@ -148,14 +150,15 @@ def _evaluate(
         )
     except IMAGE_ERRORS as error:
         raise CommandError(str(describe(args.data, error)), EXIT_FAILED) from error
-    if pipeline is None and 0 < max(peaks) < LOWEST_PEAK:
-        told = f"no prediction is above {max(peaks):.2g}; masks have 0 and 255, probability maps all of their range"
-        raise CommandError(f"--predictions {args.predictions}: {told}", EXIT_FAILED)
     if state.num_processes > 1:
+        peaks = gather_object(peaks)
         by_stem = {image.stem: image for image in gather_object(result.per_image)}
         result = replace(result, per_image=[by_stem[stem] for stem in images.stems])
         shares, worst = gather_object(worst.images), WorstImages()
         worst.add(*shares)
+    if 0 < max(peaks, default=0) < LOWEST_PEAK:
+        told = f"no prediction is above {max(peaks):.2g}; masks have 0 and 255, probability maps all of their range"
+        raise CommandError(f"--predictions {args.predictions}: {told}", EXIT_FAILED)
     return header, result, worst
 
 
@@ -192,7 +195,13 @@ def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
 
 def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:
     summary = evaluation.result.summary()
-    names = [*(key for key in METRICS if key in summary), "intervals_95", "threshold", "protocol"]
+    names = [
+        *(key for key in METRICS if key in summary),
+        "intervals_95",
+        "mask_threshold",
+        "score_threshold",
+        "protocol",
+    ]
     return {
         "detector": evaluation.detector,
         "data": evaluation.data,
