@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 FEATURES = {
@@ -61,20 +61,9 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=[
-        "irstd_ldm",
-        "irstd_ldm.app",
-        "irstd_ldm.cli",
-        "irstd_ldm.data",
-        "irstd_ldm.data.readers",
-        "irstd_ldm.evaluation",
-        "irstd_ldm.evaluation.report",
-        "irstd_ldm.hub",
-        "irstd_ldm.models",
-        "irstd_ldm.pipelines",
-        "irstd_ldm.runtime",
-        "irstd_ldm.training",
-    ],
+    packages=sorted(
+        {*find_packages(include=["irstd_ldm", "irstd_ldm.*"]), "irstd_ldm.pipelines", "irstd_ldm.training"}
+    ),
     # irstd_ldm/pipelines and irstd_ldm/training are links; where a checkout has no links the mapping still holds.
     package_dir={"irstd_ldm.pipelines": "pipelines", "irstd_ldm.training": "training"},
     package_data={

@@ -14,7 +14,7 @@ html_title = f"irstd-ldm {version}"
 html_copy_source = False
 html_show_sourcelink = False
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]  # links to files of the repository, beside docs/
+suppress_warnings = ["myst.xref_missing"]  # some links lead to files beside docs/
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Public name -> module that defines it, imported on first use, so that `irstd-ldm --help` loads no torch.
-_LAZY = {
+PUBLIC = {
     "ConditionalEncoder": ".models.conditional_encoder",
     "GaussianAgnosticPipeline": ".pipelines.pipeline_gaussian_agnostic",
     "IRSTDDiffPipeline": ".pipelines.pipeline_irstd_diff",
@@ -55,7 +55,7 @@ _LAZY = {
     "MaskAutoencoderKL": ".models.mask_vae",
     "Target": ".targets",
 }
-__all__ = sorted([*_LAZY, "__version__", "bundled_checkpoint"])
+__all__ = sorted([*PUBLIC, "__version__", "bundled_checkpoint"])
 
 
 def lazy_names(
@@ -78,4 +78,4 @@ def lazy_names(
     return get, names
 
 
-__getattr__, __dir__ = lazy_names(globals(), _LAZY)
+__getattr__, __dir__ = lazy_names(globals(), PUBLIC)

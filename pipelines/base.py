@@ -44,7 +44,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str | PathLike:
-        """As `DiffusionPipeline.download`: fetches a checkpoint from the Hub into the cache, returns its folder.
+        """Fetches a checkpoint from the Hub into the cache, as `DiffusionPipeline.download`, and returns its folder.
 
         Raises:
             ValueError: If the checkpoint's `format_version` is missing or unknown, before its weights are fetched.
@@ -59,14 +59,14 @@ class IRSTDPipelineBase(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
-        """As `DiffusionPipeline.from_pipe`, which takes over no component of a class below the annotated one."""
+        """Does as `DiffusionPipeline.from_pipe`, and takes over components of a class below the annotated one too."""
         components, _ = cls._get_signature_keys(cls)
         shared = {name: component for name, component in pipeline.components.items() if name in components}
         return super().from_pipe(pipeline, **{**shared, **kwargs})
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
-        """As `ConfigMixin.load_config`, with the components that this package defines mapped to its modules."""
+        """Loads a config as `ConfigMixin.load_config` does, and maps this package's components to its modules."""
         loaded = super().load_config(pretrained_model_name_or_path, *args, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for name, value in config.items():
@@ -78,7 +78,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | PathLike) -> dict[str, Any]:
-        """As `ConfigMixin._dict_from_json_file`, without the remote pipeline file: the class is this one."""
+        """Reads a config as `ConfigMixin` does, without the name of a remote pipeline file: the class is this one."""
         config = super()._dict_from_json_file(json_file)
         class_name = config.get("_class_name") if isinstance(config, dict) else None
         if isinstance(class_name, list) and len(class_name) == 2:
@@ -122,7 +122,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
             max_shard_size: Weights larger than this are split, as in diffusers.
             push_to_hub: Whether to upload the folder then, with remote code in any case.
             remote_code: Whether to write the code by which diffusers loads the folder without this package.
-            kwargs: For the upload: `repo_id` (the folder's name by default) and the arguments of `upload_checkpoint`.
+            kwargs: Arguments of the upload: `repo_id` (default: the folder's name) and those of `upload_checkpoint`.
 
         Raises:
             ValueError: If `safe_serialization` is False, or `kwargs` are given without `push_to_hub`.
@@ -160,7 +160,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
         """Saves the pipeline and uploads it to the Hub in one commit, with the code that loads it and a card.
 
         Args:
-            repo_id, private, token, create_pr, subfolder, revision: As in `upload`.
+            repo_id, private, token, create_pr, subfolder, revision: See `upload`.
             commit_message: None = "Upload " and the name of the class.
             safe_serialization: Must be True: weights are never pickled.
             variant: Middle part of the names of the weight files, for example "fp16".

@@ -21,7 +21,7 @@ from ..tiling import blend_weight, image_seed, pad_image, tile_windows
 from .base import IRSTDPipelineBase
 from .detection import SILENT, StepCallback, StepEnd, draw_base_seed
 
-TILE_MULTIPLE = 32  # pixels; every network halves at most five times
+TILE_MULTIPLE = 32  # in pixels: every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
 BINOMIAL = (1 / 16, 2 / 16, 1 / 16, 2 / 16, 4 / 16, 2 / 16, 1 / 16, 2 / 16, 1 / 16)
 DILATIONS = (1, 2, 4, 8, 16)
@@ -74,7 +74,7 @@ COLOR_FIXES = {"wavelet": wavelet_color_fix, "adain": adain_color_fix}
 
 @dataclass
 class GaussianAgnosticPipelineOutput(BaseOutput):
-    """Synthetic images, those of an image in a row.
+    """Synthetic images; those of one input follow each other.
 
     Attributes:
         images: N * num_images_per_prompt arrays (H, W) float32 in [0, 1].
@@ -184,8 +184,8 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             callback_on_step_end_tensor_inputs: Names of the tensors that the callback gets.
 
         Returns:
-            [`GaussianAgnosticPipelineOutput`], or the tuple (images, masks, num_groups). Of an 8-bit image 0 and 255
-            map to 0 and 1, of other types the frame's minimum and maximum.
+            [`GaussianAgnosticPipelineOutput`], or the tuple (images, masks, num_groups). 0 and 255 of an 8-bit image
+            map to 0 and 1, the minimum and maximum of a frame of another type do.
 
         Raises:
             TypeError: An image of an unknown kind.
@@ -279,7 +279,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         """Stage 2: stage 1's images (B, 1, PH, PW) in [0, 1] to realistic ones, about [0, 1]."""
         scale, factor = latent_scale(self.vae), self.vae.config.scaling_factor
 
-        # Model invocation: self.vae.encode, of the hint.
+        # Model invocation: self.vae.encode, for the hint.
         hint = _tiled(self.encode_hint, restored, tile_size, tile_overlap, down=scale)  # (B, C, h, w)
 
         # Model invocation: self.controlnet and self.unet, once per step and tile.
@@ -309,7 +309,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
     def prepare_latents(
         self, hint: torch.Tensor, generators: list[torch.Generator], strength: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the denoising starts, (B, C, h, w), and the timesteps that are left from there."""
+        """The latents (B, C, h, w) that the denoising starts from, and the timesteps that are left from there."""
         noise = torch.cat([randn_tensor((1, *hint.shape[1:]), generator=one) for one in generators]).to(hint)
         timesteps = self.scheduler.timesteps
         if strength == 1:

@@ -42,8 +42,7 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         default_score_threshold: Score above which a component is a target, where a call names none.
         default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
         default_tile_overlap: Overlap of neighbouring tiles in pixels where a call names none.
-        calibration: As in [`IRSTDLatentPipeline`].
-        normalization: As in [`IRSTDLatentPipeline`].
+        calibration, normalization: See [`IRSTDLatentPipeline`].
         default_threshold: Both thresholds in one, as older checkpoints have it.
 
     Raises:

@@ -35,11 +35,11 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         default_score_threshold: Score above which a component is a target, where a call names none.
         default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
         default_tile_overlap: Overlap of neighbouring tiles in pixels where a call names none.
-        calibration: What `irstd-ldm calibrate` found: ``{"data": NAME, "score_thresholds": {ARGUMENT: {BUDGET:
+        calibration: Result of `irstd-ldm calibrate`: ``{"data": NAME, "score_thresholds": {ARGUMENT: {BUDGET:
             THRESHOLD}}, "confidence": {"kind": KIND, ...}}``, the budgets written as text, by the name of the call's
             argument; the confidence's calibration applies to [`Target`]'s score. Older checkpoints have
             ``"thresholds": {BUDGET: THRESHOLD}``, of false-alarm pixels, which set both thresholds.
-        normalization: Which raw values the networks were trained to see as -1 and 1: ``range``, 0 and 255 of uint8 and
+        normalization: Raw values the networks were trained to see as -1 and 1: ``range``, 0 and 255 of uint8 and
             a frame's 0.1 and 99.9 percentiles of other types (also of checkpoints that do not say), or ``robust``, of
             every type the 5 and 95 per cent quantiles of the pixels that were measured, which those of letterboxes and
             of corners without data are not.

@@ -15,7 +15,7 @@ from scipy import fft, signal
 from irstd_ldm.data.ggs import target_contrasts
 from irstd_ldm.targets import label_components
 
-FLOOR_POWER = 1 / 12  # gray levels squared: the noise of rounding to whole levels; keeps the log of a flat crop finite
+FLOOR_POWER = 1 / 12  # noise of rounding in gray levels squared; it keeps the logarithm of a flat crop finite
 HIGH_FREQUENCY = 0.25  # cycles per px; half of what the grid can hold
 PATCH_PX = 8
 THUMBNAIL_PX = 64
@@ -24,8 +24,8 @@ THUMBNAIL_PX = 64
 class TargetContrast(NamedTuple):
     """One target of a source image: its mean less that of its ring, in gray levels, NaN without a ring."""
 
-    before: float  # in the source
-    after: float  # in the synthetic image
+    before: float  # contrast in the source
+    after: float  # contrast in the synthetic image
     labelled: bool  # whether the synthetic image's mask still holds a pixel of it
 
     @property
@@ -51,8 +51,6 @@ def random_crops(
 
     Images (H, W) to be compared bear the name of their source; those of one name have one size.
     """
-    if not 0 < len(images) == len(names):
-        raise ValueError(f"`images` must be at least one, as many as `names`, got {len(images)} and {len(names)}")
     crops = []
     for image, name in zip(images, names, strict=True):
         if min(image.shape) < side_px:
@@ -119,9 +117,6 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     Each feature is divided by its standard deviation in `reference` first (one that is constant there, by 1). FID is
     the square of such a distance. It rises a little as samples get fewer.
     """
-    for name, values in (("features", features), ("reference", reference)):
-        if values.ndim != 2 or len(values) < 2 or values.shape[1] != reference.shape[-1]:
-            raise ValueError(f"`{name}` must be (N, D) with N >= 2 and one D for both, got {values.shape}")
     spread = reference.std(axis=0)
     scale = np.where(spread > 0, spread, 1)
     a, b = features / scale, reference / scale
@@ -156,12 +151,7 @@ def thumbnails(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def nearest_training_images(synthetic: np.ndarray, training: np.ndarray, sources: Sequence[int]) -> Neighbours:
-    """Which `thumbnails` (M, D) synthetic ones (N, D) resemble, that should resemble those of the index `sources`."""
-    if len(training) < 2 or not 0 < len(synthetic) == len(sources):
-        raise ValueError(
-            f"`training` must hold at least 2 images and `sources` one index per image of `synthetic`, got "
-            f"{len(training)} training images and {len(sources)} sources of {len(synthetic)} images"
-        )
+    """Finds the `thumbnails` (M, D) that synthetic ones (N, D) resemble; their own have the indices `sources`."""
     rows, own = np.arange(len(synthetic)), np.asarray(sources)
     others = synthetic @ training.T  # (N, M) normalised cross-correlation
     of_own = others[rows, own]

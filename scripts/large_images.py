@@ -32,7 +32,7 @@ COLUMNS = ("image", "megapixels", "tiles", "targets", "s", "ms per tile", "MiB o
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megapixels", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N", help="of 2^20 px")
+    parser.add_argument("--megapixels", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N", help="in 2^20 px")
     parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="default: the bundled checkpoint")
     parser.add_argument("--measure", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     args = parser.parse_args()

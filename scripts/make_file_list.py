@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT", help="the images are ROOT/images/*")
     parser.add_argument("--output", type=Path, required=True, metavar="LISTS", help="folder of the two lists")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="share of val.list; default: 0.1")
-    parser.add_argument("--seed", type=int, default=0, help="of the split and of the order; default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split and of the order; default: 0")
     parser.add_argument("--exclude", type=Path, nargs="+", default=[], metavar="FILE", help="lists of stems to leave")
     arguments = parser.parse_args(argv)
     excluded = held_out_stems(arguments.root).union(*map(read_stem_list, arguments.exclude))

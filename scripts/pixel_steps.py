@@ -56,7 +56,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """IoU with its interval against clocks, a point per number of steps."""
-    from matplotlib.figure import Figure  # an extra
+    from matplotlib.figure import Figure  # matplotlib is an extra
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="data set in the field's layout")
     parser.add_argument("--split", choices=("train", "test", "val"), default="test")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--rounds", type=int, default=7, help="of the clocks")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of the clocks")
     parser.add_argument("--document", type=Path, help="a Markdown file with marks, whose table is replaced")
     parser.add_argument("--plot", type=Path, help="a file for the plot, .svg or .png")
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")

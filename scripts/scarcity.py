@@ -37,9 +37,9 @@ from irstd_ldm.training import (
 )
 
 ARMS = ("originals", "squeezed", "generated", "planted")
-SQUEEZE_PROBABILITY = 0.5  # share of the crops, in the arms that squeeze
-PASSED_ON = ("resolution", "train_batch_size", "mixed_precision", "num_cpu_threads")  # to every trainer
-SETTINGS = (  # those that what is kept depends on; shares, arms and seeds may be added
+SQUEEZE_PROBABILITY = 0.5  # share of the crops that the arms with squeezing squeeze
+PASSED_ON = ("resolution", "train_batch_size", "mixed_precision", "num_cpu_threads")  # every trainer gets these
+SETTINGS = (  # the kept work depends on these; shares, arms and seeds may be added
     *("data", "backgrounds", "list", "max_train_steps", "mask_vae_steps", "generator_steps", "num_inference_steps"),
     *PASSED_ON[:-1],
 )
@@ -51,7 +51,7 @@ def check_settings(arguments: argparse.Namespace) -> None:
     settings = {name: getattr(arguments, name) for name in SETTINGS} | {"smallest_fraction": min(arguments.fractions)}
     settings |= {name: str(value.resolve()) for name, value in settings.items() if isinstance(value, Path)}
     path = arguments.output / "settings.json"
-    if not any(arguments.output.glob("share-*/*/settings.yaml")):  # which a training writes before its first step
+    if not any(arguments.output.glob("share-*/*/settings.yaml")):  # a training writes it before its first step
         arguments.output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     kept = json.loads(path.read_text(encoding="utf-8"))
@@ -197,17 +197,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--backgrounds", type=Path, required=True, help="frames without targets, images/")
     parser.add_argument("--output", type=Path, required=True, help="everything that is made")
     parser.add_argument("--list", type=Path, help="file of training stems; default: the data set's own training list")
-    parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="of the training list")
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="shares of the list")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the first is compared with")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--max-train-steps", type=int, default=1000, help="of every detector")
+    parser.add_argument("--max-train-steps", type=int, default=1000, help="optimiser steps of every detector")
     parser.add_argument("--mask-vae-steps", type=int, default=500)
-    parser.add_argument("--generator-steps", type=int, default=800, help="of each part; the base denoiser takes twice")
-    parser.add_argument("--num-inference-steps", type=int, default=20, help="of the generator")
+    parser.add_argument("--generator-steps", type=int, default=800, help="per part; the base denoiser takes twice")
+    parser.add_argument("--num-inference-steps", type=int, default=20, help="denoising steps")
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--train-batch-size", type=int, default=16)
-    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="of every training")
-    parser.add_argument("--num-cpu-threads", type=int, default=0, help="of every training; 0 = all cores")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="precision of every training")
+    parser.add_argument("--num-cpu-threads", type=int, default=0, help="threads of every training; 0 = all cores")
     parser.add_argument("--document", type=Path, help="Markdown file whose table is replaced")
     arguments = parser.parse_args(argv)
     check_settings(arguments)

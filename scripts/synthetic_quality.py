@@ -12,10 +12,10 @@ a network, a download, and are not used.
   fine: mean signed difference at 0.25 cycles per px and more, below 0 too smooth.
 - patches: Frechet distance of Gaussians fitted to mean, log deviation, skewness, log gradient and log fine DCT energy
   of 8x8 patches, in standard deviations of the held-out images' patches.
-- contrast: mean of a target - mean of its ring, synthetic / source; lost: 0 or less. Of the targets that the synthetic
-  mask still holds; unlabelled are those that it does not. Planted targets have no source: only their SCR is given.
-- r: correlation of thumbnails with the training images, which are those that `synthesize` was given. In brackets what
-  the source of that image has with the same training image: memorisation shows as the first well above the second.
+- contrast: mean of a target - mean of its ring, synthetic / source, of the targets that the synthetic mask still
+  holds; a lost one has 0 or less. Unlabelled ones have left the mask. Planted targets have no source, only an SCR.
+- r: correlation of thumbnails with the training images, which are those that `synthesize` was given. The number in
+  brackets is that of the image's source with the same training image: memorisation shows as a much lower one.
 """
 
 import argparse
@@ -29,15 +29,18 @@ from typing import Any
 
 import image_statistics as quality
 import numpy as np
-from contact_sheet import Example, contact_sheet
 from markdown_tables import markdown, publish
 
 from irstd_ldm.cli.synthesize import PROVENANCE, SETTINGS
 from irstd_ldm.data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, read_stem_list
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import unit_range
-from irstd_ldm.targets import label_components, signal_to_clutter_ratios
+from irstd_ldm.targets import label_components, ring_window, signal_to_clutter_ratios
 
 SCR_QUANTILES = (0.1, 0.5, 0.9)
+SHEET = ("source", "synthetic", "synthetic - source", "a target in the source", "in the synthetic image")
+CLOSE_UP_PX, BOX_MARGIN_PX = 18, 3  # pixels of an image around a target on the sheet
+# Caption, source in gray levels (H, W) where it is at hand, synthetic image alike, mask (H, W) bool of the latter.
+Example = tuple[str, np.ndarray | None, np.ndarray, np.ndarray]
 COLUMNS = (  # title, key of a row, format
     ("N", "images", "{}"),
     ("spectrum, dB", "spectrum_db", "{:.2f}"),
@@ -76,14 +79,14 @@ def samples_of(root: Path, stems: Sequence[str]) -> dict[str, Sample]:
 
 @dataclass
 class MeasuredSet:
-    """Images that one row is about; real ones are as if each were a synthetic one of itself."""
+    """The images of one row; each real image counts as a synthetic one of itself."""
 
     name: str
     kind: str
     samples: list[Sample]
     images: list[np.ndarray]  # the samples' images, in gray levels
-    sources: list[str]  # one per image
-    training: list[str]  # that the images, or their generator, were made of
+    sources: list[str]  # stem of each image's source
+    training: list[str]  # stems that the images, or their generator, were made of
 
 
 def real_set(name: str, samples: dict[str, Sample], training: Iterable[str]) -> MeasuredSet:
@@ -202,8 +205,41 @@ def examples(made: MeasuredSet, sources: dict[str, np.ndarray], arguments: argpa
     for index in sorted(np.random.default_rng(arguments.seed).permutation(len(made.samples))[: arguments.examples]):
         sample, source = made.samples[index], sources.get(made.sources[index])
         levels = None if source is None else real_levels(source)
-        rows.append(Example(f"{made.kind}: {sample.stem}", levels, made.images[index], sample.mask))
+        rows.append((f"{made.kind}: {sample.stem}", levels, made.images[index], sample.mask))
     return rows
+
+
+def draw_sheet(rows: Sequence[Example], path: Path) -> None:
+    """Rows of source, synthetic, difference, and the largest target close up in both, stretched alike; with boxes."""
+    from matplotlib.figure import Figure  # matplotlib is an extra
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(16, 3.6 * len(rows)), layout="constrained")
+    for axes, (caption, source, synthetic, mask) in zip(
+        figure.subplots(len(rows), len(SHEET), squeeze=False), rows, strict=True
+    ):
+        targets = sorted(label_components(mask)[1], key=lambda target: -target.area_px)
+        difference = None if source is None else synthetic - source
+        panels = [(source, 0.0, 255.0), (synthetic, 0.0, 255.0), (difference, -127.5, 127.5)]
+        for target in targets[:1]:
+            window = ring_window(target.left, target.top, target.width, target.height, CLOSE_UP_PX)
+            close_ups = [image[window] for image in (source, synthetic) if image is not None]
+            panels += [(image, np.min(close_ups), np.max(close_ups)) for image in (source, synthetic)]
+        for column, (axis, title) in enumerate(zip(axes, SHEET, strict=True)):
+            axis.set_axis_off()
+            axis.set_title(title if column else f"{caption}\n{title}")
+            levels, low, high = panels[column] if column < len(panels) else (None, 0.0, 0.0)
+            if levels is None:
+                continue
+            axis.imshow(levels, "gray", vmin=low, vmax=high)
+            if column > 2:
+                rows_shown, columns_shown = window
+                axis.set(xlim=(columns_shown.start, columns_shown.stop), ylim=(rows_shown.stop, rows_shown.start))
+            for target in targets if column != 2 else ():
+                corner = (target.left - 0.5 - BOX_MARGIN_PX, target.top - 0.5 - BOX_MARGIN_PX)
+                size = (target.width + 2 * BOX_MARGIN_PX, target.height + 2 * BOX_MARGIN_PX)
+                axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor="red"))
+    figure.savefig(path)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -214,11 +250,11 @@ def main(argv: list[str] | None = None) -> None:
         "--held-out", nargs="+", default=[], metavar="val|LISTFILE", help="real images to compare with"
     )
     parser.add_argument("--backgrounds", type=Path, help="frames that planted images were made of")
-    parser.add_argument("--crop-px", type=int, default=96, help="of the spectra; the smallest image of NUAA-SIRST")
-    parser.add_argument("--crops", type=int, default=4, help="per image, of the spectra")
-    parser.add_argument("--patches", type=int, default=64, help="per image")
+    parser.add_argument("--crop-px", type=int, default=96, help="crops of the spectra; 96 fits all of NUAA-SIRST")
+    parser.add_argument("--crops", type=int, default=4, help="crops per image for the spectra")
+    parser.add_argument("--patches", type=int, default=64, help="patches per image")
     parser.add_argument("--examples", type=int, default=3, help="per folder, on the sheet")
-    parser.add_argument("--seed", type=int, default=0, help="of crops, patches and examples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of crops, patches and examples")
     parser.add_argument("--document", type=Path, help="a Markdown file with marks, whose table is replaced")
     parser.add_argument("--sheet", type=Path, help="a PNG file for examples to look at")
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")
@@ -253,7 +289,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.sheet is not None:
         images = {stem: sample.image for stem, sample in real.items()}
         rows_shown = [examples(made, images if made.training else frames, arguments) for made in sets]
-        contact_sheet([*chain(*rows_shown)]).save(arguments.sheet)
+        draw_sheet([*chain(*rows_shown)], arguments.sheet)
 
 
 if __name__ == "__main__":

@@ -67,9 +67,6 @@ def test_crops_of_one_name_are_at_the_same_places():
     assert not np.array_equal(random_crops([image], ["b"], 64, 2, seed=4), crops[2:4])
     with pytest.raises(ValueError, match="`side_px` must be no more .* 'small' is 90x64"):
         random_crops([image, image[:64]], ["a", "small"], 65, 1, 0)
-    for images, names in (([], []), ([image], [])):
-        with pytest.raises(ValueError, match="`images`"):
-            random_crops(images, names, 8, 1, 0)
 
 
 def test_features_of_known_patches():
@@ -99,12 +96,6 @@ def test_frechet_distance_of_known_gaussians():
     assert frechet_distance(turned, unit) == pytest.approx(0, abs=1e-6)
     constant = np.column_stack([unit[:, 0], np.full(4, 7.0)])
     assert frechet_distance(constant + [0, 2], constant) == pytest.approx(2)
-
-
-@pytest.mark.parametrize("features", [np.zeros((1, 2)), np.zeros((4, 3)), np.zeros(4)])
-def test_frechet_distance_needs_samples_of_one_shape(features):
-    with pytest.raises(ValueError, match="`features`"):
-        frechet_distance(features, np.zeros((4, 2)))
 
 
 def scene(first: float, second: float) -> tuple[np.ndarray, np.ndarray]:
@@ -154,9 +145,3 @@ def test_a_copy_of_another_training_image_is_reported():
     faithful = nearest_training_images(training, training, range(4))
     assert faithful.nearest_other_share == 0 and faithful.highest_other < 0.5
     assert faithful.highest_other == pytest.approx(faithful.highest_other_of_source)
-
-
-@pytest.mark.parametrize(("count", "training"), [(0, 3), (1, 3), (2, 1)])
-def test_neighbours_need_two_training_images_and_a_source_each(count, training):
-    with pytest.raises(ValueError, match="`training` must hold at least 2"):
-        nearest_training_images(np.zeros((count, 4)), np.zeros((training, 4)), [0] * (2 if count else 0))

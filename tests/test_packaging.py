@@ -93,7 +93,7 @@ def test_public_names_are_what_their_modules_define():
     for name in irstd_ldm.__all__:
         assert getattr(irstd_ldm, name) is not None
         assert name in dir(irstd_ldm)
-    for name, module in irstd_ldm._LAZY.items():
+    for name, module in irstd_ldm.PUBLIC.items():
         assert getattr(irstd_ldm, name) is getattr(importlib.import_module(module, "irstd_ldm"), name)
     with pytest.raises(AttributeError, match="module 'irstd_ldm' has no attribute 'Detector'"):
         _ = irstd_ldm.Detector

@@ -21,9 +21,9 @@ from .loop import SHOWN, Task, Validation
 from .settings import TrainSettings
 from .training_data import TrainingData, read_training_data
 
-VALIDATION_PX = 128  # side of the validation crops, from the middle of each image
+VALIDATION_PX = 128  # side of the crops, from the middle of each image, that a validation sees
 VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
-SAMPLING_STEPS = 20  # for the picture at a validation
+SAMPLING_STEPS = 20  # denoising steps of the picture at a validation
 LEFT_OUT = ("inversion", "rescale", "gamma", "gain", "range", "blur", "noise", "column_noise")  # augmentations
 
 
@@ -62,7 +62,7 @@ class GeneratorTask(Task):
 
 
 class ReconstructionTask(GeneratorTask):
-    """Images from something less, validated by their PSNR."""
+    """A part that rebuilds images from reduced ones, validated by PSNR."""
 
     headline = "psnr"
 
@@ -179,7 +179,7 @@ def load_base(name_or_path: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def empty_prompt(name_or_path: str, width: int) -> torch.Tensor:
-    """What the text encoder says of the empty prompt, (1, L, D); zeros (1, 1, width) where the index names none."""
+    """The text encoder's output for the empty prompt, (1, L, D); zeros (1, 1, width) where the index names none."""
     folder = Path(name_or_path)
     has_index = not folder.is_dir() or (folder / DiffusionPipeline.config_name).is_file()
     index = DiffusionPipeline.load_config(name_or_path) if has_index else {}

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-TARGET_MARGIN_PX = 8  # around a target, within which `background_weights` are 1
+TARGET_MARGIN_PX = 8  # distance from a target within which `background_weights` are 1
 
 
 def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -34,8 +34,8 @@ def bce_loss(logits: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor | No
 def background_weights(mask: torch.Tensor, background_weight: float) -> torch.Tensor:
     """(B, 1, H, W): 1 within 8 rows and columns of a target's pixels, `background_weight` elsewhere.
 
-    Above 1 they ask for more evidence before a pixel becomes a target, and leave open how far a mask (B, 1, H, W) in
-    {0, 1} reaches.
+    A `background_weight` above 1 asks for more evidence before a pixel becomes a target, and leaves open how far a
+    mask (B, 1, H, W) in {0, 1} reaches.
     """
     side = 2 * TARGET_MARGIN_PX + 1
     rows = F.max_pool2d(mask, (side, 1), stride=1, padding=(TARGET_MARGIN_PX, 0))

@@ -25,7 +25,7 @@ from ..files import write_text
 from ..hub.format import read_json, safe_files
 from .settings import Settings, TrainSettings, changed_settings, parse_plan, stage_folder
 
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")  # their versions are recorded
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")  # a run records their versions
 RECORD, SETTINGS = "run.json", "settings.yaml"
 ORIGINS = {"data_sha256": "images on other lists", "start_sha256": "other weights"}
 LISTS = ("train.txt", "val.txt", "train_*.txt", "val_*.txt")  # the files of `write_split`

@@ -24,7 +24,7 @@ DIGESTED_CROP_SETTINGS = {
     *(f"{kind}_probability" for kind in ("blend", "negative_image", "synthetic", "stuck_pixel")),
     *("background_rescale_min", "background_rescale_max"),
 }
-BACKGROUNDS = "backgrounds"  # in the names of the lists of frames without targets, where a data set's name else is
+BACKGROUNDS = "backgrounds"  # stands for a data set's name in the lists of frames without targets
 Settings = TypeVar("Settings", bound="TrainSettings")
 
 
@@ -171,7 +171,7 @@ def _or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def _add_argument(group: argparse._ArgumentGroup, field: Any) -> None:
     """Adds --field_name, and --field-name, which the help does not show."""
-    kind = _types(field.type)[-1]  # where a text or a list of texts is allowed, the list
+    kind = _types(field.type)[-1]  # the list, if a text or a list of texts is allowed
     keywords: dict[str, Any] = {"default": argparse.SUPPRESS}
     if kind is bool:
         keywords["action"] = argparse.BooleanOptionalAction
@@ -256,7 +256,7 @@ class Plan(Generic[Settings]):
     """The trainings that one command runs; the model is in `output_dir` in the end."""
 
     output_dir: Path
-    stages: list[Settings]  # in order; one where the recipe has no stages
+    stages: list[Settings]  # settings in the order of the stages; one entry if the recipe has no stages
     is_staged: bool
     only: int | None  # the number, from 1, of the one stage that is to run; None = all
 
@@ -301,7 +301,7 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
 
 
 def stage_folder(output_dir: Path, number: int) -> Path:
-    """Where a stage, counted from 1, writes."""
+    """The folder of a stage, counted from 1."""
     return output_dir / f"stage-{number}"
 
 

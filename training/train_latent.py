@@ -23,7 +23,7 @@ from irstd_ldm.training.detectors import DetectorTask
 from irstd_ldm.training.settings import DetectorSettings
 from irstd_ldm.training.training_data import TrainingData
 
-NORMALIZATION = "robust"  # for a detector from random weights; one that is trained on keeps its own
+NORMALIZATION = "robust"  # rule of a detector from random weights; a pretrained one keeps its own
 # Default tiles in pixels. Statistics and attention of a whole map want tiles of the size of the crops; without them
 # the frames of most thermal cameras are one tile.
 TILE_SIZES = {"group": 256, "batch": 640}
@@ -63,7 +63,7 @@ class LatentStep(nn.Module):
         self.vae.quant_conv.requires_grad_(False)
 
     def train(self, mode: bool = True):
-        """As `nn.Module.train`; the frozen mask encoder keeps its batch statistics."""
+        """Sets the mode as `nn.Module.train` does, but the frozen mask encoder keeps its batch statistics."""
         super().train(mode)
         self.vae.encoder.eval()
         return self
@@ -109,7 +109,7 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         for name, value in (("use_fae", has_fae), ("use_liw", pipeline.unet.config.use_liw)):
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained pipeline")
-        pipeline.register_to_config(calibration=None)  # it is of the weights that training changes
+        pipeline.register_to_config(calibration=None)  # it belongs to the weights that training changes
         return pipeline
     if settings.mask_vae is None:
         raise ValueError("`mask_vae` or `pretrained_model_name_or_path` must be set, got neither")

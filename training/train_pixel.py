@@ -65,8 +65,8 @@ class PixelStepOutput(NamedTuple):
 
     predicted: Tensor
     noisy: Tensor
-    logits: Tensor  # fused from all levels
-    side_logits: list[Tensor]  # each level's own
+    logits: Tensor  # logits fused from all levels
+    side_logits: list[Tensor]  # logits of each level
 
 
 class PixelStep(nn.Module):
@@ -134,7 +134,7 @@ def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
         for name, value in pretrained.items():
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is {value!r} in the pretrained pipeline, got {getattr(settings, name)!r}")
-        # the calibration is of the weights that training changes
+        # The calibration belongs to the weights that training changes.
         pipeline.register_to_config(default_num_inference_steps=settings.num_inference_steps, calibration=None)
         return pipeline
     configuration = PIXEL_CONFIGURATIONS[settings.model]
@@ -187,7 +187,7 @@ class PixelTask(DetectorTask):
         return loss, terms | scores
 
     def validate(self) -> Validation:
-        """Beside the pipeline's scores, the IoU of the conditional encoder alone."""
+        """Score the pipeline, and beside it the IoU of the conditional encoder alone."""
         validation = super().validate()
         counts = [
             count_image(self.pipeline(sample.image, num_inference_steps=0).mask[0, 0], sample.mask)

@@ -19,7 +19,7 @@ class DataSet:
     """The labelled images of one data set: the stems that are trained on, and the images that are held out."""
 
     root: Path
-    name: str  # the folder's
+    name: str  # name of the folder
     train_stems: list[str]
     val_samples: list[Sample]
 
@@ -30,7 +30,7 @@ class TrainingData:
 
     crops: TrainingCrops  # item k is a function of the seed and k
     data_sets: list[DataSet]
-    train_backgrounds: dict[str, np.ndarray]  # in the crops' order
+    train_backgrounds: dict[str, np.ndarray]  # frames in the order in which the crops number them
     val_backgrounds: dict[str, np.ndarray]
 
     @property

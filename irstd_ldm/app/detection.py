@@ -1,4 +1,4 @@
-"""What a session of the page holds: the frames of one input and what the detector says of them."""
+"""The state of a session of the page: the frames of one input and the detector's answers."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -18,11 +18,11 @@ EXAMPLES = {"sky": ("sky", 2, 8), "sea": ("sea", 1, 8), "land": ("ground", 4, 8)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one input may hold, and what may be done with it; a longer video is read from its start up to them."""
+    """Upper limits of one input and of the work on it; a longer video is read from its start up to them."""
 
-    max_pixels: int = 2**24  # all frames together
+    max_pixels: int = 2**24  # pixels of all frames together
     max_frames: int = 64
-    max_passes_px: int = 2**27  # pixels of all frames, times members, times steps: the work of one detection
+    max_passes_px: int = 2**27  # the work of one detection: pixels of all frames, times members, times steps
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the detector runs with; a threshold can change afterwards without another run."""
+    """Arguments of a run of the detector; a threshold can change afterwards without another run."""
 
     num_inference_steps: int
     ensemble_size: int
@@ -46,10 +46,10 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class DetectedFrame:
-    """One frame, (H, W) in all its maps, and what the detector says of it."""
+    """One frame and the detector's answer, maps of (H, W)."""
 
-    frame: Frame  # as recorded
-    seen: np.ndarray  # as the detector got it: mirrored gray values where the polarity is black-hot
+    frame: Frame  # the frame as recorded
+    seen: np.ndarray  # the detector's input: mirrored gray values where the polarity is black-hot
     probability: np.ndarray  # float32 in [0, 1]
     uncertainty: np.ndarray | None  # float32, None for an ensemble of one
 

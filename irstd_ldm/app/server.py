@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 MAX_FILE_MB = 64
-MAX_WAITING = 32  # calls, beside those that run: one detection, and a few of what follows from one
-MAX_SESSIONS = 16  # the results of these are kept in memory: up to 200 MB each
+MAX_WAITING = 32  # calls that may wait, while one detection and a few lighter calls run
+MAX_SESSIONS = 16  # sessions whose results are kept in memory, up to 200 MB each
 CSS = """
 footer { display: none !important; }
 #scenes .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; overflow: hidden; }
@@ -70,7 +70,7 @@ def private_folder() -> Iterator[None]:
 
 
 def launch_options(max_file_mb: int = MAX_FILE_MB) -> dict[str, Any]:
-    """What every server of the page passes to `launch`, wherever it is bound; uploads in 10^6 bytes."""
+    """Arguments of `launch` for every server of the page, wherever it is bound; `max_file_mb` counts 10^6 bytes."""
     import gradio as gr
     from starlette.middleware import Middleware
 

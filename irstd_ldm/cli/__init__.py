@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-PICTURE_KINDS = ("masks", "overlays", "probability")  # DIR/KIND/NAME.png
+PICTURE_KINDS = ("masks", "overlays", "probability")  # a picture lies in DIR/KIND/NAME.png
 TABLE_NAMES = {
     "json": "detections.json",
     "csv": "detections.csv",
@@ -17,7 +17,7 @@ TABLE_NAMES = {
 }
 KINDS = (*PICTURE_KINDS, *TABLE_NAMES)  # `detect --write` chooses from these
 DEFAULT_KINDS = ("masks", "overlays", "json", "csv")
-SCENE_SCR = 12.0  # the targets in the synthetic scene that `detect` and `card` show have it
+SCENE_SCR = 12.0  # signal-to-clutter ratio of the targets in the synthetic scene of `detect` and `card`
 
 
 class CommandError(Exception):
@@ -52,14 +52,14 @@ class Failure:
 
 
 def describe(file: object, error: Exception) -> Failure:
-    """The failure of `file`, on one line; the file system's errors by the file they name and their plain text."""
+    """The failure of `file`, on one line; an error of the file system gives the file that it names and its text."""
     if isinstance(error, OSError) and error.strerror is not None:
         return Failure(str(error.filename or file), error.strerror)
     return Failure(str(file), one_line(error) or type(error).__name__)
 
 
 def plain(error: Exception) -> str:
-    """An error's text; the file system's errors by the file they name, without their number."""
+    """An error's text; an error of the file system gives the file that it names, without a number."""
     return str(describe("", error)) if isinstance(error, OSError) and error.strerror is not None else str(error)
 
 
@@ -69,5 +69,5 @@ def one_line(message: object) -> str:
 
 
 def drop_standard_output() -> None:
-    """What is still to be written there goes nowhere: the flush at the exit would fail as the last write did."""
+    """Sends the rest of the standard output nowhere: the flush at the exit would fail as the last write did."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

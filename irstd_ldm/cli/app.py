@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> NoReturn:
     """Serves the page until it is interrupted or terminated."""
     try:
         port = serving_port(args.host, args.port)
-    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a host at all
+    except (OSError, UnicodeError) as error:  # a UnicodeError means that no host can have this name
         reason = describe("", error).error
         raise CommandError(f"--host {args.host} --port {args.port}: cannot serve there: {reason}") from error
     with terminated_in_order(), private_folder():
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> NoReturn:
         try:
             options = launch_options(args.max_file_mb)
             page.launch(server_name=args.host, server_port=port, prevent_thread_lock=True, **options)
-        except OSError as error:  # taken since
+        except OSError as error:  # another process has taken the port since
             raise CommandError(f"--host {args.host} --port {port}: cannot serve there: {error}") from error
         try:
             reach = "this machine alone" if args.host == LOOPBACK else "everyone who can reach this address"

@@ -161,7 +161,7 @@ class _Run:
         return f"{sequences if self.sequences else ''}targets: {self.num_targets}"
 
     def interruption(self) -> str:
-        """What is kept of an interrupted run, and of the sequence in which it was interrupted."""
+        """Says that the output is kept, and how a sequence that was interrupted goes on."""
         line = "interrupted; what is written stays"
         for sequence in self.sequences:
             if not sequence["complete"] and sequence["error"] is None:
@@ -177,7 +177,7 @@ def collect_inputs(
     An argument is an existing file (of any suffix), an existing folder (its files with these suffixes, sorted, without
     subfolders), or a glob (each match as if it had been named, sorted; `**` crosses folders).
     """
-    paths: dict[Path, Path] = {}  # resolved -> as named
+    paths: dict[Path, Path] = {}  # resolved path -> path as named
     failures: list[Failure] = []
     for argument in arguments:
         try:
@@ -253,6 +253,7 @@ def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_strea
     unfit = ([] if args.inputs else ["no INPUT"]) + flags + (["--write"] if args.write else [])
     if is_stream and unfit:
         raise CommandError(f"--output -: not with {unfit[0]}: it writes JSON lines and no files", EXIT_USAGE)
+    flags += ["--input-range sequence"] if args.input_range == "sequence" else []
     tables = ",".join(kind for kind in args.write or () if kind in STILL_TABLES)
     if not flags and not tables:
         return

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -31,6 +32,7 @@ from .model import load_detector, model_folder, model_name, predict, resolve_dec
 from .outputs import make_folder, writing
 
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
+LOWEST_PEAK = 1 / 16  # a folder whose predictions all stay below it holds numbers of classes, not probabilities
 # The thresholds of stored probabilities, where the command names none.
 PREDICTIONS = {"default_mask_threshold": 0.5, "default_score_threshold": 0.5, "calibration": None}
 
@@ -107,6 +109,7 @@ def _evaluate(
     args: argparse.Namespace, images: ImageSet, pipeline: Detector | None, state: PartialState
 ) -> tuple[dict[str, Any], EvaluationResult, WorstImages]:
     """The settings of the numbers, the numbers, and the worst images."""
+    peaks: list[float] = []  # the highest value of each prediction
     header: dict[str, Any] = {"version": __version__, "data": str(args.data), "images": images.description}
     stems = images.stems[state.process_index :: state.num_processes]
     if not stems:
@@ -127,7 +130,13 @@ def _evaluate(
         except ValueError as error:
             raise CommandError(f"--predictions {args.predictions}: {error}", EXIT_USAGE) from error
         header |= {"predictions": str(args.predictions)}
-        pairs = ((stem, read_prediction(path), *reversed(images.read(stem))) for stem, path in files.items())
+
+        def read_one(path: Path) -> np.ndarray:
+            probability = read_prediction(path)
+            peaks.append(float(probability.max()))
+            return probability
+
+        pairs = ((stem, read_one(path), *reversed(images.read(stem))) for stem, path in files.items())
     worst = WorstImages()
     progress = tqdm(pairs, total=len(stems), unit="image", disable=None if state.is_main_process else True)
     try:
@@ -142,10 +151,14 @@ def _evaluate(
     except IMAGE_ERRORS as error:
         raise CommandError(str(describe(args.data, error)), EXIT_FAILED) from error
     if state.num_processes > 1:
+        peaks = gather_object(peaks)
         by_stem = {image.stem: image for image in gather_object(result.per_image)}
         result = replace(result, per_image=[by_stem[stem] for stem in images.stems])
         shares, worst = gather_object(worst.images), WorstImages()
         worst.add(*shares)
+    if 0 < max(peaks, default=0) < LOWEST_PEAK:
+        told = f"no prediction is above {max(peaks):.2g}; masks have 0 and 255, probability maps all of their range"
+        raise CommandError(f"--predictions {args.predictions}: {told}", EXIT_FAILED)
     return header, result, worst
 
 
@@ -177,7 +190,7 @@ def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
         with writing(output):
             print(f"written: {write_report(output, evaluations)}")
     except ModuleNotFoundError as error:
-        print(f"irstd-ldm evaluate: no report.html: {error}", file=sys.stderr)
+        print(f"irstd-ldm evaluate: no report.html: {error}: pip install irstd-ldm[eval]", file=sys.stderr)
 
 
 def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def _describe_pipeline(args: argparse.Namespace) -> tuple[Iterable[tuple[str, An
 
 
 def _describe_exported(folder: str) -> tuple[Iterable[tuple[str, Any]], str]:
-    """As `_describe_pipeline`, of what `irstd-ldm export` wrote; torch is not needed."""
+    """Does as `_describe_pipeline` for a folder that `irstd-ldm export` wrote; torch is not needed."""
     try:
         description = read_description(folder)
     except (OSError, ValueError) as error:
@@ -61,6 +61,6 @@ def _describe_exported(folder: str) -> tuple[Iterable[tuple[str, Any]], str]:
     print(f"  exported from {description.model} by irstd-ldm {description.version}")
     print(f"  num_inference_steps = {description.num_inference_steps}")
     print(f"  quantization = {description.quantization or 'none, float32'}")
-    distributions = packages_distributions()  # onnxruntime comes as onnxruntime-gpu, too
+    distributions = packages_distributions()  # the package onnxruntime may come from onnxruntime-gpu
     installed = [f"{name} {version(distributions[name][0])}" for name in ENGINES if find_spec(name) is not None]
     return description.config.items(), f"  {', '.join(installed)}"

@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"irstd-ldm {args.command}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader left
+    except BrokenPipeError:  # the reader of the output has left
         drop_standard_output()
         return EXIT_INTERRUPTED
 
@@ -216,7 +216,7 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
         "--write",
         type=_output_kinds,
         metavar="KIND,...",
-        help=f"of {', '.join(KINDS)}; default: {','.join(DEFAULT_KINDS)}",
+        help=f"outputs, from {', '.join(KINDS)}; default: {','.join(DEFAULT_KINDS)}",
     )
     _add_model(parser)
     _add_runtime(parser)
@@ -243,7 +243,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--no-targets",
         action="store_true",
         help="ROOT/images (or ROOT) holds frames without any target: no masks are read, all detections are false; "
-        "of all frames or of those of --list",
+        "--list names some of the frames",
     )
     add("--include", metavar="GLOB", help="only the stems that match, such as 'S7*'")
     source = parser.add_mutually_exclusive_group()
@@ -259,7 +259,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_output(parser, "where metrics.json goes")
     _add_decision(parser)
     add("--protocol", choices=("native", "basicirstd", "resize256"), default="native", help="default: native")
-    add("--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="of centroids; default: greedy")
+    add("--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="rule of pairs; default: greedy")
     add("--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/")
     add("--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area")
     _add_sampling(parser)
@@ -305,7 +305,7 @@ def _add_card(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="metrics.json files that `irstd-ldm evaluate --model DIR` wrote; a row of the results each",
     )
-    add("--name", metavar="OWNER/NAME", help="what the usage snippet loads; default: DIR")
+    add("--name", metavar="OWNER/NAME", help="name that the usage snippet loads; default: DIR")
     add("--run", type=Path, metavar="RUN", help="the trainer's output_dir (run.json, settings.yaml)")
     add("--notes", type=Path, metavar="FILE", help="Markdown on limitations and history; model_cards/TEMPLATE.md")
 
@@ -341,9 +341,9 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
     add("--backgrounds", type=Path, metavar="ROOT", help="planted: frames without targets, images/")
     add("--exclude", nargs="*", metavar="GLOB", help="planted: stems of frames to leave out")
     limits: dict[str, Any] = {"type": _positive_float, "nargs": 2, "metavar": ("LOW", "HIGH")}
-    add("--scr", default=[3.0, 12.0], help="planted: of targets", **limits)
-    add("--sigma-px", default=[0.6, 2.0], help="planted: of the point spread", **limits)
-    add("--seed", type=_seed, default=0, metavar="S", help="of everything random; default: 0")
+    add("--scr", default=[3.0, 12.0], help="planted: signal-to-clutter ratio of targets", **limits)
+    add("--sigma-px", default=[0.6, 2.0], help="planted: standard deviation of the point spread", **limits)
+    add("--seed", type=_seed, default=0, metavar="S", help="seed of everything random; default: 0")
     _add_device(parser)
 
 
@@ -377,7 +377,7 @@ def _add_runtime(parser: argparse.ArgumentParser) -> None:
         "--runtime",
         choices=("torch", "compile", "onnxruntime", "openvino"),
         default="torch",
-        help="what runs the networks: torch, torch.compile (a minute or more to start), or, with a --model that "
+        help="runs the networks by torch, torch.compile (a minute or more to start), or, with a --model that "
         "`export` wrote, onnxruntime or openvino; default: torch",
     )
 
@@ -427,7 +427,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="images with a longer side run in overlapping tiles of this side, at least 128; 0 = no tiles; "
         "default: the checkpoint's",
     )
-    add("--tile-overlap", type=_count, metavar="PX", help="of neighbouring tiles; default: the checkpoint's")
+    add("--tile-overlap", type=_count, metavar="PX", help="overlap of neighbouring tiles; default: the checkpoint's")
     add(
         "--batch-size",
         type=_positive_int,
@@ -435,7 +435,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="tiles of a large image that run together; files run one by one; default: 1",
     )
-    add("--seed", type=_seed, default=0, metavar="S", help="of every image's noise; default: 0")
+    add("--seed", type=_seed, default=0, metavar="S", help="seed of every image's noise; default: 0")
     _add_device(parser)
 
 

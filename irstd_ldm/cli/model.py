@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import targets
+from .. import PUBLIC, targets
 from ..data.images import invert_polarity
 from ..data.readers import is_sequence
 from ..data.readers.frame import BLACK_HOT, Frame, FrameSource
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 
 BUNDLED = "bundled"
-# The pipelines that commands run, by the name of their class, and the files that hold them.
-DETECTORS = {"IRSTDLatentPipeline": "pipeline_irstd_latent", "IRSTDDiffPipeline": "pipeline_irstd_diff"}
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 DECISION = (
     "threshold",
@@ -120,9 +118,10 @@ def pipeline_class(source: str) -> type[IRSTDDetectionPipeline]:
         name = IRSTDDetectionPipeline.load_config(source)["_class_name"]
     except OSError as error:
         raise OSError(str(error) if Path(source).is_dir() else explain(error, source)) from error
-    if name not in DETECTORS:
-        raise ValueError(f"model_index.json names {name}, must be one of {', '.join(DETECTORS)}")
-    return getattr(import_module(f"..pipelines.{DETECTORS[name]}", __package__), name)
+    found = getattr(import_module(f".{PUBLIC[name]}", __package__), name) if name in PUBLIC else None
+    if not (isinstance(found, type) and issubclass(found, IRSTDDetectionPipeline)):
+        raise ValueError(f"model_index.json names {name}, which is no detector of this package")
+    return found
 
 
 def compile_networks(pipeline: IRSTDDetectionPipeline) -> None:

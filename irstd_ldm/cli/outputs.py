@@ -1,4 +1,4 @@
-"""What `detect` writes: pictures of a frame, a line of JSON for it, the log of such lines, tables made of the log."""
+"""The outputs of `detect`: pictures of a frame, its line of JSON, the log of such lines, tables made of the log."""
 
 import csv
 import dataclasses
@@ -37,7 +37,7 @@ TRACK_FIELDS = tuple(field.name for field in dataclasses.fields(Track))
 NAMING = "name is the file's stem; a second file of one stem is STEM-2, a third STEM-3, in the order of the inputs"
 MIN_LONG_SIDE_PX = 640  # smaller images are enlarged, so that a two-digit confidence is legible beside a 3 px target
 MAX_LABELS = 100  # more text than that hides the image
-BOX_MARGIN_PX = 2  # at least so many of the input image's: the box must not cover the target
+BOX_MARGIN_PX = 2  # least distance of a box from its target in pixels of the input
 BOX_COLOUR = (255, 64, 64)
 TEXT_COLOUR = (255, 235, 59)
 OUTLINE_COLOUR = (0, 0, 0)
@@ -112,7 +112,7 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """The record of a line; of another line a ValueError, KeyError or TypeError."""
+        """The record of a line; another line raises ValueError, KeyError or TypeError."""
         row: dict[str, Any] = json.loads(line)
         mask = mask_of_run_lengths(row.pop("mask")["counts"], row["height"], row["width"])
         targets = [
@@ -124,7 +124,7 @@ class Record:
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run lengths of (H, W) bool: of background and foreground in turns, column by column."""
+    """COCO's uncompressed run lengths of (H, W) bool: background and foreground in turns, column by column."""
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(edges, prepend=0, append=flat.size).tolist()
@@ -137,7 +137,7 @@ def mask_of_run_lengths(counts: list[int], height: int, width: int) -> np.ndarra
 
 
 class Log:
-    """Lines appended at once behind `kept_bytes` of a file, unbuffered: a kill leaves whole ones, but for the last."""
+    """Appends lines, unbuffered, behind `kept_bytes` of a file: a kill leaves all but the last of them whole."""
 
     def __init__(self, path: Path, kept_bytes: int = 0):
         self.path = path
@@ -168,7 +168,7 @@ class Log:
 
 
 class Pictures:
-    """DIR/KIND/NAME.png, of a frame all kinds or none; `value_range` of overlays is as in `displayable`.
+    """Writes DIR/KIND/NAME.png, all kinds of a frame or none; `value_range` of overlays is as in `displayable`.
 
     A folder DIR/KIND with files of other origin (a data set's masks, say) is a CommandError.
     """
@@ -257,7 +257,7 @@ def _box(target: Target, scale: int, margin_px: int, size: tuple[int, int]) -> R
 def _free_rectangle(
     box: Rectangle, text_size: tuple[int, int], size: tuple[int, int], occupied: Sequence[Rectangle]
 ) -> Rectangle:
-    """Where the text covers no box and no text: above the box, below, right or left of it; else above."""
+    """A position at which the text covers no box and no text: above, below, right or left of the box; else above."""
     width, height = text_size
     corners = ((box[0], box[1] - height - 1), (box[0], box[3] + 1), (box[2] + 2, box[1]), (box[0] - width - 1, box[1]))
     candidates = []
@@ -274,7 +274,7 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """What is known when a run ends, complete or not; sequences are described by their file, name and counts."""
+    """The facts that are known when a run ends, complete or not; a sequence has its file, name and counts."""
 
     failures: Sequence[Failure]
     sequences: Sequence[Mapping[str, Any]]

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         if name not in folder.done:
             seed = image_seed(args.seed, k)
             folder.add(name, make(source, seed), source, args.mode, seed)
-    write_stem_list(args.output / TRAIN_LIST, stems)  # makes the folder a data set
+    write_stem_list(args.output / TRAIN_LIST, stems)  # with its list the folder is a data set
     print(f"{args.output}: {len(stems)} images, {args.count} of them {args.mode}")
     return EXIT_DONE
 
@@ -100,6 +100,8 @@ class SynthesisFolder:
     def add(self, name: str, made: Made, source: str, kind: str, seed: int | None) -> None:
         """Writes one image and its mask, then its row."""
         image, mask, num_groups = made
+        for kind in ("images", "masks"):
+            (self.folder / kind / name).parent.mkdir(parents=True, exist_ok=True)  # a stem may hold folders
         save_png(self.folder / "images" / f"{name}.png", Image.fromarray(image))
         save_png(self.folder / "masks" / f"{name}.png", Image.fromarray(mask.astype(np.uint8) * 255))
         self._append((name, source, kind, num_groups, len(label_components(mask)[1]), seed))
@@ -183,7 +185,7 @@ def _read_samples(args: argparse.Namespace) -> dict[str, Sample]:
 
 
 def _settings(args: argparse.Namespace, sources: Iterable[str]) -> dict[str, Any]:
-    free = ("command", "output", "device", "count")  # a folder may grow, on any device
+    free = ("command", "output", "device", "count")  # these may differ when a folder is continued
     named = {name: value for name, value in vars(args).items() if name not in free}
     named = {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
     return {**named, "sources": list(sources)}

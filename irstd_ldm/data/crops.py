@@ -25,7 +25,7 @@ from .synthetic import synthetic_scene
 
 KINDS = ("target", "image", "background", "implant")
 SYNTHETIC_MARGIN = 1.25  # sides of a synthetic scene per side of a crop
-MIN_OWN_RANGE = 2 / 255  # a crop with a narrower range than this has its frame's
+MIN_OWN_RANGE = 2 / 255  # a crop whose own range is narrower gets its frame's range
 MIN_RANGE = 8 / 255  # narrower ranges are not stretched to the full one: that would amplify quantisation
 
 
@@ -245,7 +245,7 @@ class TrainingCrops(Dataset):
     def _vary_intensity(
         self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", inverted: bool, rng: np.random.Generator
     ) -> np.ndarray:
-        """(S, S) on [0, 1] -> (S, S) on about [-1, 1]; `inverted`: it is of the frame's negative."""
+        """Image (S, S) on [0, 1] -> (S, S) on about [-1, 1]; an `inverted` one is a crop of the frame's negative."""
         settings = self.settings
         stretched = False
         if rng.random() < settings.range_probability:
@@ -271,7 +271,7 @@ class TrainingCrops(Dataset):
         if _chance(rng, settings.stuck_pixel_probability):
             image = _stick_pixels(image, mask, rng)
         if not stretched and frame.is_8_bit:
-            image = np.clip(image, 0, 1)  # a sensor's saturation
+            image = np.clip(image, 0, 1)  # an 8-bit sensor saturates
         return image * 2 - 1
 
     def _blur(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -281,7 +281,7 @@ class TrainingCrops(Dataset):
         return ndimage.gaussian_filter(image, rng.uniform(settings.blur_sigma_min_px, settings.blur_sigma_max_px))
 
     def _add_noise(self, image: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
-        """The image (S, S) with noise of pixels and of whole columns at times; `unit` is that of their settings."""
+        """The image (S, S), at times with noise of pixels and of whole columns; settings count in `unit`."""
         for name, shape in (("noise", image.shape), ("column_noise", image.shape[1])):
             if rng.random() < getattr(self.settings, f"{name}_probability"):
                 sigma = np.float32(rng.uniform(0, getattr(self.settings, f"{name}_sigma_max")) * unit)
@@ -334,7 +334,7 @@ class _Frame:
         self.shape = image.shape
         if normalization == "robust":
             lo, hi = robust_range(image)
-            # Of other types the range is the middle half of [0, 1], as that of an 8-bit frame often is.
+            # The range of other types is the middle half of [0, 1], as that of an 8-bit frame often is.
             black, white = (0, 255) if self.is_8_bit else (lo - (hi - lo) / 2, hi + (hi - lo) / 2)
             self._image = image if self.is_8_bit else _stretched(image, black, white)
             self.robust_range = (_stretched(np.array([lo, hi]), black, white) + 1) / 2  # (2,) on [0, 1]
@@ -346,7 +346,7 @@ class _Frame:
         self.target_centers = np.rint(np.reshape(centers, (num_targets, 2))).astype(int)  # (targets, 2): row, column
 
     def region(self, window: tuple | EllipsisType = ...) -> np.ndarray:
-        """The pixels of an index expression, float32 on [0, 1]."""
+        """The pixels in a window, float32 on [0, 1]; `window` is any index of an array (H, W)."""
         pixels = self._image[window]
         return pixels / np.float32(255) if self.is_8_bit else (pixels + np.float32(1)) / 2
 
@@ -357,7 +357,7 @@ class _Frame:
 
 
 def _stretched(values: np.ndarray, lo: float, hi: float) -> np.ndarray:
-    """float32 values of which `lo` and `hi` are -1 and 1, by the same factor beyond."""
+    """Values as float32 on a linear scale on which `lo` is -1 and `hi` is 1."""
     return ((values - np.float64(lo)) * (2 / max(hi - lo, 1e-6)) - 1).astype(np.float32)
 
 

@@ -1,5 +1,7 @@
 """Data sets in the field's folder layout: ROOT/images, ROOT/masks and split lists of stems."""
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from .masks import MASK_THRESHOLD, read_mask
 from .readers import IMAGE_SUFFIXES
 
 SPLITS = ("train", "test", "val")
+SUFFIX = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,15 @@ class IRSTDFolder(SampleSequence):
     """The images and masks under one root, read when asked for.
 
     Images are ROOT/images/STEM.png (or another of `IMAGE_SUFFIXES`); the mask is ROOT/masks/STEM or STEM_pixels0 with
-    any of these suffixes. `mask_levels` tells which of its pixels are a target's.
+    any of these suffixes; a stem may hold folders, as in 41/1. `mask_levels` tells which of a mask's pixels are a
+    target's.
 
     Args:
         root: the data set's folder; its name is `name`.
         split: "train", "test", "val", or None for every image in alphabetical order. The list is the first that
             exists, for "train": img_idx/train_NAME.txt (or the only img_idx/train_*.txt), 50_50/train.txt,
-            idx_427/train.txt, idx_427/trainval.txt, train.txt, trainval.txt; for "test" and "val" the same places
-            (without trainval).
+            idx_427/train.txt, idx_427/trainval.txt, train.txt, trainval.txt, train_NAME.txt; for "test" and "val" the
+            same files (without trainval).
         list_file: a text file of stems, instead of the split's own list.
 
     Raises:
@@ -126,19 +130,36 @@ class IRSTDFolder(SampleSequence):
 
 
 def read_stem_list(path: str | PathLike[str]) -> list[str]:
-    """The stems of a text file, one a line (LF or CRLF; blank lines are skipped), in its order.
+    """The stems of a text file, one a line, in its order; blank lines and those that begin with # are skipped.
+
+    A line may also name the image's file, below images/ or with the folders above, and its mask's behind it.
 
     Raises:
-        ValueError: no stem, or a stem twice.
+        ValueError: not UTF-8 text, no stem, or a stem twice.
     """
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    stems = [line.strip() for line in lines if line.strip()]
+    stems = _listed_stems(Path(path))
     if not stems:
         raise ValueError(f"list '{path}' holds no stems")
     for stem, count in Counter(stems).items():
         if count > 1:
             raise ValueError(f"list '{path}' holds the stem '{stem}' twice")
     return stems
+
+
+def _listed_stems(path: Path) -> list[str]:
+    try:
+        lines = map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"list '{path}' is not UTF-8 text: save it in that encoding") from error
+    return [_stem(line) for line in lines if line and not line.startswith("#")]
+
+
+def _stem(name: str) -> str:
+    """The stem that a line of a list stands for, with its accents composed: macOS decomposes those of files."""
+    image, *mask = name.split()
+    name = image if len(mask) == 1 and SUFFIX.search(image) and SUFFIX.search(mask[0]) else name
+    name = re.sub(r"^(?:.*/)?images/", "", unicodedata.normalize("NFC", name.replace("\\", "/")))
+    return SUFFIX.sub("", name.strip("/"))
 
 
 def write_stem_list(path: str | PathLike[str], stems: Iterable[str]) -> None:
@@ -157,7 +178,7 @@ def read_backgrounds(root: str | PathLike[str], exclude: Sequence[str] = ()) -> 
 
 
 def files_by_stem(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by their suffix, without hidden files: stem -> path, in alphabetical order.
+    """The image files in a folder and those below it, without hidden ones: stem -> path, in alphabetical order.
 
     Raises:
         ValueError: no such folder, or two files of one stem.
@@ -165,22 +186,24 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"no folder '{folder}'")
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in files:
-            raise ValueError(f"'{files[path.stem]}' and '{path}' share one stem")
-        files[path.stem] = path
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in inside.parts):
+            stem = unicodedata.normalize("NFC", SUFFIX.sub("", inside.as_posix()))
+            if stem in files:
+                raise ValueError(f"'{files[stem]}' and '{path}' share one stem")
+            files[stem] = path
     return files
 
 
 def held_out_stems(root: str | PathLike[str]) -> set[str]:
     """The stems of every test list under ROOT: test.txt or test_NAME.txt, in ROOT or a folder of it.
 
-    An image on any of them must not enter the training of anything that is scored on it.
+    An image on any of them must not enter the training of anything that is scored on it. Logs of such a name hold no
+    stem of an image and do not matter.
     """
     lists = [path for pattern in ("test.txt", "test_*.txt") for path in Path(root).glob(f"**/{pattern}")]
-    return {stem for path in lists for stem in read_stem_list(path)}
+    return {stem for path in lists for stem in _listed_stems(path)}
 
 
 def validation_list(model: str | PathLike[str], root: str | PathLike[str]) -> Path:
@@ -202,11 +225,12 @@ def _find_list(root: Path, name: str, split: str) -> Path:
     named = root / "img_idx" / f"{split}_{name}.txt"
     if not named.is_file():
         alone = sorted((root / "img_idx").glob(f"{split}_*.txt"))
-        if len(alone) == 1:  # a renamed data set folder
+        if len(alone) == 1:  # the data set's folder was renamed
             return alone[0]
     file_names = ["train.txt", "trainval.txt"] if split == "train" else [f"{split}.txt"]
     candidates = [named, root / "50_50" / f"{split}.txt"]
     candidates += [folder / file_name for folder in (root / "idx_427", root) for file_name in file_names]
+    candidates += [root / named.name]
     found = _first_file(candidates)
     if found is None:
         looked_for = ", ".join(str(candidate.relative_to(root)) for candidate in candidates)

@@ -71,8 +71,8 @@ def squeeze(image: torch.Tensor, num_groups: int, generator: torch.Generator) ->
 def target_contrasts(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Each target's mean less that of the ring of 10 px around its box without target pixels; NaN without a ring.
 
-    Of an image (H, W), floating point, and a mask (H, W) bool the contrasts are (number of targets,), in the image's
-    units and in the order of `label_components`.
+    The image is (H, W) floating point, the mask (H, W) bool; the contrasts are (number of targets,) in the image's
+    units, in the order of `label_components`.
     """
     labels, components = label_components(mask)
     contrasts = np.full(len(components), np.nan, image.dtype)
@@ -111,7 +111,7 @@ def squeeze_with_targets(
         generation: Parity of the number of groups, see `draw_num_groups`.
 
     Raises:
-        ValueError: As `squeeze`.
+        ValueError: See `squeeze`.
     """
     num_groups = draw_num_groups(generator, generation)
     draws = []

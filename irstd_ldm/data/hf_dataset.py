@@ -46,7 +46,7 @@ class HFDataset(SampleSequence):
                     f"data set '{name}' must have the image columns '{IMAGE_COLUMN}' and '{MASK_COLUMN}', "
                     f"got {', '.join(rows.features)}"
                 )
-            rows = rows.cast_column(column, ImageFeature(decode=False))  # {"bytes", "path"}
+            rows = rows.cast_column(column, ImageFeature(decode=False))  # rows hold {"bytes", "path"}
         self.name, self.split = name, split
         self._rows = rows
         paths = [row["path"] for row in rows.select_columns(IMAGE_COLUMN)[IMAGE_COLUMN]]
@@ -63,7 +63,7 @@ class HFDataset(SampleSequence):
         return mask_levels(self._read_file(index, MASK_COLUMN, read_stored), f"of {self._row(index)}")
 
     def _read_file(self, index: int, column: str, read: Callable[[Path], Any]) -> Any:
-        """What a reader of files makes of a row's file, which may lie inside a larger one."""
+        """Calls a reader of files on a row's file, which may lie inside a larger one."""
         stored: dict[str, Any] = self._rows[index][column]
         with TemporaryDirectory() as folder:
             path = Path(stored["path"] or "")

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 
-# Not all that Pillow knows: for EPS, say, it starts another program.
+# Formats that are read by Pillow alone; for others, such as EPS, it starts another program.
 PILLOW_FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "PPM", "JPEG2000", "WEBP", "GIF")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 NORMALIZATIONS = ("range", "robust")  # the rules of `gray_range`, an entry of every checkpoint's config
-# On either side; up to a few per cent of odd pixels hardly move the first quantiles. Where one level holds both, the
-# next are taken.
+# Shares of the pixels outside of the robust range on either side. A few per cent of odd pixels hardly move the first
+# quantiles; where one gray level holds both of a pair, the next pair is taken.
 ROBUST_SHARES = (0.05, 0.01, 0.001)
 # Where at least this share of a frame's pixels have one value, and there are at least this many squares of 2x2 of them
 # per pixel of it, these squares were not measured: a letterbox, the outside of a round field of view, a corner without
 # data. Pixels of the scene that happen to have the same value count.
 MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.6
-MIN_MEASURED_SHARE = 0.1  # where less is left, that is a bright object before an even sky, not a scene in a border
+MIN_MEASURED_SHARE = 0.1  # if less is left, it is a bright object before an even sky, not a scene in a border
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
 
@@ -37,15 +37,16 @@ def to_gray(image: ImageInput) -> np.ndarray:
     Args:
         image: a path of a file of one frame that `data.readers` reads, a PIL image of any mode (alpha is ignored), an
             array (H, W), (H, W, 1) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W). Arrays and tensors are
-            uint8, uint16, int16, int32 or floating point.
+            uint8, uint16, int16, int32 or floating point. Masked pixels of a masked array were not measured: they get
+            the median of the others.
 
     Returns:
         (H, W) array: uint8, uint16, int32 (also for int16) or float32 (any floating type). Values are not rescaled;
         colours become gray by the ITU-R 601-2 weights, for uint8 exactly as Pillow's `convert("L")`.
 
     Raises:
-        TypeError: neither of these kinds, another element type (bool among them), or a masked array.
-        ValueError: another shape, no pixels, NaN or infinite values.
+        TypeError: neither of these kinds, or another element type (bool among them).
+        ValueError: another shape, no pixels, all of them masked, NaN or infinite values.
         ImageReadError: a file that is not an image, is truncated, holds several frames, NaN or infinite values, or is
             beyond the size limit.
         OSError: a path that is missing (FileNotFoundError), a folder, or not readable.
@@ -55,7 +56,9 @@ def to_gray(image: ImageInput) -> np.ndarray:
     if isinstance(image, Image.Image):
         return _gray_from_pil(image)
     if isinstance(image, np.ma.MaskedArray):
-        raise TypeError("`image` must not be a masked array: fill its masked pixels with a value that occurs")
+        if np.ma.count(image) == 0:
+            raise ValueError("`image` must have pixels that are not masked, got none")
+        image = image.filled(np.median(image.compressed()).astype(image.dtype))
     if isinstance(image, np.ndarray):
         return _gray_from_array(np.asarray(image))
     loaded_torch = sys.modules.get("torch")  # a tensor comes from a caller that has imported it
@@ -151,7 +154,7 @@ def robust_range_of_values(values: np.ndarray) -> tuple[float, float]:
     levels, counts = _levels(values)
     if len(levels) == 1:
         return float(levels[0]), float(levels[0])
-    ends = np.cumsum(counts)  # pixels up to each level
+    ends = np.cumsum(counts)  # number of pixels up to each level
     for share in (*ROBUST_SHARES, 0.0):
         ranks = (share * len(values), (1 - share) * len(values))
         first, last = ends.searchsorted(ranks)
@@ -277,7 +280,7 @@ def percentile_range(gray: np.ndarray) -> tuple[float, float]:
 
 
 def _percentiles_of_uint16(gray: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
-    """What `np.percentile` gives, by counting values instead of sorting a copy of the frame."""
+    """The result of `np.percentile`, found by counting values instead of sorting a copy of the frame."""
     at_most = np.cumsum(_counts(gray.reshape(-1), 0, 2**16 - 1))  # (65536,), pixels of at most each value
     rank = (gray.size - 1) * (np.array(percentiles) / 100)
     low, high = np.searchsorted(at_most, np.floor(rank), "right"), np.searchsorted(at_most, np.ceil(rank), "right")
@@ -306,6 +309,15 @@ def soft_compress(values: np.ndarray) -> np.ndarray:
     return np.where(excess > 0, np.sign(values) * (1 + 0.5 * np.log1p(2 * excess)), values)
 
 
+def is_coloured(pixels: np.ndarray | Image.Image) -> bool:
+    """Whether at least a tenth of a decoded frame's pixels are in colours, as those of a false-colour picture are."""
+    if isinstance(pixels, Image.Image):
+        if pixels.mode not in ("P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"):
+            return False
+        pixels = np.asarray(pixels.convert("RGB"))
+    return pixels.ndim == 3 and bool(np.mean(np.ptp(pixels, axis=2) > pixels.max() / 8) > 0.1)
+
+
 def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:
     if len(input_range) != 2 or not np.all(np.isfinite(input_range)) or not input_range[0] < input_range[1]:
         raise ValueError(f"`input_range` must be two finite numbers (lo, hi) with lo < hi, got {input_range}")
@@ -313,7 +325,7 @@ def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:
 
 
 def _read_path(path: Path) -> np.ndarray:
-    """The image of a file; by Pillow in a checkpoint's remote code where this package with its readers is absent."""
+    """The image of a file; a checkpoint's remote code, without this package and its readers, opens it with Pillow."""
     try:
         readers = import_module("irstd_ldm.data.readers")
     except ModuleNotFoundError:

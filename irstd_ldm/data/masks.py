@@ -20,7 +20,7 @@ def read_mask(path: str | PathLike[str]) -> np.ndarray:
 
     Raises:
         ImageReadError, ImportError, OSError: a file that cannot be read as one image.
-        ValueError: as `mask_levels`.
+        ValueError: see `mask_levels`.
     """
     return mask_levels(read_stored(path), f"'{path}'")
 
@@ -28,7 +28,7 @@ def read_mask(path: str | PathLike[str]) -> np.ndarray:
 def mask_levels(stored: np.ndarray | Image.Image, name: str) -> np.ndarray:
     """The levels of a mask, (H, W) uint8: as stored where it is gray with 0 and 255, else 0 and 255.
 
-    Of two values, palette entries or colours the brighter one becomes 255; a mask of 0 alone holds no target.
+    The brighter of two values, palette entries or colours becomes 255; a mask of 0 alone holds no target.
 
     Args:
         stored: an array (H, W) or (H, W, 3) of a type that `to_gray` takes, or a PIL image of any mode.

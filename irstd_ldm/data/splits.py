@@ -10,10 +10,10 @@ from scipy.sparse.csgraph import connected_components
 from .images import normalize_image
 
 THUMBNAIL_PX = 16
-MIN_CORRELATION = 0.85  # between two thumbnails, each without its fitted plane
+MIN_CORRELATION = 0.85  # least correlation of similar thumbnails, each without its fitted plane
 NEIGHBOUR_NUMBERS = 2  # stems this many numbers apart are compared more closely: sequences are numbered in order
 DETAIL_PX = 256  # side of the half-size detail image, zero-padded or cut
-MIN_NEIGHBOUR_CORRELATION = 0.35  # between two detail images at their best shift; 98.5 % of NUAA's pairs stay below
+MIN_NEIGHBOUR_CORRELATION = 0.35  # least one of detail images at their best shift; 98.5 % of NUAA's pairs have less
 
 
 def split_by_scene(
@@ -50,7 +50,7 @@ def scene_groups(stems: list[str], images: list[np.ndarray]) -> np.ndarray:
 
     Two images look alike where their thumbnails correlate, or, for stems of one prefix whose last numbers differ by
     at most 2, where their detail correlates at some shift. Scenes seen from elsewhere or at other scales are missed.
-    Of N stems and images the numbers are (N,) int, from 0.
+    The numbers are (N,) int, from 0, for N stems and images.
     """
     thumbnails = np.stack([_thumbnail(image) for image in images])  # (N, THUMBNAIL_PX**2)
     similar = thumbnails @ thumbnails.T >= MIN_CORRELATION  # (N, N)

@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from .planted_targets import SyntheticScene, SyntheticTarget, draw_point_spreads
 
-SIGMA_RANGE_PX = (0.6, 2.0)  # point spread, from sharp optics to a small extended body
+SIGMA_RANGE_PX = (0.6, 2.0)  # deviation of the point spread, from sharp optics to a small extended body
 MIN_SIDE_PX = 64
 COUNTS_PER_LEVEL, BASE_COUNTS, SATURATION_COUNTS = 40, 3000, 16383  # a 14-bit sensor's raw counts in uint16
 
@@ -93,7 +93,7 @@ def _sky(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 def _sea(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Waves that grow towards the viewer, and now and then a column of glint."""
-    depth = np.linspace(0.08, 1, height)[:, None]  # 1 nearest the viewer
+    depth = np.linspace(0.08, 1, height)[:, None]  # it is 1 nearest the viewer
     waves = power_law_noise(2 * height, width, rng.uniform(1.6, 2.2), rng)
     rows = np.broadcast_to(0.45 * height / depth**0.6, (height, width)) % (2 * height - 1)
     columns = width / 2 + (np.arange(width) - width / 2) * 0.35 / depth**0.3

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Draws held at once, 8 bytes each in two arrays.
+# Number of draws that are held at once, 8 bytes each in two arrays.
 BOOTSTRAP_CHUNK = 2**20
 
 
@@ -125,11 +125,9 @@ def paired_differences(
         num_resamples, seed, level: See `estimate`.
 
     Raises:
-        ValueError: As `estimate` does, or `a` and `b` have no metric in common.
+        ValueError: See `estimate`.
     """
     names = [name for name in a if name in b]
-    if not names:
-        raise ValueError("`a` and `b` must have a metric in common, got none")
     both = {f"{side} {name}": of[name] for side, of in (("a", a), ("b", b)) for name in names}
     drawn = _resampled_values(both, num_resamples, seed, level)
     differences = {}

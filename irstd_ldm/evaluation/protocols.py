@@ -1,10 +1,9 @@
-"""The ways published work resizes images and reads the truth, by name, and predictions that lie in a folder.
+"""Published ways of resizing images and reading the truth, by name, and predictions that lie in a folder.
 
 A protocol has an image side and a truth side: run the pipeline on `prepare_image(gray)` and score its probability
 against `prepare_truth(mask)`. Scoring alone is not the protocol where the network would have seen another image.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.readers import IMAGE_SUFFIXES, ImageReadError, read_stored
+from ..data.folder import files_by_stem
+from ..data.masks import MASK_THRESHOLD, mask_levels
+from ..data.readers import read_stored
 
-logger = logging.getLogger(__name__)
+ALLOWED = "a mask has 0 and its type's highest value, a probability map is gray of 8 or 16 bit, or in [0, 1]"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ PROTOCOLS = {
         Protocol(
             "basicirstd", "native size, truth == 255 (IoU union: >= 128)", None, target_level=255, union_level=128
         ),
-        # DNANet, MSHNet, LGLDNet.
+        # DNANet, MSHNet and LGLDNet resize to this size.
         Protocol("resize256", "256x256, image bilinear, truth nearest and >= 128", (256, 256), 128, 128),
     )
 }
@@ -136,35 +137,34 @@ def read_prediction(path: str | Path) -> np.ndarray:
     """Reads a predicted mask or probability map.
 
     Args:
-        path: A file that `read_image` reads, gray of 1 bit, 8 bit (/255) or 16 bit (/65535), or RGB of 8 bit with
-            equal channels.
+        path: A file that `read_stored` reads: gray of 8 bit (/255), of 16 bit (/65535) or floating point in [0, 1], or
+            a mask of two values, palette entries or colours, as `mask_levels` tells them.
 
     Returns:
         (H, W) float32 in [0, 1].
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file cannot be decoded, or holds another kind of image.
+        ValueError: The file cannot be decoded, or its values cannot be told: other ones, or 0 and 1 in integers.
     """
-    try:
-        stored = read_stored(path)
-    except ImageReadError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    stored = read_stored(path)
     values = np.asarray(stored)  # (H, W) or (H, W, channels)
-    if values.ndim == 3 and values.shape[2] == 3:
-        if np.any(values != values[..., :1]):
-            raise ValueError(f"{path} is a colour image: a prediction must be gray")
+    if values.ndim == 3 and values.shape[2] == 3 and not np.any(values != values[..., :1]):
         values = values[..., 0]
-    mode = stored.mode if isinstance(stored, Image.Image) else None
-    if mode == "P" or values.ndim != 2 or values.dtype.kind not in "bu" or values.dtype.itemsize > 2:
-        kind = f"Pillow mode {mode}" if mode else f"values of the shape {values.shape} and type {values.dtype}"
-        raise ValueError(f"{path} has {kind}: a prediction must be gray of 1, 8 or 16 bit")
-    if values.dtype.kind == "b":
+    is_gray = values.ndim == 2 and not (isinstance(stored, Image.Image) and stored.mode == "P")
+    if is_gray and values.dtype.kind == "f" and 0 <= values.min() <= values.max() <= 1:
         return values.astype(np.float32)
-    full_scale = np.iinfo(values.dtype).max
-    if values.max() == 1:
-        logger.warning("%s: highest value 1 of %d, read as a probability of %.2g", path, full_scale, 1 / full_scale)
-    return values.astype(np.float32) / np.float32(full_scale)
+    if is_gray and values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        if values.max() == 1:
+            raise ValueError(
+                f"{path} holds 0 and 1, a mask or probabilities up to 1/{np.iinfo(values.dtype).max}: {ALLOWED}"
+            )
+        if len(np.unique(values)) > 2:
+            return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+    levels = mask_levels(stored, f"'{path}'")
+    if len(np.unique(levels)) > 2:
+        raise ValueError(f"{path} holds probabilities beside a palette or transparency: {ALLOWED}")
+    return (levels >= MASK_THRESHOLD).astype(np.float32)
 
 
 def find_predictions(root: str | Path, stems: Sequence[str]) -> dict[str, Path]:
@@ -174,23 +174,11 @@ def find_predictions(root: str | Path, stems: Sequence[str]) -> dict[str, Path]:
         The files by stem, in the order of `stems`.
 
     Raises:
-        ValueError: `root` is no folder, or stems have no file or several.
+        ValueError: `root` is no folder, two files have one stem, or stems have no file.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"`root` must be a folder of predictions, got {root}")
-    files: dict[str, list[Path]] = {}
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            files.setdefault(path.stem, []).append(path)
+    files = files_by_stem(Path(root))
     missing = [stem for stem in stems if stem not in files]
     if missing:
-        raise ValueError(f"{root} has no prediction for {len(missing)} of {len(stems)} images: {_shorten(missing)}")
-    several = [path.name for stem in stems if len(files[stem]) > 1 for path in files[stem]]
-    if several:
-        raise ValueError(f"{root} has several predictions of one image: {_shorten(several)}")
-    return {stem: files[stem][0] for stem in stems}
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise ValueError(f"{root} has no prediction for {len(missing)} of {len(stems)} images: {names}")
+    return {stem: files[stem] for stem in stems}

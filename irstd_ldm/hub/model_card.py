@@ -20,7 +20,7 @@ DATA_LICENCES = {
     "NUAA-SIRST": f"{NONE_STATED} (Dai et al., WACV 2021; Dai et al., TGRS 2023)",
     "backgrounds": f"{NONE_STATED} (frames without targets of SIRST-V2; Dai et al., TGRS 2023)",
 }
-BATCH_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # stored beside the parameters
+BATCH_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # names of buffers, which are no parameters
 UNKNOWN_LICENCE = "not recorded here: ask its authors"
 LIMITATIONS = """\
 ## Limitations
@@ -34,7 +34,7 @@ training raise false alarms or hide targets: measure it on your own frames befor
 class CardResults:
     """Results of a model as text, and as entries of the Hub's model index."""
 
-    rows: Sequence[Mapping[str, str]]  # one per measurement, column -> text; all have the columns of the first
+    rows: Sequence[Mapping[str, str]]  # column -> text of each measurement; all have the columns of the first
     note: str  # Markdown below the table
     entries: Sequence[EvalResult]  # the same figures with their conditions
 
@@ -79,6 +79,7 @@ def make_card(
         eval_results=entries or None,
     )
     picture = (folder / PICTURE).exists()
+    packages = {**{package: version(package) for package in LIBRARIES}, **(versions or {})}
     sections = [
         f"# {title}",
         _usage(index, folder, name),
@@ -88,16 +89,10 @@ def make_card(
         _results(results),
         _training(run, settings),
         notes.strip() or LIMITATIONS.strip(),
-        "## Versions\n\n"
-        + ", ".join(f"{package} {number}" for package, number in (library_versions() | dict(versions or {})).items()),
+        f"## Versions\n\n{', '.join(f'{package} {number}' for package, number in packages.items())}",
     ]
     body = "\n\n".join(section for section in sections if section)
     return ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{body}\n")
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a checkpoint is made with, by name."""
-    return {name: version(name) for name in LIBRARIES}
 
 
 def _usage(index: Mapping[str, Any], folder: Path, name: str) -> str:
@@ -127,12 +122,12 @@ def _usage(index: Mapping[str, Any], folder: Path, name: str) -> str:
 def _networks(folder: Path) -> str:
     rows = []
     for config in sorted(folder.glob("*/config.json")):
-        tensors: dict[str, dict[str, Any]] = {}
+        tensors: dict[str, tuple[str, list[int]]] = {}
         for path in config.parent.glob("*.safetensors"):
             tensors |= read_safetensors_header(path)
         tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in BATCH_STATISTICS}
-        parameters = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-        types = ", ".join(sorted({tensor["dtype"] for tensor in tensors.values()}))
+        parameters = sum(math.prod(shape) for _, shape in tensors.values())
+        types = ", ".join(sorted({kind for kind, _ in tensors.values()}))
         rows.append((f"`{config.parent.name}`", f"`{read_json(config)['_class_name']}`", f"{parameters:,}", types))
     return _table("## Networks", ("part", "class", "parameters", "stored as"), rows)
 

@@ -22,7 +22,7 @@ _LINE_LENGTH = 119
 
 
 class _Import(NamedTuple):
-    """`from module import name as bound`, or `import name as bound` without a module."""
+    """An import: `from module import name as bound`, or `import name as bound` where the module is empty."""
 
     module: str
     name: str
@@ -80,9 +80,9 @@ def one_module(module: str, class_name: str) -> str:
         ValueError: The package has no such class; two of the needed names mean different things; or an import of the
             package is not of the form `from .x import A` at the top of a file, `x` being a module.
     """
-    texts: dict[str, None] = {}  # in order
+    texts: dict[str, None] = {}  # a set that keeps its order
     imports: set[_Import] = set()
-    origins: dict[str, object] = {}  # name -> what binds it
+    origins: dict[str, object] = {}  # name -> the import or definition that binds it
 
     def need(module: str, name: str) -> None:
         bound = _REPLACED.get(name) or _bindings(module).get(name)
@@ -104,7 +104,7 @@ def one_module(module: str, class_name: str) -> str:
 
     need(module, class_name)
     docstring = f'"""{class_name} for `trust_remote_code=True`. Generated from irstd-ldm, not for editing."""'
-    return "\n".join([docstring, "", *_import_lines(imports), *_spaced(list(texts)), ""])
+    return "\n\n".join([docstring, *_import_lines(imports), *texts]) + "\n"
 
 
 @cache
@@ -138,17 +138,15 @@ def _definition(module: str, node: ast.stmt, lines: list[str]) -> _Definition:
     first = min(one.lineno for one in [node, *getattr(node, "decorator_list", [])])
     while lines[first - 2].startswith("#"):
         first -= 1
-    left_out = {number for one in ast.walk(node) for number in _docstring_lines(one)}
-    text = [lines[number - 1] for number in range(first, (node.end_lineno or first) + 1) if number not in left_out]
+    shown = dict(enumerate(lines, start=1))
+    for one in ast.walk(node):
+        if isinstance(one, ast.FunctionDef | ast.ClassDef) and one.name != "__call__" and ast.get_docstring(one):
+            start, end = one.body[0].lineno, one.body[0].end_lineno or 0
+            if end > start:  # a docstring other than the call's is cut to its summary
+                shown[start] += '"""'
+                shown = {number: line for number, line in shown.items() if not start < number <= end}
+    text = [line for number, line in shown.items() if first <= number <= (node.end_lineno or first)]
     return _Definition("\n".join(text), frozenset(one.id for one in ast.walk(node) if isinstance(one, ast.Name)))
-
-
-def _docstring_lines(node: ast.AST) -> range:
-    """Lines of a function's docstring between its summary and its end; the call's keeps them."""
-    if isinstance(node, ast.FunctionDef) and node.name != "__call__" and ast.get_docstring(node):
-        docstring = node.body[0]
-        return range(docstring.lineno + 1, docstring.end_lineno or docstring.lineno)
-    return range(0)
 
 
 def _bound_names(node: ast.stmt) -> list[str]:
@@ -170,15 +168,7 @@ def _import_lines(imports: set[_Import]) -> list[str]:
             line = f"from {module} import (\n    " + ",\n    ".join(parts) + ",\n)"
         statements.append((line, module))
     standard = [line for line, module in statements if module.partition(".")[0] in sys.stdlib_module_names]
-    return [*standard, "", *(line for line, _ in statements if line not in standard)]
-
-
-def _spaced(texts: list[str]) -> list[str]:
-    """Definitions with two empty lines around each that has several lines."""
-    lines: list[str] = []
-    for before, text in zip(["\n", *texts], texts, strict=False):
-        lines += ["", "", text] if "\n" in before + text else [text]
-    return lines
+    return ["\n".join(standard), "\n".join(line for line, _ in statements if line not in standard)]
 
 
 @cache

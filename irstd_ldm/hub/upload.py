@@ -20,7 +20,7 @@ def upload_checkpoint(folder: Path, repo_id: str, *, commit_message: str | None 
 
     Args:
         folder: The checkpoint. A folder without a card keeps the repository's, and gives it one if it has none.
-        repo_id, kwargs: As in `upload`.
+        repo_id, kwargs: See `upload`.
         commit_message: None = "Upload " and the folder's name.
 
     Returns:
@@ -94,5 +94,5 @@ def explain(error: BaseException, repo_id: str) -> str:
         if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
             reason = cause.server_message or cause.response.reason_phrase
             return f"{repo_id}: the Hub refuses this login (`hf auth login`): {reason}"
-    cause = causes[-1] if isinstance(error, RuntimeError) else error  # it wraps what broke an upload off
+    cause = causes[-1] if isinstance(error, RuntimeError) else error  # a RuntimeError wraps a broken upload's
     return f"{repo_id}: {' '.join(str(cause).split()) or type(cause).__name__}"

@@ -76,7 +76,7 @@ class BatchNormBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h/stride, w/stride)."""
         residual = self.norm2(self.conv2(F.relu_(self.norm1(self.conv1(x)))))
-        # In place: at full and half resolution passes over memory are what a block costs beside its convolutions.
+        # Passes over memory are a block's other cost at full and half resolution, so the addition is in place.
         return F.relu_(self.frequency_attention(self.channel_attention(residual)).add_(self.shortcut(x)))
 
 

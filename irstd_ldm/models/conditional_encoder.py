@@ -149,12 +149,12 @@ def _start_at_prior(head: nn.Module) -> None:
 
 @dataclass
 class ConditionalEncoderOutput(BaseOutput):
-    """What the conditional encoder knows of an image.
+    """The conditional encoder's view of an image.
 
     Attributes:
         logits: (B, 1, PH, PW), mask logits fused from all levels: the encoder as a detector of its own.
         side_logits: One (B, 1, PH, PW) per level, finest first, for deep supervision.
-        residuals: What is added to the denoiser's skip tensors, in their order; zero before training.
+        residuals: Summands of the denoiser's skip tensors, in their order; zero before training.
     """
 
     logits: torch.Tensor

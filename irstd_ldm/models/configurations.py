@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# The latent detector's three networks.
+# Arguments of the latent detector's three networks.
 CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     # LGLDNet's size: image encoder 1.80 M, denoiser 40.4 M, decoder 2.70 M parameters (as released: 1.80, 41.4 and
     # 2.71 M). The lowest level of the denoiser has no attention: at 256x256 it holds 2x2 positions.
@@ -70,7 +70,7 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_features": {"image_feature_channels": (16, 32, 0)},
     },
-    # What the profile of `tiny_v1` asked for: blocks whose normalisation folds away, widths that fill a vector, one
+    # A profile of `tiny_v1` led to this size: blocks whose normalisation folds away, widths that fill a vector, one
     # level of denoiser at 1/8, attention by 32 pooled tokens, FAE and LIW where the map is small.
     "tiny": {
         "vae": {
@@ -165,9 +165,6 @@ PIXEL_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-_DOWN = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
-_UP = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
-
 # The Gaussian-agnostic engine's networks: stage 1, the image VAE and the base denoiser; the control branch of stage 2
 # follows from the denoiser.
 GENERATOR_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
@@ -225,8 +222,8 @@ GENERATOR_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "sample_size": 32,
             "block_out_channels": (32, 64, 96),
             "layers_per_block": 1,
-            "down_block_types": _DOWN,
-            "up_block_types": _UP,
+            "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
+            "up_block_types": ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
             "attention_head_dim": 4,
             "cross_attention_dim": 32,
             "norm_num_groups": 16,

@@ -26,7 +26,7 @@ from .safetensors_only import SafetensorsOnlyMixin
 
 @dataclass
 class IRSTDImageEncoderOutput(BaseOutput):
-    """What the detector knows of an image.
+    """The encoder's view of an image.
 
     Attributes:
         image_latent: (B, latent_channels, h, w), enters the denoiser beside the noisy posterior variables.

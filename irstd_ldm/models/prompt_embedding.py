@@ -9,7 +9,7 @@ from .safetensors_only import SafetensorsOnlyMixin
 
 
 class PromptEmbedding(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
-    """What a text encoder says of the empty prompt, (1, L, D); zeros where a denoiser was trained without text.
+    """A text encoder's output for the empty prompt, (1, L, D); zeros where a denoiser was trained without text.
 
     Args:
         num_tokens: L.

@@ -14,7 +14,7 @@ from .safetensors_only import SafetensorsOnlyMixin
 
 @dataclass
 class IRSTDRestorationOutput(BaseOutput):
-    """What [`IRSTDRestorationModel`] returns: the restored image (B, 1, H, W), about [0, 1]."""
+    """Output of [`IRSTDRestorationModel`]: the restored image (B, 1, H, W), about [0, 1]."""
 
     sample: torch.Tensor
 

@@ -36,13 +36,13 @@ class SafetensorsOnlyMixin:
 
     @classmethod
     def _get_init_keys(cls, input_class: type | None = None) -> set[str]:
-        """As `ConfigMixin._get_init_keys`, with the arguments that a model hands on to the class below it."""
+        """Names the arguments of a model, those that it hands on to the class below it included."""
         inits = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
         return {name for init in inits[:2] for name in inspect.signature(init).parameters}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:
-        """As `ModelMixin.from_pretrained`; the loaded model computes bit for bit what the saved one did.
+        """Loads a model as `ModelMixin.from_pretrained` does; it computes bit for bit what the saved one did.
 
         Raises:
             OSError: If there is no safetensors file, or it cannot be read.

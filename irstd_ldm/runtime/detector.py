@@ -89,13 +89,13 @@ class ExportedDetectorRunner:
 
         Args:
             num_inference_steps: None, or that of the export.
-            seed: Of the noise, in [0, 2**63): the results are those of `torch.Generator().manual_seed(seed)`.
+            seed: Seed of the noise, in [0, 2**63): the results are those of `torch.Generator().manual_seed(seed)`.
 
         Returns:
             [`DetectorOutput`], or the tuple (probability, mask, uncertainty, targets).
 
         Raises:
-            ValueError: As in [`IRSTDLatentPipeline`], or `num_inference_steps` is not that of the export.
+            ValueError: See [`IRSTDLatentPipeline`]; or `num_inference_steps` is not that of the export.
         """
         if num_inference_steps not in (None, self.description.num_inference_steps):
             raise ValueError(

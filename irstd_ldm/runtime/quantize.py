@@ -19,7 +19,7 @@ from ..tiling import image_seed, pad_image, tile_windows
 from .exported import ExportedDetector, required
 
 NUM_CALIBRATION_IMAGES = 64
-MIN_INT8_CHANNELS = 32  # input and output channels; chosen on training images by the pixels that differ from float32
+MIN_INT8_CHANNELS = 32  # fewest channels on either side; chosen by the pixels of training images that differ
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Calibration:
 
 
 def evenly_spaced(stems: Sequence[str], count: int = NUM_CALIBRATION_IMAGES) -> list[str]:
-    """At most `count` of the stems, evenly spaced over the list."""
+    """A selection of at most `count` stems, evenly spaced over the list."""
     indices = np.linspace(0, len(stems) - 1, min(count, len(stems))).round().astype(int)
     return [stems[index] for index in indices]
 

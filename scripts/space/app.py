@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 from irstd_ldm.app.server import launch_options, private_folder
 
-at_end = ExitStack()  # left when the process ends
-at_end.enter_context(private_folder())  # before gradio is imported
+at_end = ExitStack()  # it is left when the process ends
+at_end.enter_context(private_folder())  # gradio is imported after it
 
 from irstd_ldm.app.page import build_page  # noqa: E402
 from irstd_ldm.cli.model import load_pipeline, model_name, resolve_device  # noqa: E402

@@ -25,9 +25,10 @@ SPACE = ROOT / "scripts" / "space"
 @pytest.fixture
 def space(tmp_path) -> Path:
     """The folder that is uploaded."""
-    command = [sys.executable, str(SPACE / "build.py"), "--output", str(tmp_path / "space")]
+    text = (ROOT / "docs" / "app.md").read_text(encoding="utf-8")
+    commands = re.search(r"^mkdir -p space.*?(?=^```)", text, re.DOTALL | re.MULTILINE)[0]
     for _ in range(2):  # a folder that exists is renewed
-        subprocess.run(command, check=True, cwd=tmp_path)
+        subprocess.run(["bash", "-ec", commands.replace(" space", f" {tmp_path}/space")], check=True, cwd=ROOT)
     return tmp_path / "space"
 
 

@@ -222,7 +222,7 @@ def test_the_validation_list_is_the_models(data, tiny_checkpoint, predictions, t
         (["--data", "nowhere", "--no-targets"], "evaluate: no folder 'nowhere'"),
         (["--data", ".", "--no-targets", "--split", "test"], "evaluate: --no-targets: frames are on no split's list"),
         (["--data", "set", "set"], "a data set, a model or a folder of predictions is named twice"),
-        (["--data", "set", "--predictions", "nowhere"], "must be a folder of predictions, got nowhere"),
+        (["--data", "set", "--predictions", "nowhere"], "no folder 'nowhere'"),
         (["--data", "set", "--predictions", "set/images", "--output", "set/test.txt"], "cannot write there"),
     ],
 )
@@ -309,3 +309,13 @@ def test_a_report_is_written_beside_the_metrics(data, predictions, tmp_path, cap
 def test_names_are_short_where_they_tell_apart():
     assert short_names(["a/b", "c/d", "a/b"]) == ["b", "d", "b"]
     assert short_names(["a/b", "c/b", "d"]) == ["a/b", "c/b", "d"]
+
+
+def test_a_folder_of_class_numbers_is_no_folder_of_predictions(data, predictions, tmp_path, capsys):
+    for path in predictions.iterdir():
+        save(path, np.asarray(Image.open(path)) // 64)
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[0, :3] = (0, 1, 2)
+        save(path, pixels)
+    assert main(["evaluate", "--data", str(data), "--predictions", str(predictions), "--output", str(tmp_path)]) == 1
+    assert "no prediction is above 0.012; masks have 0 and 255" in capsys.readouterr().err

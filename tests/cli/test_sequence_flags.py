@@ -25,10 +25,10 @@ def detect(tiny_checkpoint, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("flag", ["--tracks", "--annotated-video", "--resume"])
+@pytest.mark.parametrize("flag", ["--tracks", "--annotated-video", "--resume", "--input-range=sequence"])
 def test_stills_alone_are_refused_before_anything_is_written(detect, tmp_path, capsys, flag):
     assert detect("a.png", "broken.png", flag, model="/no/model") == 2
-    line = f"irstd-ldm detect: {flag}: for inputs of several frames, and there is none\n"
+    line = f"irstd-ldm detect: {flag.replace('=', ' ')}: for inputs of several frames, and there is none\n"
     assert capsys.readouterr().err == line
     assert detect(flag, model="/no/model") == 2  # the synthetic scene
     assert capsys.readouterr().err == line

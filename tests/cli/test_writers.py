@@ -15,6 +15,7 @@ from irstd_ldm.targets import Target, extract_targets
 
 HEADER = {"version": "0", "model": "none", "settings": {"threshold": 0.5}}
 FAILED = Failure("broken.png", "not an image")
+UTM = (30, 0, 500_000, 0, -30, 5_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +154,13 @@ def test_16_bit_probabilities_are_exact_to_half_a_step(results, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["detections.json", "probability"]
 
 
-def write_geotiff(path: Path, epsg: int | None, seed: int = 0) -> Result:
-    """30 m pixels, the top left corner at easting 500000, northing 5000000."""
+def write_geotiff(path: Path, epsg: int | None, seed: int = 0, place: tuple[float, ...] = UTM) -> Result:
+    """30 m pixels, by default the top left corner at easting 500000, northing 5000000."""
     rasterio = pytest.importorskip("rasterio")
     result = make_result(path, seed=seed)
     keywords = {"driver": "GTiff", "height": 30, "width": 40, "count": 1, "dtype": "uint8"}
-    place = rasterio.Affine(30, 0, 500_000, 0, -30, 5_000_000)
-    with rasterio.open(path, "w", crs=epsg and f"EPSG:{epsg}", transform=place, **keywords) as file:
+    georeference = {"crs": epsg and f"EPSG:{epsg}", "transform": place and rasterio.Affine(*place)}
+    with rasterio.open(path, "w", **georeference, **keywords) as file:
         file.write(result.image, 1)
     return result
 
@@ -192,6 +193,28 @@ def test_geojson_has_the_targets_of_a_geotiff_in_longitude_and_latitude(tmp_path
         assert area > 0  # counter-clockwise, as RFC 7946 asks
 
 
+def test_boxes_are_counter_clockwise_on_a_map_with_the_south_up_and_cut_at_the_date_line(tmp_path):
+    places = {"south_up": (30, 0, 500_000, 0, 30, 5_000_000), "date_line": (0.01, 0, 179.83, 0, -0.01, 10)}
+    results = [
+        write_geotiff(tmp_path / f"{name}.tif", epsg, place=places[name])
+        for name, epsg in {"south_up": 32633, "date_line": 4326}.items()
+    ]
+    write(tmp_path / "out", results, "geojson")
+    features = json.loads((tmp_path / "out" / "detections.geojson").read_text())["features"]
+    boxes = [feature["geometry"] for feature in features if feature["properties"]["kind"] == "box"]
+    assert {box["type"] for box in boxes} == {"Polygon", "MultiPolygon"}
+    for box in boxes:
+        parts = box["coordinates"] if box["type"] == "MultiPolygon" else [box["coordinates"]]
+        assert len(parts) == (2 if box["type"] == "MultiPolygon" else 1)
+        for (ring,) in parts:
+            assert sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring[:-1], ring[1:], strict=True)) > 0
+            assert ring[0] == ring[-1] and -180 <= min(ring)[0] <= max(ring)[0] <= 180
+            assert max(ring)[0] - min(ring)[0] < 1
+    whole = next(box for box in boxes if box["type"] == "MultiPolygon")
+    sides = sorted((min(ring)[0], max(ring)[0]) for (ring,) in whole["coordinates"])
+    assert sides[0][0] == -180 and sides[1][1] == 180
+
+
 def test_geojson_of_targets_beyond_the_limb_has_no_geometry(tmp_path):
     """A full-disk image of a geostationary satellite: in its corners there is no earth."""
     rasterio = pytest.importorskip("rasterio")
@@ -219,6 +242,7 @@ def test_geojson_of_targets_beyond_the_limb_has_no_geometry(tmp_path):
 def test_geojson_of_images_without_a_place_has_no_geometry(tmp_path):
     pytest.importorskip("rasterio")
     results = [write_geotiff(tmp_path / "no_crs.tif", None), make_result(tmp_path / "a.png")]
+    results.append(write_geotiff(tmp_path / "no_transform.tif", 4326, place=()))
     Image.fromarray(results[1].image).save(tmp_path / "a.png")
     write(tmp_path / "out", [*results, empty_result(tmp_path / "nothing.png")], "geojson")
     features = json.loads((tmp_path / "out" / "detections.geojson").read_text())["features"]

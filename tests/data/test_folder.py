@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.data.folder import IRSTDFolder, files_by_stem, read_backgrounds, read_stem_list, write_stem_list
+from irstd_ldm.data.folder import (
+    IRSTDFolder,
+    files_by_stem,
+    held_out_stems,
+    read_backgrounds,
+    read_stem_list,
+    write_stem_list,
+)
 from irstd_ldm.data.readers import ImageReadError
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
@@ -200,3 +207,40 @@ def test_the_stray_grey_pixel_of_irstd_1k_is_no_target():
 def test_other_sets(name, stem, area):
     sample = IRSTDFolder(SHARED_DATA / "samples" / name)[0]
     assert sample.stem == stem and int(sample.mask.sum()) == area
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "41/1(1)",
+        "/41/1(1)",
+        "41/1(1).png",
+        "images/41/1(1).PNG",
+        "SET\\images\\41\\1(1).png",
+        "images/41/1(1).png masks/x.png",
+    ],
+)
+def test_lines_that_name_files(tmp_path, line):
+    root = make_set(tmp_path / "SET", ["41/1(1)", "2/1(1)"])
+    write_list(root / "test_SET.txt", f"# a remark\n{line}\n")
+    folder = IRSTDFolder(root, "test")
+    assert folder.stems == ["41/1(1)"] and folder[0].mask.sum() == 4
+
+
+def test_accents_composed_or_not_are_one_stem(tmp_path):
+    root = make_set(tmp_path, ["Ko\u0308ln"])
+    write_list(root / "test.txt", "K\u00f6ln\n")
+    assert IRSTDFolder(root, "test")[0].stem == "K\u00f6ln"
+
+
+def test_another_encoding_is_named(tmp_path):
+    (tmp_path / "test.txt").write_bytes("a\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"list '.*test\.txt' is not UTF-8 text: save it in that encoding"):
+        read_stem_list(tmp_path / "test.txt")
+
+
+def test_a_log_does_not_hide_the_test_lists(tmp_path):
+    write_list(tmp_path / "img_idx/test_SET.txt", "a_1.png\nb_2\n")
+    write_list(tmp_path / "log/test_Fri_Jan_19.txt", "NUAA\nIoU 0.7\n\nNUAA\n")
+    write_list(tmp_path / "log/test_empty.txt", "")
+    assert held_out_stems(tmp_path) >= {"a_1", "b_2"}

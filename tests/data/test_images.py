@@ -131,9 +131,13 @@ def test_files_that_cannot_be_decoded(tmp_path, monkeypatch):
         to_gray(tmp_path / "whole.png")
 
 
-def test_a_masked_array_is_refused():
-    with pytest.raises(TypeError, match="`image` must not be a masked array"):
-        to_gray(np.ma.masked_invalid(np.array([[1.0, np.nan]])))
+def test_masked_pixels_get_the_median_of_the_others():
+    frame = np.array([[1.0, np.nan, 5.0], [2.0, 9.0, np.inf]])
+    assert to_gray(np.ma.masked_invalid(frame)).tolist() == [[1, 3.5, 5], [2, 9, 3.5]]
+    counts = to_gray(np.ma.masked_equal(np.array([[7, 0], [8, 9]], np.uint16), 0))
+    assert counts.dtype == np.uint16 and counts.tolist() == [[7, 8], [8, 9]]
+    with pytest.raises(ValueError, match="`image` must have pixels that are not masked"):
+        to_gray(np.ma.masked_all((2, 2)))
 
 
 def test_a_file_of_pixels_that_are_refused_is_named_with_the_reason(tmp_path):

@@ -116,6 +116,8 @@ DECISIONS: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("pip install ", installed),
     ("make ", made),
     ("python scripts/", scripted),
+    ("mkdir -p space", lambda command: None),  # tests/app/test_space.py
+    ("cp -rL irstd_ldm space/", lambda command: None),
 )
 
 

@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +13,9 @@ from irstd_ldm.evaluation.protocols import find_predictions, read_prediction
         ("16bit.png", np.array([[0, 13107], [32768, 65535]], dtype=np.uint16), [[0, 0.2], [32768 / 65535, 1]]),
         ("16bit.tif", np.array([[0, 13107], [32768, 65535]], dtype=np.uint16), [[0, 0.2], [32768 / 65535, 1]]),
         ("1bit.png", np.array([[False, True], [True, False]]), [[0, 1], [1, 0]]),
+        ("gray_100.png", np.array([[0, 0], [100, 0]], dtype=np.uint8), [[0, 0], [1, 0]]),
+        ("255_of_16bit.png", np.array([[0, 0], [255, 0]], dtype=np.uint16), [[0, 0], [1, 0]]),
+        ("red.png", np.array([[[0] * 3, [0] * 3], [[9, 0, 0], [0] * 3]], dtype=np.uint8), [[0, 0], [1, 0]]),
         ("rgb.png", np.array([[[0] * 3, [51] * 3], [[9] * 3, [255] * 3]], dtype=np.uint8), [[0, 0.2], [9 / 255, 1]]),
     ],
 )
@@ -26,19 +27,25 @@ def test_read_prediction(tmp_path, name, values, expected):
     assert probability.max() == 1.0
 
 
-def test_read_prediction_warns_of_a_mask_of_zeros_and_ones(tmp_path, caplog):
-    Image.fromarray(np.eye(3, dtype=np.uint8)).save(tmp_path / "ones.png")
-    with caplog.at_level(logging.WARNING):
-        assert read_prediction(tmp_path / "ones.png").max() == np.float32(1 / 255)
-    assert "ones.png: highest value 1 of 255" in caplog.text
+def test_floating_point_is_a_probability(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0, 0.25], [0, 0.25]]))
+    assert read_prediction(tmp_path / "a.npy").tolist() == [[0, 0.25], [0, 0.25]]
 
 
-def colour_image(path):
-    Image.new("RGB", (4, 4), (255, 0, 0)).save(path)
+def zeros_and_ones(path):
+    Image.fromarray(np.eye(3, dtype=np.uint8)).save(path)
 
 
-def palette_image(path):
-    Image.new("P", (4, 4)).save(path)
+def colours(path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+
+
+def inverted(path):
+    Image.fromarray(255 - np.eye(3, dtype=np.uint8) * 255).save(path)
+
+
+def graded_with_alpha(path):
+    Image.fromarray(np.array([[[0, 9], [9, 9]], [[0, 9], [255, 9]]], np.uint8), "LA").save(path)
 
 
 def text_file(path):
@@ -57,16 +64,18 @@ def truncated_image(path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (colour_image, "is a colour image"),
-        (palette_image, "has Pillow mode P"),
-        (text_file, "cannot be read as an image"),
-        (empty_file, "cannot be read as an image"),
-        (truncated_image, "cannot be read as an image"),
+        (zeros_and_ones, r"bad\.png holds 0 and 1, a mask or probabilities up to 1/255: a mask has 0 and"),
+        (colours, r"bad\.png' has 64 values"),
+        (inverted, r"bad\.png' has its brighter value on 67%"),
+        (graded_with_alpha, r"bad\.png holds probabilities beside a palette or transparency"),
+        (text_file, r"cannot read image '.*bad\.png'"),
+        (empty_file, r"cannot read image '.*bad\.png'"),
+        (truncated_image, r"cannot read image '.*bad\.png'"),
     ],
 )
 def test_read_prediction_refuses(tmp_path, write, message):
     write(tmp_path / "bad.png")
-    with pytest.raises(ValueError, match=rf"bad\.png {message}"):
+    with pytest.raises(ValueError, match=message):
         read_prediction(tmp_path / "bad.png")
 
 
@@ -82,7 +91,7 @@ def test_find_predictions(tmp_path):
     with pytest.raises(ValueError, match="has no prediction for 2 of 3 images: c, d"):
         find_predictions(tmp_path, ["a", "c", "d"])
     (tmp_path / "a.png").touch()
-    with pytest.raises(ValueError, match="several predictions of one image: a.TIF, a.png"):
+    with pytest.raises(ValueError, match="a.TIF' and '.*a.png' share one stem"):
         find_predictions(tmp_path, ["a"])
-    with pytest.raises(ValueError, match="`root` must be a folder of predictions, got .*nowhere"):
+    with pytest.raises(ValueError, match="no folder '.*nowhere'"):
         find_predictions(tmp_path / "nowhere", ["a"])

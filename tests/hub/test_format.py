@@ -72,10 +72,7 @@ def test_format_versions_that_are_not_known(version):
 
 def test_the_header_of_safetensors(tmp_path):
     save_file({"a": torch.zeros(2, 3), "b": torch.zeros(5, dtype=torch.float16)}, tmp_path / "x", {"format": "pt"})
-    header = read_safetensors_header(tmp_path / "x")
-    assert {name: (tensor["dtype"], tensor["shape"]) for name, tensor in header.items()} == {
-        "a": ("F32", [2, 3]), "b": ("F16", [5])
-    }  # fmt: skip
+    assert read_safetensors_header(tmp_path / "x") == {"a": ("F32", [2, 3]), "b": ("F16", [5])}
 
 
 def long_header(path: Path) -> None:
@@ -104,5 +101,5 @@ def wrong_header(path: Path) -> None:
 def test_what_is_not_whole_safetensors_is_named(tmp_path, spoil):
     save_file({"a": torch.zeros(20)}, tmp_path / "weights")
     spoil(tmp_path / "weights")
-    with pytest.raises(ValueError, match="weights (is not a safetensors file|must have .* bytes by its header)"):
+    with pytest.raises(ValueError, match="weights is not a safetensors file"):
         read_safetensors_header(tmp_path / "weights")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-# Modules of this package and their classes.
+# Readers, each by the module of this package and the class in it.
 STILL, TIFF, VIDEO = ("still", "StillFrames"), ("tiff", "TiffFrames"), ("video", "VideoFrames")
 PGM, NPY, RAW = ("plain", "PGMFrames"), ("plain", "NumpyFrames"), ("plain", "RawFrames")
 # Suffix of a file -> its reader; every list of suffixes is made from this one.
@@ -68,8 +68,8 @@ def read_image(path: str | PathLike[str]) -> "np.ndarray":
     """The one frame of a file, (H, W) of a type that `to_gray` returns.
 
     Raises:
-        ImageReadError: as `open_frames`, and a file of several frames.
-        ImportError, OSError: as `open_frames`.
+        ImageReadError: see `open_frames`; also a file of several frames.
+        ImportError, OSError: see `open_frames`.
     """
     (frame,) = _open_single(path).frames()
     return frame.image
@@ -79,7 +79,7 @@ def read_stored(path: str | PathLike[str]) -> "np.ndarray | Image.Image":
     """The one frame of a file before it becomes gray: an array (H, W) or (H, W, 3), or a decoded PIL image.
 
     Raises:
-        ImageReadError, ImportError, OSError: as `read_image`.
+        ImageReadError, ImportError, OSError: see `read_image`.
     """
     (stored,) = _open_single(path).stored()
     return stored

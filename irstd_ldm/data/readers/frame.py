@@ -1,8 +1,10 @@
-"""What all readers share: frames, errors, the limit of their size. Neither numpy nor Pillow is loaded with it."""
+"""The ground that all readers share: frames, errors, the size limit. It loads neither numpy nor Pillow."""
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+logger = logging.getLogger(__name__)
 MAX_PIXELS = 100_000_000  # Larger frames are not read, unless the caller gives another limit.
 # Errors of a file that cannot be done: unreadable, refused, too large for the memory (torch reports that as a
 # RuntimeError), of a format whose reader is not installed.
@@ -38,7 +41,7 @@ class ImageReadError(ValueError):
 
 @dataclass(frozen=True)
 class RawFormat:
-    """What a file of raw frames does not say itself: frames of height x width values, row by row."""
+    """The layout of a file of raw frames, which it does not say itself: height x width values a frame, row by row."""
 
     width: int
     height: int
@@ -88,7 +91,11 @@ class FrameSource:
             ImageReadError: a frame that cannot be read, is larger than the limit, or holds NaN or infinite values.
         """
         for index, pixels in enumerate(self.stored(start), start):
-            yield gray_frame(self.path, None if self.num_frames == 1 else index, pixels)
+            yield gray_frame(self.path, None if self.num_frames == 1 else index, self.measured(pixels))
+
+    def measured(self, pixels: "np.ndarray | Image.Image") -> "np.ndarray | Image.Image":
+        """A decoded frame, as a masked array where the file declares a value that stands for pixels without data."""
+        return pixels
 
     def error(self, reason: str) -> ImageReadError:
         """The error of this file, to be raised."""
@@ -110,10 +117,18 @@ def gray_frame(path: Path, index: int | None, pixels: "np.ndarray | Image.Image"
 
     Raises ImageReadError for pixels that `to_gray` refuses.
     """
-    from ..images import to_gray
+    from ..images import is_coloured, to_gray
 
     try:
+        if not index and is_coloured(pixels):
+            _warn_of_colours(path)
         return Frame(index or 0, to_gray(pixels), None)
     except (TypeError, ValueError) as error:
         number = "" if index is None else f", frame {index}"
         raise ImageReadError(f"cannot read image '{path}'{number}: {error}") from error
+
+
+@cache
+def _warn_of_colours(path: Path) -> None:
+    """Warns of a file once, however often it is read."""
+    logger.warning("'%s' is in colours and becomes gray by their brightness, which is not heat", path)

@@ -15,7 +15,7 @@ ALLOWED = "(H, W), (H, W, 1), (N, H, W), (N, H, W, 1) or (N, 1, H, W)"
 SPACE = rb"(?:\s|#[^\n]*\n)+"  # comments run to the end of their line
 HEAD = re.compile(rb"(P[25])" + SPACE + rb"(\d{1,9})" + SPACE + rb"(\d{1,9})" + SPACE + rb"(\d{1,9})\s")
 HEAD_BYTES = 4096
-PLAIN_BYTES = 16  # read of a plain file for each of its values, beside `HEAD_BYTES`
+PLAIN_BYTES = 16  # most bytes that a plain file may have for each of its values, beside `HEAD_BYTES`
 
 
 class NumpyFrames(FrameSource):
@@ -32,7 +32,7 @@ class NumpyFrames(FrameSource):
 
     def stored(self, start: int = 0) -> Iterator[np.ndarray]:
         for index in range(start, self.num_frames):
-            yield self._map()[index]  # mapped anew: what was read leaves the memory
+            yield self._map()[index]  # a new map, so that frames read before leave the memory
 
     def _map(self) -> np.ndarray:
         """(N, H, W), not read yet."""
@@ -40,7 +40,7 @@ class NumpyFrames(FrameSource):
             array: np.ndarray = open_memmap(self.path, mode="r")
         except OSError:
             raise
-        except Exception as error:  # whatever a broken head leads to; NumPy's reasons are several lines of advice
+        except Exception as error:  # a broken head leads to any error, and NumPy's reasons are several lines of advice
             raise self.error("no .npy file, truncated, empty, or of pickled objects") from error
         shape = array.shape
         if len(shape) == 2:

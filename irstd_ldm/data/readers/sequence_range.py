@@ -18,8 +18,8 @@ def sequence_range(
 ) -> tuple[float, float] | None:
     """The raw values that map to -1 and 1 in every frame: `gray_range` of 32 to 64 evenly spaced frames together.
 
-    With "robust" the pixels that were measured are found in each frame by itself. Of more than a megapixel of a frame
-    every n-th pixel counts. A video is decoded once for this; of a file that breaks off, the frames before count.
+    With "robust" the pixels that were measured are found in each frame by itself. In a frame of more than a megapixel
+    every n-th pixel counts. A video is decoded once for this; a file that breaks off counts up to there.
 
     Args:
         source: the file.

@@ -20,13 +20,13 @@ from .still import open_image
 
 IMAGEJ_IMAGES = re.compile(r"ImageJ=.*^images=(\d{1,9})$", re.DOTALL | re.MULTILINE)
 TIFFFILE_SHAPE = re.compile(r'\{"shape": \[([\d, ]+)\]')
-REDUCED_OR_MASK = 1 | 4  # bits of the subfile type
-PHOTOMETRIC, ORIENTATION = 262, 274  # tags
-MIN_IS_WHITE = 0  # a photometric interpretation
+REDUCED_OR_MASK = 1 | 4  # these bits of the subfile type mark an overview and a mask
+PHOTOMETRIC, ORIENTATION, GDAL_NODATA = 262, 274, 42113  # numbers of tags
+MIN_IS_WHITE = 0  # the photometric interpretation that shows the smallest value white
 COLOUR_SAMPLES = {2: 3, 5: 4, 6: 3, 8: 3}  # samples of RGB, CMYK, YCbCr and Lab; all others have one
 BY_PILLOW_ALONE = (3, 5, 6, 8)  # the colours that it converts: palettes, CMYK, YCbCr and Lab
-ALPHA_ALONE = ((1,), (2,))  # kinds of extra samples
-BYTES_PER_PIXEL = 8  # decoded, of all bands together, at most: four of 16 bits, or one of 64
+ALPHA_ALONE = ((1,), (2,))  # extra samples that are one alpha channel
+BYTES_PER_PIXEL = 8  # most decoded bytes of all bands together: four of 16 bits, or one of 64
 MAX_TILE_PX = 2**24
 MAX_TAGS = 4096
 # (bits, sample format) of little-endian gray pages whose values Pillow keeps beside those of up to 8 bits; formats:
@@ -38,7 +38,8 @@ UNBOUNDED: dict[int, Callable[[], Any]] = {
     32946: zlib.decompressobj,
     34925: lzma.LZMADecompressor,
 }
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else its remarks go to the standard error
+# Without a handler the remarks of tifffile go to the standard error.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 UNDO_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,7 +72,9 @@ class TiffFrames(FrameSource):
             pages = [self._check(page) for page in every if not page.subfiletype & REDUCED_OR_MASK]
             if not pages:
                 raise self.error("no page of full resolution")
-            num_images = self._described_images(tiff, tags[pages[0][0]])
+            first = tags[pages[0][0]]
+            num_images = self._described_images(tiff, first)
+            self._no_data = float(first.nodata) if GDAL_NODATA in first.tags else None
         if num_images > num_pages:
             raise self.error(
                 f"{num_images} images in fewer pages, as ImageJ and tifffile may write them; store a page for each"
@@ -99,6 +102,13 @@ class TiffFrames(FrameSource):
                 else:
                     image.seek(index)
                     yield _as_stored(image)
+
+    def measured(self, pixels: np.ndarray | Image.Image) -> np.ndarray | Image.Image:
+        values = np.asarray(pixels)
+        if self._no_data is None or values.ndim != 2 or getattr(pixels, "mode", None) == "P":
+            return pixels
+        missing = np.isnan(values) if math.isnan(self._no_data) else values == self._no_data
+        return np.ma.array(values, mask=missing)
 
     @contextmanager
     def _open(self) -> Iterator[tifffile.TiffFile]:

@@ -24,10 +24,10 @@ FALSE_ALARM_COLOUR = (213, 94, 0)
 EDGE_COLOUR = (0, 0, 0)
 COLOURS = {"box": HIT_COLOUR, "circle": MISS_COLOUR, "diamond": FALSE_ALARM_COLOUR}
 
-LONG_SIDE_PX = (640, 960)  # the picture's: smaller images are enlarged by a whole factor, larger ones reduced
+LONG_SIDE_PX = (640, 960)  # smaller images are enlarged by a whole factor, larger ones reduced
 MARGIN_PX = 9  # picture pixels between a component's box and the mark around it
 LINE_PX = 3
-DETAIL_PX = 24  # image pixels, the side of a cut-out around an error
+DETAIL_PX = 24  # side of a cut-out around an error in pixels of the image
 DETAIL_SCALE = 8
 OUTLINE_PX = 2
 NUM_DETAILS = 3

@@ -36,10 +36,10 @@ def _theme(paper: str, ink: str, grid: str) -> dict[Any, Any]:
     }
 
 
-# Each with the colours of its lines: Okabe and Ito's palette, as far as they show on the paper.
+# A theme and the colours of its lines: those of Okabe and Ito's palette that show on the paper.
 LIGHT = _theme("#ffffff", "#1f2328", "#d8dee4"), ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 DARK = _theme("#161b22", "#e6edf3", "#363e48"), ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#FFFFFF")
-Draw = Callable[[Sequence[str]], Figure]  # from the colours of the lines
+Draw = Callable[[Sequence[str]], Figure]  # maps the colours of the lines to the drawing
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +207,7 @@ def _draw_reliability(curves: Sequence[tuple[str, Reliability]], colours: Sequen
         axes.errorbar(
             [one.mean_confidence for one in bins],
             rate,
-            yerr=np.maximum([below, above], 0),  # rounding
+            yerr=np.maximum([below, above], 0),  # rounding may make them negative
             fmt=MARKERS[k] + LINE_STYLES[k],
             color=colours[k],
             linewidth=1.6,

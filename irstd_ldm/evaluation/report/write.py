@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -74,13 +73,6 @@ def compare(a: NamedEvaluation, b: NamedEvaluation) -> list[Comparison]:
     return [Comparison(metric, found[metric.key]) for metric in shown if metric.key in found]
 
 
-def check_dependencies() -> None:
-    """Raises ModuleNotFoundError, naming the package and the extra, where `write_report` could not draw."""
-    for package in ("matplotlib", "jinja2"):
-        if find_spec(package) is None:
-            raise ModuleNotFoundError(f"a report needs {package}: pip install 'irstd-ldm[eval]'")
-
-
 def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> Path:
     """Writes `report.html`, `per_image.csv` and `plots/*.png`.
 
@@ -96,11 +88,10 @@ def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> 
         The path of report.html.
 
     Raises:
-        ModuleNotFoundError: matplotlib or jinja2 is absent.
+        ModuleNotFoundError: matplotlib or jinja2 of the extra `eval` is absent.
         OSError: A file cannot be written.
         ValueError: There is no evaluation, or two have the same names.
     """
-    check_dependencies()
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from .plots import Plots

@@ -681,3 +681,26 @@ def test_lzw_without_imagecodecs_names_it(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.tif"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout).endswith("requires the 'imagecodecs' package: pip install irstd-ldm[video]")
+
+
+@pytest.mark.parametrize(("tag", "missing"), [("0", 0), ("nan", np.nan), ("-9999", -9999)])
+def test_pixels_that_a_geotiff_declares_to_be_no_data_get_the_median_of_the_others(tmp_path, tag, missing):
+    frame = GRAY16[:8, :8].astype(np.int32 if missing < 0 else np.uint16 if missing == 0 else np.float32)
+    frame[:2] = missing
+    tifffile.imwrite(tmp_path / "a.tif", frame, extratags=[(42113, "s", 0, tag, True)])
+    image = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image[2:], frame[2:])
+    assert set(image[:2].ravel()) == {np.median(frame[2:]).astype(frame.dtype)}
+
+
+def test_colours_are_warned_of_once(tmp_path, caplog):
+    heat = np.stack([GRAY8, 255 - GRAY8, GRAY8 // 2], axis=2)
+    tifffile.imwrite(tmp_path / "heat.tif", np.stack([heat, heat]), photometric="rgb")
+    Image.fromarray(heat).save(tmp_path / "heat.png")
+    Image.fromarray(np.stack([GRAY8] * 3, axis=2)).save(tmp_path / "gray.png")
+    for _ in range(2):
+        list(open_frames(tmp_path / "heat.tif").frames())
+    read_image(tmp_path / "heat.png")
+    read_image(tmp_path / "gray.png")
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.split("' is")[0][-8:] for line in told] == ["heat.tif", "heat.png"], told
