@@ -34,6 +34,7 @@ PACK_BYTES, TRAVELS_BYTES = 20 * MIB, 60 * MIB
 PART_BYTES, MAX_PARTS = 15 * MIB, 4  # of a model that come back at once, beside the logs
 MODELS = ("tiny", "lgldnet", "irstd_diff")
 LARGEST_PX = 256  # side of a crop
+COMPILED_S = 360  # of a training for which it is compiled: that takes a minute or two
 RESERVE_S = 45  # of a training: to start, and to validate and save
 GRACE_S = 60  # after which what does not end by itself is stopped
 LEAST_S = 30  # for a stage after others that overran
@@ -183,26 +184,34 @@ def train(args: argparse.Namespace, seconds: float) -> Iterator[str]:
     roots = sorted((args.folder / "data").iterdir())
     for share, trainer, recipe, flags in TRAININGS[args.model or "lgldnet"]:
         folder = work / trainer
-        minutes = max(share * seconds - RESERVE_S, share * seconds / 4) / 60
-        command = [str(ROOT / "training" / f"{trainer}.py"), *flags, *device_flags(args, share * seconds)]
-        command += ["--config", str(ROOT / "training" / "recipes" / f"{recipe}.yaml"), "--output_dir", str(folder)]
-        command += ["--train_data_dir", *map(str, roots), "--max_train_minutes", str(minutes)]
+        command = [str(ROOT / "training" / f"{trainer}.py"), *flags, *device_flags(args), "--output_dir", str(folder)]
+        command += ["--config", str(ROOT / "training" / "recipes" / f"{recipe}.yaml"), "--train_data_dir"]
+        command += map(str, roots)
         if recipe == "finetune":
             command += ["--pretrained_model_name_or_path", str(ROOT / "irstd_ldm" / "checkpoints" / args.model)]
         elif before is not None:
             command += ["--mask_vae", str(before)]
-        ended, _ = run(command, args.output / "train.txt", share * seconds + GRACE_S)
-        yield f"{trainer}, {minutes:.1f} minutes: {ended}"
+        ends_at = time.monotonic() + share * seconds
+        compiles = args.device == "cuda" and share * seconds >= COMPILED_S
+        for more in [["--compile"], []] if compiles else [[]]:  # without, where it fails with
+            left = max(ends_at - time.monotonic(), LEAST_S)
+            minutes = max(left - RESERVE_S, left / 4) / 60
+            timed = [*command, *more, "--max_train_minutes", str(minutes)]
+            ended, _ = run(timed, args.output / "train.txt", left + GRACE_S)
+            yield f"{' '.join([trainer, *more])}, {minutes:.1f} minutes: {ended}"
+            if ended == "done":
+                break
         for log in ("losses.jsonl", "validation.jsonl"):
             records = (folder / log).read_text().splitlines() if (folder / log).is_file() else []
             yield from (f"    {log} {record}" for record in records[-1:])
         if ended != "done":
-            return
+            break
         before = folder
-    yield from bring(folder, work, args.output)
+    if before is not None:
+        yield from bring(before, work, args.output)
 
 
-def device_flags(args: argparse.Namespace, seconds: float) -> list[str]:
+def device_flags(args: argparse.Namespace) -> list[str]:
     """Flags of a training that the device decides; on a CPU it is a rehearsal."""
     settings: dict[str, object] = {"max_train_steps": MANY_STEPS, "val_fraction": 0.1, "report_to": "null"}
     settings |= {"checkpointing_steps": MANY_STEPS, "checkpoints_total_limit": 1}
@@ -212,9 +221,7 @@ def device_flags(args: argparse.Namespace, seconds: float) -> list[str]:
         settings |= {"train_batch_size": 32, "resolution": crop_side(args.folder), "mixed_precision": "bf16"}
     else:
         settings |= {"train_batch_size": 2, "resolution": 64, "validation_steps": MANY_STEPS}
-    compiled = args.device == "cuda" and seconds >= 240  # it takes a minute or more
-    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    return [*flags, "--half_precision", *["--compile"] * compiled]
+    return ["--half_precision", *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 
 
 def crop_side(folder: Path) -> int:
