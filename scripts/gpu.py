@@ -239,7 +239,7 @@ def bring(folder: Path, work: Path, output: Path) -> Iterator[str]:
         for path in files(folder):
             if not path.relative_to(folder).parts[0].startswith("checkpoint-"):
                 tar.add(path, Path(folder.name) / path.relative_to(folder))
-    parts = []
+    parts: list[Path] = []
     with archive.open("rb") as file:
         while content := file.read(PART_BYTES):
             parts.append(work / f"{archive.name}.{len(parts):02}")
