@@ -119,9 +119,8 @@ def pack(roots: list[Path], folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     download_wheels(folder / "wheels")
     pack_crops(roots, folder / "data", PACK_BYTES - size(files(folder / "wheels")))
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, stdout=-1
-    ).stdout
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.check_output(command, cwd=ROOT)
     tree = [ROOT / name for name in listed.decode().split("\0") if name]
     parts = {"the tree, as git lists it": tree, **{f"{folder / n}": files(folder / n) for n in ("wheels", "data")}}
     for name, paths in parts.items():
