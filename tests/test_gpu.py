@@ -169,7 +169,8 @@ def test_a_graph_exported_from_the_device_equals_the_cpus(device, make_detector,
     onnxruntime = pytest.importorskip("onnxruntime")
     pipe = make_detector(name)
     inputs = np.stack([scene / np.float32(127.5) - 1 for scene in scenes])
-    expected = pipe.predict_probability(inputs, [0, 1, 2], 1, 1)
+    with torch.no_grad():
+        expected = pipe.predict_probability(inputs, [0, 1, 2], 1, 1)
     described = export_detector(pipe.to(device), tmp_path / "onnx", "onnx", model="narrow")
     available = {"CPUExecutionProvider", "CUDAExecutionProvider"} & {*onnxruntime.get_available_providers()}
     for provider in available:
