@@ -7,14 +7,19 @@ subjects, so that figures of different machines and of a busy machine compare.
 
 `--exported` names folders that `irstd-ldm export` wrote; each runs in every runtime that reads it,
 the image as one tile.
+
+    python scripts/benchmark.py --random lgldnet --device cuda --throughput
+
+`--throughput` measures the networks alone, for what a GPU is asked: precisions, sizes and batches.
 """
 
 import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -29,13 +34,16 @@ from irstd_ldm import (
 )
 from irstd_ldm.cli.model import compile_networks, pipeline_class
 from irstd_ldm.data.synthetic import synthetic_scene
-from irstd_ldm.models.configurations import CONFIGURATIONS
+from irstd_ldm.models.configurations import CONFIGURATIONS, PIXEL_CONFIGURATIONS
 from irstd_ldm.pipelines.detection import IRSTDDetectionPipeline
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.exported import READABLE, read_description
+from irstd_ldm.training import train_pixel
 from irstd_ldm.training.train_latent import make_scheduler
 
 Subjects = dict[str, Callable[[], object]]
+SIZES, BATCHES = ((256, 256), (512, 640)), (1, 16)  # (H, W) in pixels: papers, cameras
+MODES = (("float32", False), ("bfloat16", False), ("bfloat16", True))  # of the networks, compiled or not
 
 
 def clock_net() -> nn.Sequential:
@@ -107,8 +115,14 @@ def runtimes(exported: Sequence[str], scene: np.ndarray, num_threads: int) -> Su
     return subjects
 
 
-def random_weights(configuration: str) -> IRSTDLatentPipeline:
-    """A latent detector that was never trained: its time does not depend on its weights."""
+def random_weights(configuration: str) -> IRSTDDetectionPipeline:
+    """A detector that was never trained: its time does not depend on its weights."""
+    if configuration in PIXEL_CONFIGURATIONS:
+        settings = train_pixel.PixelSettings(train_data_dir="", output_dir="", model=configuration)
+        diff = train_pixel.make_pipeline(settings)
+        for network in (diff.unet, diff.conditional_encoder):
+            network.eval()
+        return diff
     parts = CONFIGURATIONS[configuration]
     return IRSTDLatentPipeline(
         vae=MaskAutoencoderKL(**parts["vae"], **parts["image_features"]).eval(),
@@ -131,16 +145,44 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def throughput(pipe: IRSTDDetectionPipeline, rounds: int) -> Iterator[str]:
+    """Lines of a table of one step of the networks, from normalised images in memory to probabilities in memory.
+
+    Each is yielded once it is measured, the compiled ones last. Milliseconds are the median over `rounds` calls.
+    """
+    torch._dynamo.config.automatic_dynamic_shapes = False  # a graph per size and batch
+    yield f"{'precision':<20}{'size':>10}{'batch':>7}{'ms':>10}{'frames/s':>10}{'peak MiB':>10}"
+    for dtype, compiled in MODES:
+        pipe.to(getattr(torch, dtype))
+        if compiled:
+            compile_networks(pipe)
+        for (height, width), batch in product(SIZES, BATCHES):
+            images = np.random.default_rng(0).uniform(-1, 1, (batch, height, width)).astype(np.float32)
+            call = partial(pipe.predict_probability, images, range(batch), 1, 1)
+            if pipe.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            with torch.no_grad():
+                times = [seconds(call, pipe.device) for _ in range(rounds + 2)][2:]  # without two warm-ups
+            ms, name = 1e3 * statistics.median(times), dtype + ", compiled" * compiled
+            size, peak = f"{width}x{height}", peak_memory_mib(pipe.device)
+            yield f"{name:<20}{size:>10}{batch:>7}{ms:>10.2f}{1e3 * batch / ms:>10.1f}{peak:>10.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(bundled_checkpoint()), help="default: the bundled checkpoint")
-    parser.add_argument("--random", choices=CONFIGURATIONS, help="random weights of this configuration instead")
+    parser.add_argument(
+        "--random",
+        choices=[*CONFIGURATIONS, *PIXEL_CONFIGURATIONS],
+        help="random weights of this configuration instead",
+    )
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels, a multiple of 32")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, help="of every runtime; default: torch's choice")
     parser.add_argument("--device", default="cpu", help="of torch")
     parser.add_argument("--compile", action="store_true", help="torch.compile too; it takes a minute or more to start")
     parser.add_argument("--exported", nargs="+", default=[], metavar="DIR", help="what `irstd-ldm export` wrote")
+    parser.add_argument("--throughput", action="store_true", help="the networks at every precision, size and batch")
     arguments = parser.parse_args()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -150,6 +192,10 @@ def main() -> None:
         pipe: IRSTDDetectionPipeline = random_weights(arguments.random).to(device)
     else:
         pipe = load(arguments.model, arguments.device)
+    if arguments.throughput:
+        for line in throughput(pipe, arguments.rounds):
+            print(line, flush=True)
+        return
     before = peak_memory_mib(device)
     pipe(scene, tile_size=0)
     after = peak_memory_mib(device)

@@ -2,10 +2,12 @@
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are those of a CPU, also where there is a GPU
+if "gpu" not in sys.argv:  # `pytest -m gpu`; all others are tests of a CPU, also where there is a GPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers side by side: more threads than cores wait for each other
 

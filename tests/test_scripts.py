@@ -103,6 +103,20 @@ def test_the_benchmark_takes_the_pixel_pipeline(tiny_diff_checkpoint, capsys, mo
     assert "pipeline" in printed and "encoder" not in printed
 
 
+def test_the_throughput_has_a_line_for_each_precision_size_and_batch(tiny_pipeline, tiny_diff_pipeline, monkeypatch):
+    benchmark = load("benchmark")
+    monkeypatch.setattr(benchmark, "SIZES", ((64, 96),))
+    monkeypatch.setattr(benchmark, "MODES", benchmark.MODES[:2])  # compilation takes a minute
+    for pipe in (tiny_pipeline, tiny_diff_pipeline):
+        lines = list(benchmark.throughput(pipe, rounds=1))
+        assert [line.split()[:3] for line in lines[1:]] == [
+            [precision, "96x64", batch] for precision in ("float32", "bfloat16") for batch in ("1", "16")
+        ]
+        for line in lines[1:]:
+            ms, per_second, peak = map(float, line.split()[3:])
+            assert per_second == pytest.approx(1e3 * int(line.split()[2]) / ms, rel=0.1) and peak > 0
+
+
 def test_subjects_are_timed_in_turns():
     benchmark, calls = load("benchmark"), []
     subjects = {name: lambda name=name: calls.append(name) for name in "ab"}

@@ -98,7 +98,8 @@ class NoisePredictionTask(GeneratorTask):
     def loss(self, model, batch, step, generator):
         inputs = self.inputs(batch["image"], generator)
         num_timesteps = self.model.scheduler.config.num_train_timesteps
-        timesteps = torch.randint(num_timesteps, (len(inputs[0]),), generator=generator).to(inputs[0].device)
+        timesteps = torch.randint(num_timesteps, (len(inputs[0]),), generator=generator)
+        timesteps = timesteps.to(inputs[0].device, non_blocking=True)  # (B,)
         noise, sample_noise = (latent_noise(self.vae, inputs[0], generator) for _ in range(2))
         loss = (model(*inputs, timesteps, noise, sample_noise) - noise).square().mean()
         return loss, {"mse": loss.detach()}
@@ -119,8 +120,8 @@ class NoisePredictionTask(GeneratorTask):
 
 def squeezed_batch(image: torch.Tensor, generator: torch.Generator, generation: bool = False) -> torch.Tensor:
     """Squeezed copies (B, 1, H, W) of images (B, 1, H, W) in [0, 1], each by a quantiser of its own."""
-    copies = [squeeze(one, draw_num_groups(generator, generation), generator) for one in image.cpu()]
-    return torch.stack(copies).to(image)
+    copies = [squeeze(one, draw_num_groups(generator, generation), generator) for one in image]
+    return torch.stack(copies)
 
 
 def validation_batch(samples: Sequence[Sample], limit: int = 32) -> torch.Tensor:
@@ -138,7 +139,9 @@ def validation_batch(samples: Sequence[Sample], limit: int = 32) -> torch.Tensor
 def latent_noise(vae: AutoencoderKL, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Standard normal noise (B, C, h, w) of the shape of the latents of images (B, 1, H, W)."""
     size = (side // latent_scale(vae) for side in image.shape[2:])
-    return torch.randn((len(image), vae.config.latent_channels, *size), generator=generator).to(image)
+    return torch.randn((len(image), vae.config.latent_channels, *size), generator=generator).to(
+        image, non_blocking=True
+    )
 
 
 def sample_latents(vae: AutoencoderKL, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -283,6 +283,10 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     settings, the lists and the weights at the start; at the end of the weights in each process and of the saved model.
     ``losses.jsonl`` and ``validation.jsonl`` are the logs.
 
+    With `max_train_minutes` the schedule follows the share of the steps or of the minutes, whichever is larger, and
+    the run ends with it. The minutes count from here, of a resumed run anew; the first step, which compiles, takes
+    of them but does not move the schedule.
+
     On a CPU each process uses `num_cpu_threads` threads, by default all cores divided by the processes: launchers set
     ``OMP_NUM_THREADS=1`` where it is unset, which cannot be told from a choice, so that variable does not count here.
 
@@ -295,12 +299,12 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     Raises:
         OSError: The Hub refuses this login at the start, or the upload at the end.
         ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones or those of another
-            run.
+            run; `max_train_minutes` in one of several processes.
         FloatingPointError: The loss or, without fp16, whose scaler skips such steps, the gradient is not finite. One
             looks every 20 steps and before anything is saved.
         RuntimeError: The processes ended with different weights.
     """
-    output_dir = Path(settings.output_dir)
+    output_dir, ends_at = Path(settings.output_dir), time.monotonic() + 60 * (settings.max_train_minutes or 0)
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else two processes on a CPU would not know of each other
         mixed_precision=settings.mixed_precision,
@@ -310,6 +314,8 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     if accelerator.device.type == "cpu":
         cores = os.cpu_count() or 1
         torch.set_num_threads(settings.num_cpu_threads or max(cores // accelerator.num_processes, 1))
+    if settings.max_train_minutes is not None and accelerator.num_processes > 1:
+        raise ValueError(f"`max_train_minutes` must be null with several processes, got {settings.max_train_minutes}")
     _warn_of_slow_bf16(accelerator)
     set_seed(settings.seed)
     checkpoint = runs.find_checkpoint(settings)
@@ -374,7 +380,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     validates = settings.validation_steps > 0 and settings.val_fraction > 0
     checks: list[tuple[int, str, torch.Tensor]] = []
     shown: dict[str, str] = {}
-    shown_step, shown_at = first_step, time.monotonic()
+    shown_step, shown_at, begun = first_step, time.monotonic(), 0.0
     batches = iter(loader)
     model.train()
     for step in range(first_step, settings.max_train_steps):
@@ -395,13 +401,18 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         if settings.mixed_precision != "fp16":
             checks.append((step, "gradient's norm", gradient_norm.isfinite()))
         optimizer.step()
+        if settings.max_train_minutes is not None:
+            now = time.monotonic()
+            begun = now if step == first_step else begun
+            share = (now - begun) / max(ends_at - begun, 1e-6)
+            lr_scheduler.last_epoch = max(lr_scheduler.last_epoch, round(share * settings.max_train_steps) - 1)
         lr_scheduler.step()
         optimizer.zero_grad()
         if average is not None:
             average.update_parameters(trained)
         done = step + 1
         progress.update()
-        last = done == settings.max_train_steps
+        last = lr_scheduler.last_epoch >= settings.max_train_steps
         logs = done % LOGGING_STEPS == 0 or last
         saves = done % settings.checkpointing_steps == 0 or last
         is_validated = validates and (done % settings.validation_steps == 0 or last)
@@ -431,6 +442,8 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         progress.set_postfix(shown, refresh=False)
         if saves:
             runs.save_checkpoint(accelerator, output_dir, done, settings.checkpoints_total_limit)
+        if last:
+            break
     progress.close()
 
     digests = _weights_sha256(parameters)

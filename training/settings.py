@@ -54,6 +54,7 @@ class TrainSettings:
     train_batch_size: int = setting(16, "Crops per forward pass and process.", at_least=1)
     gradient_accumulation_steps: int = setting(1, "Forward passes per optimiser step.", at_least=1)
     max_train_steps: int = setting(1000, "Optimiser steps.", at_least=1)
+    max_train_minutes: float | None = setting(None, "End by then, the schedule too; null = by steps.", may_change=True)
     learning_rate: float = setting(1e-3, "Peak learning rate.")
     lr_scheduler: str = setting("cosine", "A name that diffusers.optimization.get_scheduler knows.")
     lr_warmup_steps: int = setting(100, "Steps of the linear warm-up of the learning rate.")

@@ -166,9 +166,9 @@ class LatentTask(DetectorTask):
         noise = torch.randn(len(timesteps), 2 * latent_channels, *latent_size, generator=generator)  # (K, 8, h, w)
         sample_noise = torch.randn(len(image), latent_channels, *latent_size, generator=generator)
         kept = torch.rand(levels, len(image), 1, 1, 1, generator=generator) >= settings.feature_dropout
-        predicted, variables, logits = model(
-            image, mask, timesteps.to(image.device), noise.to(image), sample_noise.to(image), kept.to(image)
-        )
+        timesteps = timesteps.to(image.device, non_blocking=True)
+        drawn = [tensor.to(image, non_blocking=True) for tensor in (noise, sample_noise, kept)]
+        predicted, variables, logits = model(image, mask, timesteps, *drawn)
 
         posterior, true_posterior = (
             vae.variables_to_posterior(predicted.float()),

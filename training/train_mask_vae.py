@@ -79,7 +79,7 @@ class MaskVAETask(Task):
     def loss(self, model, batch, step, generator):
         mask = batch["mask"]
         shape = (len(mask), self.vae.config.latent_channels, mask.shape[-2] // 8, mask.shape[-1] // 8)
-        logits, posterior = model(mask, torch.randn(shape, generator=generator).to(mask))
+        logits, posterior = model(mask, torch.randn(shape, generator=generator).to(mask, non_blocking=True))
         terms = {"bce": bce_loss(logits, mask), "dice": dice_loss(logits, mask), "kl": kl_loss(posterior)}
         loss = sum(getattr(self.settings, f"{name}_weight") * term for name, term in terms.items())
         return loss, {**terms, "iou": batch_iou(logits, mask)}

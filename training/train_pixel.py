@@ -169,8 +169,8 @@ class PixelTask(DetectorTask):
         last = scheduler.config.num_train_timesteps - 1
         uniform = torch.randint(last + 1, (len(image),), generator=generator)
         is_last = torch.rand(len(image), generator=generator) < settings.last_timestep_share
-        timesteps = torch.where(is_last, last, uniform).to(image.device)  # (B,)
-        noise = torch.randn(mask.shape, generator=generator).to(image)  # (B, 1, S, S)
+        timesteps = torch.where(is_last, last, uniform).to(image.device, non_blocking=True)  # (B,)
+        noise = torch.randn(mask.shape, generator=generator).to(image, non_blocking=True)  # (B, 1, S, S)
         output = model(image, mask, timesteps, noise)
 
         predicted = output.predicted.float()

@@ -60,10 +60,10 @@ def squeeze(image: torch.Tensor, num_groups: int, generator: torch.Generator) ->
     if num_groups < 1:
         raise ValueError(f"`num_groups` must be at least 1, got {num_groups}")
     low, high = image.min(), image.max()
-    cuts = torch.rand(num_groups - 1, generator=generator).sort().values.to(image)
+    cuts = torch.rand(num_groups - 1, generator=generator).sort().values.to(image, non_blocking=True)
     boundaries = low + (high - low) * cuts  # (num_groups - 1,)
     edges = torch.cat([low[None], boundaries, high[None]])
-    position = torch.rand(num_groups, generator=generator).to(image)
+    position = torch.rand(num_groups, generator=generator).to(image, non_blocking=True)
     levels = edges[:-1] + (edges[1:] - edges[:-1]) * position  # (num_groups,)
     return levels[torch.bucketize(image, boundaries, right=True)]
 

@@ -32,8 +32,8 @@ class LatentDetector(nn.Module):
 
     def __init__(self, pipeline: "IRSTDLatentPipeline", num_inference_steps: int):
         super().__init__()
-        networks = (pipeline.image_encoder, pipeline.unet, pipeline.vae)
-        self.image_encoder, self.unet, self.vae = (copy.deepcopy(one).float().eval() for one in networks)
+        networks = (copy.deepcopy(one).eval() for one in (pipeline.image_encoder, pipeline.unet, pipeline.vae))
+        self.image_encoder, self.unet, self.vae = (one.to("cpu", torch.float32) for one in networks)
         self.scheduler = copy.deepcopy(pipeline.scheduler)
         self.scheduler.set_timesteps(num_inference_steps)
         self.timesteps = self.scheduler.timesteps.tolist()

@@ -123,6 +123,16 @@ def test_the_moving_average_is_saved(settings, tmp_path):
     assert torch.equal(saved, shadow) and not torch.equal(saved, task.model.weight)
 
 
+def test_minutes_end_a_run_and_its_schedule(settings, tmp_path):
+    run = settings(max_train_steps=10**6, max_train_minutes=0.02, checkpointing_steps=10**6)
+    train(run, Regression(), Points(), {})
+    records = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
+    rates = [record["learning_rate"] for record in records]
+    assert rates == sorted(rates, reverse=True) and rates[0] > 0.9 * 0.05 and rates[-1] < 0.1 * 0.05
+    assert 2 < records[-1]["step"] < 10**6 and names(tmp_path / "run") == [f"checkpoint-{records[-1]['step']}"]
+    assert is_finished(run) and run.sha256 == settings(max_train_steps=10**6).sha256
+
+
 def test_a_finished_run_trains_no_further(settings, tmp_path):
     train(settings(), Regression(), Points(), {})
     weights = torch.load(tmp_path / "run" / "model.pt")
