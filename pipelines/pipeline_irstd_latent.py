@@ -1,6 +1,7 @@
 """LGLDNet's detector: the mask's latent posterior predicted from the infrared image by diffusion, then decoded."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -101,12 +102,13 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         # Model invocation: self.unet, once per step.
         variables = image_latent.new_empty(len(image_latent), self.unet.config.out_channels, *image_latent.shape[2:])
         latents = self.member_noise(variables, ensemble_size, generators)  # (B*E, 8, h, w)
-        latents = latents * self.scheduler.init_noise_sigma
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        for step, timestep in enumerate(self.scheduler.timesteps):
-            sample = torch.cat([self.scheduler.scale_model_input(latents, timestep), image_latent], dim=1)
+        scheduler = deepcopy(self.scheduler)  # it counts steps, and calls may run side by side
+        scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = latents * scheduler.init_noise_sigma
+        for step, timestep in enumerate(scheduler.timesteps):
+            sample = torch.cat([scheduler.scale_model_input(latents, timestep), image_latent], dim=1)
             clean = self.unet(sample, timestep, tokens).sample  # (B*E, 8, h, w)
-            latents = self.scheduler.step(clean, timestep, latents).prev_sample
+            latents = scheduler.step(clean, timestep, latents).prev_sample
             latents, image_latent, tokens = step_end(
                 self, step, timestep, latents=latents, image_latent=image_latent, tokens=tokens
             )
