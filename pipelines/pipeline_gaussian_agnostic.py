@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..data.images import ImageInput, to_grays
 from ..hub.format import FORMAT_VERSION
 from ..tiling import blend_weight, image_seed, pad_image, tile_windows
 from .base import IRSTDPipelineBase
-from .detection import SILENT, StepCallback, StepEnd, draw_base_seed
+from .detection import SILENT, StepCallback, StepEnd, draw_base_seed, scheduler_of_call
 
 TILE_MULTIPLE = 32  # pixels; every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
@@ -284,7 +283,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         hint = _tiled(self.encode_hint, restored, tile_size, tile_overlap, down=scale)  # (B, C, h, w)
 
         # Model invocation: self.controlnet and self.unet, once per step and tile.
-        scheduler = deepcopy(self.scheduler)  # it counts steps, and calls may run side by side
+        scheduler = scheduler_of_call(self.scheduler)
         scheduler.set_timesteps(num_inference_steps, device=hint.device)
         latents, timesteps = self.prepare_latents(scheduler, hint, generators, strength)
         step_arguments: dict[str, Any] = {}

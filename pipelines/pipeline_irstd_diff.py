@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from copy import deepcopy
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .detection import SILENT, IRSTDDetectionPipeline, StepEnd
+from .detection import SILENT, IRSTDDetectionPipeline, StepEnd, scheduler_of_call
 
 
 class IRSTDDiffPipeline(IRSTDDetectionPipeline):
@@ -108,7 +107,7 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         # Model invocation: self.unet, once per step. The sample stays in float32 whatever the networks' precision.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         latents = self.member_noise(pixels[:, :1].float(), ensemble_size, generators)  # (B*E, 1, PH, PW)
-        scheduler = deepcopy(self.scheduler)  # it counts steps, and calls may run side by side
+        scheduler = scheduler_of_call(self.scheduler)
         scheduler.set_timesteps(num_inference_steps, device=device)
         latents = latents * scheduler.init_noise_sigma
         step_arguments = {}

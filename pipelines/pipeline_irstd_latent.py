@@ -1,7 +1,6 @@
 """LGLDNet's detector: the mask's latent posterior predicted from the infrared image by diffusion, then decoded."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionM
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .detection import SILENT, IRSTDDetectionPipeline, StepEnd
+from .detection import SILENT, IRSTDDetectionPipeline, StepEnd, scheduler_of_call
 
 
 class IRSTDLatentPipeline(IRSTDDetectionPipeline):
@@ -102,7 +101,7 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         # Model invocation: self.unet, once per step.
         variables = image_latent.new_empty(len(image_latent), self.unet.config.out_channels, *image_latent.shape[2:])
         latents = self.member_noise(variables, ensemble_size, generators)  # (B*E, 8, h, w)
-        scheduler = deepcopy(self.scheduler)  # it counts steps, and calls may run side by side
+        scheduler = scheduler_of_call(self.scheduler)
         scheduler.set_timesteps(num_inference_steps, device=device)
         latents = latents * scheduler.init_noise_sigma
         for step, timestep in enumerate(scheduler.timesteps):
