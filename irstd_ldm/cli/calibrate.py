@@ -23,7 +23,7 @@ from ..targets import ConfidenceCalibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
 from .model import load_pipeline, model_folder, predict, resolve_device, sampling
-from .outputs import writing
+from .outputs import held, writing
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(str(error)) from error
     path = folder / INDEX
-    with writing(path):
+    with writing(path), held(folder, "calibrate"):
         write_json(path, {**read_json(path), "calibration": _calibration(image_sets, budgets, confidence, sampled)})
     for images in image_sets:
         print(f"{images.root}, {images.description}: {len(images)} images")

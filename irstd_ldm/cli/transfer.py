@@ -83,5 +83,6 @@ def _is_named(path: str, index: dict[str, Any]) -> bool:
     if not component and any(fnmatchcase(name, pattern) for pattern in NAMED_FILES):
         return True
     entry = index.get(component or "_class_name")
-    is_named = isinstance(entry, list) and len(entry) == 2
-    return is_named and (name == f"{entry[0]}.py" or bool(component) and name.endswith((".json", ".safetensors")))
+    if not isinstance(entry, list) or len(entry) != 2:
+        return False
+    return name == f"{entry[0]}.py" or bool(component) and name.endswith((".json", ".safetensors"))
