@@ -1,10 +1,15 @@
-"""Targets: the components of a mask, how far they stand out from the clutter, and how sure a detector is of them."""
+"""Targets: which components of a probability map they are, how far they stand out, and how sure a detector is of them.
 
-from collections.abc import Mapping
+Two numbers decide. The mask threshold delineates: the pixels of a higher probability fall into 8-connected components.
+The score threshold decides: a component whose score, the mean probability of its pixels, is higher is a target.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 from scipy.special import expit, logit
 
@@ -56,27 +61,41 @@ def label_components(mask: np.ndarray) -> tuple[np.ndarray, list[Component]]:
     labels = np.zeros(mask.shape, dtype=np.int32)  # (H, W)
     count = ndimage.label(mask, structure=EIGHT_CONNECTIVITY, output=labels)
     area_px, sum_x, sum_y = np.zeros(count + 1, np.int64), np.zeros(count + 1), np.zeros(count + 1)
-    strip = -(-STRIP_PX // max(labels[:1].size, 1))
-    for top in range(0, len(labels), strip):
-        rows, columns = np.nonzero(labels[top : top + strip])  # (area of all in the strip,)
-        index = labels[top + rows, columns]
+    for rows, columns in _foreground(labels):
+        index = labels[rows, columns]
         area_px += np.bincount(index, minlength=count + 1)
         sum_x += np.bincount(index, weights=columns, minlength=count + 1)
-        sum_y += np.bincount(index, weights=top + rows, minlength=count + 1)
+        sum_y += np.bincount(index, weights=rows, minlength=count + 1)
+    measured = zip(
+        area_px[1:].tolist(),
+        (sum_x[1:] / area_px[1:]).tolist(),
+        (sum_y[1:] / area_px[1:]).tolist(),
+        ndimage.find_objects(labels),
+        strict=True,
+    )
     components = [
-        Component(
-            label=label,
-            area_px=int(area_px[label]),
-            x=float(sum_x[label] / area_px[label]),
-            y=float(sum_y[label] / area_px[label]),
-            left=int(columns.start),
-            top=int(rows.start),
-            width=int(columns.stop - columns.start),
-            height=int(rows.stop - rows.start),
-        )
-        for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1)
+        Component(label, area, x, y, columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        for label, (area, x, y, (rows, columns)) in enumerate(measured, start=1)
     ]
     return labels, components
+
+
+def _foreground(labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and columns of the pixels of all components, strip by strip."""
+    strip = -(-STRIP_PX // max(labels[:1].size, 1))
+    for top in range(0, len(labels), strip):
+        rows, columns = np.nonzero(labels[top : top + strip])
+        yield top + rows, columns
+
+
+def component_scores(probability: np.ndarray, labels: np.ndarray, num: int) -> np.ndarray:
+    """The score of each component (num,) float64: the mean probability of its pixels, a label image's 1 to `num`."""
+    area_px, total = np.zeros(num + 1, np.int64), np.zeros(num + 1)
+    for rows, columns in _foreground(labels):
+        index = labels[rows, columns]
+        area_px += np.bincount(index, minlength=num + 1)
+        total += np.bincount(index, weights=probability[rows, columns], minlength=num + 1)
+    return total[1:] / area_px[1:]
 
 
 def ring_window(left: int, top: int, width: int, height: int, ring_px: int = RING_PX) -> tuple[slice, slice]:
@@ -85,16 +104,43 @@ def ring_window(left: int, top: int, width: int, height: int, ring_px: int = RIN
     return rows, slice(max(left - ring_px, 0), left + width + ring_px)
 
 
-def signal_to_clutter_ratio(image: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
-    """(mean of target - mean of ring) / std of ring; NaN where the ring is empty or constant.
+def signal_to_clutter_ratios(image: np.ndarray, labels: np.ndarray, components: Sequence[Component]) -> np.ndarray:
+    """(mean of target - mean of ring) / std of ring of each component (components,); NaN: no ring, or a constant one.
 
-    The ring is the box of `target` (H, W) bool, grown by 10 px, less all targets, `mask` (H, W) bool.
+    Args:
+        image: (H, W) raw gray values.
+        labels, components: As `label_components` gives them. The ring is a component's box grown by 10 px, without
+            the pixels of all.
     """
-    rows, columns = np.flatnonzero(target.any(axis=1)), np.flatnonzero(target.any(axis=0))
-    window = ring_window(columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-    clutter = image[window][~mask[window]].astype(np.float64)
-    spread = clutter.std() if clutter.size else 0.0
-    return float((image[target].mean(dtype=np.float64) - clutter.mean()) / spread) if spread else float("nan")
+    num = len(components)
+    total, area_px = np.zeros(num + 1), np.zeros(num + 1)
+    for rows, columns in _foreground(labels):
+        index = labels[rows, columns]
+        total += np.bincount(index, image[rows, columns], minlength=num + 1)
+        area_px += np.bincount(index, minlength=num + 1)
+    contrast = (total / np.maximum(area_px, 1))[1:]
+    ratios = np.full(num, np.nan)
+    padded, is_clutter = np.pad(image, RING_PX), np.pad(labels == 0, RING_PX)
+    by_size: dict[tuple[int, int], list[Component]] = {}
+    for component in components:
+        by_size.setdefault((component.height, component.width), []).append(component)
+    for (height, width), of_size in by_size.items():
+        shape = (height + 2 * RING_PX, width + 2 * RING_PX)
+        image_windows, clutter_windows = (sliding_window_view(one, shape) for one in (padded, is_clutter))
+        step = -(-STRIP_PX // (shape[0] * shape[1]))
+        for part in (of_size[k : k + step] for k in range(0, len(of_size), step)):
+            index, top, left = np.array([(one.label - 1, one.top, one.left) for one in part]).T  # (K,) each
+            clutter = clutter_windows[top, left].reshape(len(part), -1)  # (K, window)
+            values = image_windows[top, left].reshape(len(part), -1).astype(np.float64)
+            reference = values[np.arange(len(part)), clutter.argmax(axis=1)]  # from which a constant ring differs by 0
+            values -= reference[:, None]
+            values *= clutter
+            number = np.maximum(clutter.sum(axis=1), 1)
+            mean = values.sum(axis=1) / number
+            variance = np.einsum("kw,kw->k", values, values) / number - mean**2
+            differs = variance > 0
+            ratios[index[differs]] = (contrast[index] - reference - mean)[differs] / np.sqrt(variance[differs])
+    return ratios
 
 
 class ConfidenceCalibration:
@@ -204,6 +250,35 @@ def confidence_logit(confidence: float | np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What is foreground, and which of its components are targets.
+
+    Attributes:
+        mask_threshold: Pixels of a higher probability are foreground, in [0, 1].
+        score_threshold: Components of a higher score are targets, in [0, 1]. One up to `mask_threshold` keeps all.
+    """
+
+    mask_threshold: float
+    score_threshold: float
+
+    def __str__(self) -> str:
+        return f"probability > {self.mask_threshold:.6g}, score > {self.score_threshold:.6g}"
+
+    def mask(self, probability: np.ndarray) -> np.ndarray:
+        """The targets' pixels (H, W) bool of a probability map (H, W)."""
+        return self.label(probability)[0] > 0
+
+    def label(self, probability: np.ndarray) -> tuple[np.ndarray, list[Component], np.ndarray]:
+        """The targets of a probability map (H, W) as `label_components` gives them, and their scores (targets,)."""
+        labels, components = label_components(probability > self.mask_threshold)
+        scores = component_scores(probability, labels, len(components))
+        kept = scores > self.score_threshold
+        if not kept.all():
+            labels, components = label_components(np.append(False, kept)[labels])
+        return labels, components, scores[kept]
+
+
+@dataclass(frozen=True)
 class Target:
     """One target: an 8-connected component of the mask, in pixels of the input.
 
@@ -211,8 +286,9 @@ class Target:
         x, y: Centroid weighted by probability, origin top left, pixel centres at integers.
         left, top, width, height: The smallest box of whole pixels that holds it.
         area_px: Number of pixels.
-        confidence: Mean probability of its pixels, in (0, 1]; where the checkpoint holds a calibration, the share of
-            targets found with this mean that are real, in [0, 1].
+        score: Mean probability of its pixels, in (0, 1].
+        confidence: The share of targets found with this score that are real, in [0, 1], where the checkpoint holds a
+            calibration; else the score.
         peak: Highest probability of its pixels, in (0, 1].
         scr: (mean of target - mean of ring) / standard deviation of ring on the raw input, ring = the box grown by
             10 px without target pixels; NaN where the ring is empty or constant.
@@ -225,79 +301,107 @@ class Target:
     width: int
     height: int
     area_px: int
+    score: float
     confidence: float
     peak: float
     scr: float
 
 
 def extract_targets(
-    probability: np.ndarray,
-    mask: np.ndarray,
-    gray: np.ndarray,
-    calibration: ConfidenceCalibration | None = None,
-) -> list[Target]:
-    """The targets of one image.
+    probability: np.ndarray, gray: np.ndarray, decision: Decision, calibration: ConfidenceCalibration | None = None
+) -> tuple[np.ndarray, list[Target]]:
+    """The mask (H, W) bool and the targets of one image, in raster order of their first pixels.
 
     Args:
         probability: (H, W) float32 in [0, 1].
-        mask: (H, W) bool, probability > threshold.
         gray: (H, W) raw gray values of the input.
-        calibration: Maps the mean probability of a target to its confidence; None leaves it.
+        decision: Where the mask ends and which components it holds.
+        calibration: Maps the score of a target to its confidence; None leaves it.
     """
-    labels, components = label_components(mask)
-    targets = []
-    for component in components:
-        box = (component.left, component.top, component.width, component.height)
-        window = np.s_[box[1] : box[1] + box[3], box[0] : box[0] + box[2]]
-        around = ring_window(*box)
-        inside = labels[window] == component.label
-        rows, columns = np.nonzero(inside)
-        weights = probability[window][inside].astype(np.float64)
-        confidence = weights.mean() if calibration is None else calibration.apply(weights.mean())
-        targets.append(
-            Target(
-                x=float(box[0] + np.average(columns, weights=weights)),
-                y=float(box[1] + np.average(rows, weights=weights)),
-                left=box[0],
-                top=box[1],
-                width=box[2],
-                height=box[3],
-                area_px=component.area_px,
-                confidence=float(confidence),
-                peak=float(weights.max()),
-                scr=signal_to_clutter_ratio(gray[around], labels[around] == component.label, labels[around] > 0),
-            )
+    labels, components, scores = decision.label(probability)
+    num = len(components)
+    total, sum_x, sum_y, peak = np.zeros((4, num + 1))
+    for rows, columns in _foreground(labels):
+        index, weights = labels[rows, columns], probability[rows, columns].astype(np.float64)
+        total += np.bincount(index, weights, minlength=num + 1)
+        sum_x += np.bincount(index, weights * columns, minlength=num + 1)
+        sum_y += np.bincount(index, weights * rows, minlength=num + 1)
+        np.maximum.at(peak, index, weights)
+    confidences = scores if calibration is None else calibration.apply(scores)
+    ratios = signal_to_clutter_ratios(gray, labels, components)
+    centroid_x, centroid_y = ((moment[1:] / total[1:]).tolist() for moment in (sum_x, sum_y))
+    values = zip(scores.tolist(), confidences.tolist(), peak[1:].tolist(), ratios.tolist(), strict=True)
+    targets = [
+        Target(x, y, one.left, one.top, one.width, one.height, one.area_px, score, confidence, highest, scr)
+        for one, x, y, (score, confidence, highest, scr) in zip(
+            components, centroid_x, centroid_y, values, strict=True
         )
-    return targets
+    ]
+    return labels > 0, targets
 
 
-def resolve_threshold(
-    config: Mapping[str, Any], threshold: float | None, max_fa_per_million_px: float | None
-) -> float:
-    """The probability threshold of a call.
+def resolve_decision(
+    config: Mapping[str, Any],
+    *,
+    threshold: float | None = None,
+    mask_threshold: float | None = None,
+    score_threshold: float | None = None,
+    max_false_targets_per_megapixel: float | None = None,
+    max_fa_per_million_px: float | None = None,
+) -> Decision:
+    """The thresholds of a call, from its arguments and a checkpoint's defaults.
 
     Args:
-        config: A checkpoint's, with `default_threshold` and `calibration`.
-        threshold: In [0, 1]; None = the budget's, or else the checkpoint's default.
-        max_fa_per_million_px: A false-alarm budget that was calibrated for the checkpoint.
+        config: A checkpoint's, with `default_mask_threshold`, `default_score_threshold` and `calibration`.
+        threshold: Both thresholds, the old name; excludes the others.
+        mask_threshold: In [0, 1]; None = the checkpoint's.
+        score_threshold: In [0, 1]; None = the budget's, or else the checkpoint's.
+        max_false_targets_per_megapixel, max_fa_per_million_px: A false-alarm budget that was calibrated for the
+            checkpoint, in targets or in pixels.
 
     Raises:
-        ValueError: Both arguments are given, the threshold is out of range, or the budget was never calibrated.
+        ValueError: Two arguments exclude each other, a threshold is out of range, or a budget was never calibrated.
     """
-    if max_fa_per_million_px is not None:
-        if threshold is not None:
-            raise ValueError("`threshold` and `max_fa_per_million_px` exclude each other, got both")
-        thresholds = (config["calibration"] or {}).get("thresholds", {})
-        by_budget = {float(budget): calibrated for budget, calibrated in thresholds.items()}
-        if max_fa_per_million_px not in by_budget:
-            stored = ", ".join(thresholds) or "none"
-            raise ValueError(
-                f"`max_fa_per_million_px` {max_fa_per_million_px!r} was never calibrated for this checkpoint; "
-                f"stored: {stored}"
-            )
-        threshold = by_budget[max_fa_per_million_px]
-    elif threshold is None:
-        threshold = config["default_threshold"]
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"`threshold` must lie in [0, 1], got {threshold!r}")
-    return threshold
+    named = {
+        "max_false_targets_per_megapixel": max_false_targets_per_megapixel,
+        "max_fa_per_million_px": max_fa_per_million_px,
+    }
+    budgets = {name: budget for name, budget in named.items() if budget is not None}
+    deciding = [*budgets, *(["score_threshold"] if score_threshold is not None else [])]
+    if threshold is not None:
+        deciding += ["threshold"] + (["mask_threshold"] if mask_threshold is not None else [])
+    if len(deciding) > 1:
+        raise ValueError(f"{' and '.join(f'`{name}`' for name in sorted(deciding))} exclude each other, got all")
+    mask_default = config["default_mask_threshold"]
+    if threshold is not None:
+        mask_threshold = score_threshold = threshold
+    elif not deciding:
+        score_threshold = config["default_score_threshold"]
+    elif score_threshold is None:
+        score_threshold = _budget_threshold(config, deciding[0], budgets[deciding[0]])
+        if "thresholds" in config["calibration"]:  # an older calibration, whose thresholds are those of pixels
+            mask_default = score_threshold
+    decision = Decision(mask_default if mask_threshold is None else mask_threshold, score_threshold)
+    for name, value in vars(decision).items():
+        if not 0 <= value <= 1:
+            name = name if threshold is None else "threshold"
+            raise ValueError(f"`{name}` must lie in [0, 1], got {value!r}")
+    return decision
+
+
+def calibrated_budgets(config: Mapping[str, Any]) -> dict[str, dict[float, float]]:
+    """Argument -> budget -> score threshold, of the budgets that a checkpoint's calibration holds."""
+    calibration = config["calibration"] or {}
+    stored = calibration.get("score_thresholds", {"max_fa_per_million_px": calibration.get("thresholds", {})})
+    return {
+        name: {float(budget): threshold for budget, threshold in of_budget.items()}
+        for name, of_budget in stored.items()
+    }
+
+
+def _budget_threshold(config: Mapping[str, Any], name: str, budget: float) -> float:
+    by_budget = calibrated_budgets(config).get(name, {})
+    if budget not in by_budget:
+        stored = ", ".join(f"{one:g}" for one in by_budget) or "none"
+        raise ValueError(f"`{name}` {budget!r} was never calibrated for this checkpoint; stored: {stored}")
+    return by_budget[budget]

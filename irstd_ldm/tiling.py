@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .targets import ConfidenceCalibration, Target, extract_targets
+from .targets import ConfidenceCalibration, Decision, Target, extract_targets
 
 PAD_MULTIPLE = 32
 MIN_PADDED_SIZE = 128
@@ -267,7 +267,7 @@ def _total_weight(extent: int, starts: list[int], tile_extent: int, ramp: int) -
 def decide(
     blenders: Sequence[TileBlender],
     grays: Sequence[np.ndarray],
-    threshold: float,
+    decision: Decision,
     calibration: ConfidenceCalibration | None,
 ) -> tuple[Any, Any, Any, list[list[Target]]]:
     """The probability, mask, uncertainty and targets of N images, as in [`IRSTDPipelineOutput`].
@@ -275,17 +275,17 @@ def decide(
     Args:
         blenders: N of them, to which all tiles were added.
         grays: N of (H, W), raw gray values.
-        threshold: Pixels of a higher probability belong to targets.
+        decision: Where masks end and which of their components are targets.
         calibration: As in `extract_targets`.
     """
     probabilities = [blender.probability[None] for blender in blenders]  # N of (1, H, W)
-    masks = [probability > threshold for probability in probabilities]
     uncertainties = [one.uncertainty[None] for one in blenders if one.uncertainty is not None] or None
-    targets = [
-        extract_targets(probability[0], mask[0], gray, calibration)
-        for probability, mask, gray in zip(probabilities, masks, grays, strict=True)
+    found = [
+        extract_targets(probability[0], gray, decision, calibration)
+        for probability, gray in zip(probabilities, grays, strict=True)
     ]
-    return _stacked(probabilities), _stacked(masks), _stacked(uncertainties), targets
+    masks = [mask[None] for mask, _ in found]
+    return _stacked(probabilities), _stacked(masks), _stacked(uncertainties), [targets for _, targets in found]
 
 
 def _stacked(maps: list[np.ndarray] | None) -> Any:

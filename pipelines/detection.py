@@ -13,7 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
 from ..data.images import ImageInput, gray_range, scale_gray, to_grays
-from ..targets import Target, confidence_calibration, resolve_threshold
+from ..targets import Target, confidence_calibration, resolve_decision
 from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling
 from .base import IRSTDPipelineBase
 
@@ -81,7 +81,7 @@ class IRSTDPipelineOutput(BaseOutput):
 
     Attributes:
         probability: (N, 1, H, W) float32 in [0, 1], fused over the ensemble.
-        mask: (N, 1, H, W) bool, probability > threshold.
+        mask: (N, 1, H, W) bool, the pixels of the targets.
         uncertainty: (N, 1, H, W) float32, standard deviation over the ensemble; None for an ensemble of one.
         targets: One list of [`Target`] per image, in raster order of the targets' first pixels.
     """
@@ -96,8 +96,8 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
     """Detects small targets in infrared images of any size, by a subclass's [`predict_probability`].
 
     A subclass registers its components and, with the names and meanings of [`IRSTDLatentPipeline`], the values
-    `default_num_inference_steps`, `default_ensemble_size`, `default_threshold`, `default_tile_size`,
-    `default_tile_overlap`, `calibration` and `normalization`.
+    `default_num_inference_steps`, `default_ensemble_size`, `default_mask_threshold`, `default_score_threshold`,
+    `default_tile_size`, `default_tile_overlap`, `calibration` and `normalization`.
     """
 
     _callback_tensor_inputs = ["latents"]
@@ -135,7 +135,9 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         image: ImageInput | Sequence[ImageInput],
         num_inference_steps: int | None = None,
         ensemble_size: int | None = None,
-        threshold: float | None = None,
+        mask_threshold: float | None = None,
+        score_threshold: float | None = None,
+        max_false_targets_per_megapixel: float | None = None,
         max_fa_per_million_px: float | None = None,
         tile_size: int | None = None,
         tile_overlap: int | None = None,
@@ -147,6 +149,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         callback_on_step_end: StepCallback | None = None,
         ensemble_fusion: str = "mean",
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        threshold: float | None = None,
     ) -> IRSTDPipelineOutput:
         """Detect the targets of one image or of a list of images.
 
@@ -157,9 +160,12 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
                 (3, H, W), or a list of these; uint8, uint16, int32 or floating point.
             num_inference_steps: Denoising steps; None = the checkpoint's default.
             ensemble_size: Posterior samples whose probabilities are fused; None = the checkpoint's default.
-            threshold: Pixels of a higher probability belong to targets; None = the checkpoint's default.
-            max_fa_per_million_px: A false-alarm budget in pixels per million, instead of `threshold`; it must have
-                been calibrated.
+            mask_threshold: Pixels of a higher probability belong to targets, in [0, 1]; None = the checkpoint's.
+            score_threshold: Components of a higher score (the mean probability of their pixels) are targets, in
+                [0, 1]; None = the checkpoint's default.
+            max_false_targets_per_megapixel: A budget of false targets per million pixels, instead of
+                `score_threshold`; it must have been calibrated (`irstd-ldm calibrate`).
+            max_fa_per_million_px: The same in false-alarm pixels per million.
             tile_size: Images with a longer side run in overlapping tiles of this side, in pixels; 0 = never;
                 None = the checkpoint's default.
             tile_overlap: Overlap of neighbouring tiles in pixels; None = the checkpoint's default.
@@ -176,6 +182,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             ensemble_fusion: How members become one probability: ``mean``, ``median``, or ``staple``, which weighs the
                 members' decisions (probability > 0.5) by how well each agrees with the consensus.
             callback_on_step_end_tensor_inputs: Names of the tensors that the callback gets.
+            threshold: The old name of both thresholds in one.
 
         Returns:
             [`IRSTDPipelineOutput`], or the tuple (probability, mask, uncertainty, targets).
@@ -183,7 +190,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         Raises:
             TypeError: An image of an unknown kind.
             ValueError: An argument out of range; an image without pixels or with NaN or infinite values; a budget that
-                was never calibrated.
+                was never calibrated; thresholds or budgets that exclude each other.
         """
         # 1. Check the inputs and fill in the checkpoint's defaults.
         if output_type not in ("np", "pt"):
@@ -200,7 +207,14 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             batch_size=batch_size,
             ensemble_fusion=ensemble_fusion,
         )
-        threshold = resolve_threshold(self.config, threshold, max_fa_per_million_px)
+        decision = resolve_decision(
+            self.config,
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            score_threshold=score_threshold,
+            max_false_targets_per_megapixel=max_false_targets_per_megapixel,
+            max_fa_per_million_px=max_fa_per_million_px,
+        )
 
         # 2. Read the images, and draw a seed for each.
         grays = to_grays(image)  # N of (H, W)
@@ -229,7 +243,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
                     blenders[tile.index].add(tile.window, of_tile)
 
         # 6. Decide, and find the targets.
-        *maps, targets = decide(blenders, grays, threshold, confidence_calibration(self.config))
+        *maps, targets = decide(blenders, grays, decision, confidence_calibration(self.config))
 
         # 7. Convert and offload.
         if output_type == "pt":

@@ -38,11 +38,13 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         format_version: Version of the checkpoint layout.
         default_num_inference_steps: Denoising steps where a call names none.
         default_ensemble_size: Ensemble members where a call names none.
-        default_threshold: Probability above which a pixel belongs to a target, where a call names none.
+        default_mask_threshold: Probability above which a pixel belongs to a target, where a call names none.
+        default_score_threshold: Score above which a component is a target, where a call names none.
         default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
         default_tile_overlap: Overlap of neighbouring tiles in pixels where a call names none.
         calibration: As in [`IRSTDLatentPipeline`].
         normalization: As in [`IRSTDLatentPipeline`].
+        default_threshold: Both thresholds in one, as older checkpoints have it.
 
     Raises:
         ValueError: An unknown `normalization`.
@@ -60,11 +62,13 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         format_version: int = FORMAT_VERSION,
         default_num_inference_steps: int = 1,
         default_ensemble_size: int = 1,
-        default_threshold: float = 0.5,
+        default_mask_threshold: float = 0.5,
+        default_score_threshold: float = 0.5,
         default_tile_size: int = 256,
         default_tile_overlap: int = 32,
         calibration: dict | None = None,
         normalization: str = "range",
+        default_threshold: float | None = None,
     ):
         super().__init__()
         check_normalization(normalization)
@@ -73,7 +77,8 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
             format_version=format_version,
             default_num_inference_steps=default_num_inference_steps,
             default_ensemble_size=default_ensemble_size,
-            default_threshold=default_threshold,
+            default_mask_threshold=default_mask_threshold if default_threshold is None else default_threshold,
+            default_score_threshold=default_score_threshold if default_threshold is None else default_threshold,
             default_tile_size=default_tile_size,
             default_tile_overlap=default_tile_overlap,
             calibration=calibration,

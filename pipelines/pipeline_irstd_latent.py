@@ -31,16 +31,19 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         format_version: Version of the checkpoint layout.
         default_num_inference_steps: Denoising steps where a call names none.
         default_ensemble_size: Ensemble members where a call names none.
-        default_threshold: Probability above which a pixel belongs to a target, where a call names none.
+        default_mask_threshold: Probability above which a pixel belongs to a target, where a call names none.
+        default_score_threshold: Score above which a component is a target, where a call names none.
         default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
         default_tile_overlap: Overlap of neighbouring tiles in pixels where a call names none.
-        calibration: What `irstd-ldm calibrate` found: ``{"data": NAME, "thresholds": {BUDGET: THRESHOLD},
-            "confidence": {"kind": KIND, ...}}``, the budgets in false-alarm pixels per million written as text; the
-            confidence's calibration applies to [`Target`]'s.
+        calibration: What `irstd-ldm calibrate` found: ``{"data": NAME, "score_thresholds": {ARGUMENT: {BUDGET:
+            THRESHOLD}}, "confidence": {"kind": KIND, ...}}``, the budgets written as text, by the name of the call's
+            argument; the confidence's calibration applies to [`Target`]'s score. Older checkpoints have
+            ``"thresholds": {BUDGET: THRESHOLD}``, of false-alarm pixels, which set both thresholds.
         normalization: Which raw values the networks were trained to see as -1 and 1: ``range``, 0 and 255 of uint8 and
             a frame's 0.1 and 99.9 percentiles of other types (also of checkpoints that do not say), or ``robust``, of
             every type the 5 and 95 per cent quantiles of the pixels that were measured, which those of letterboxes and
             of corners without data are not.
+        default_threshold: Both thresholds in one, as older checkpoints have it.
 
     Raises:
         ValueError: An unknown `normalization`.
@@ -58,11 +61,13 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         format_version: int = FORMAT_VERSION,
         default_num_inference_steps: int = 1,
         default_ensemble_size: int = 1,
-        default_threshold: float = 0.5,
+        default_mask_threshold: float = 0.5,
+        default_score_threshold: float = 0.5,
         default_tile_size: int = 256,
         default_tile_overlap: int = 32,
         calibration: dict | None = None,
         normalization: str = "range",
+        default_threshold: float | None = None,
     ):
         super().__init__()
         check_normalization(normalization)
@@ -71,7 +76,8 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
             format_version=format_version,
             default_num_inference_steps=default_num_inference_steps,
             default_ensemble_size=default_ensemble_size,
-            default_threshold=default_threshold,
+            default_mask_threshold=default_mask_threshold if default_threshold is None else default_threshold,
+            default_score_threshold=default_score_threshold if default_threshold is None else default_threshold,
             default_tile_size=default_tile_size,
             default_tile_overlap=default_tile_overlap,
             calibration=calibration,

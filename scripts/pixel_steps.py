@@ -93,7 +93,7 @@ def main() -> None:
     rows = measure(pipe, samples, arguments.steps, arguments.rounds)
     caption = (
         f"{Path(arguments.data).name} {arguments.split}, {len(samples)} images, {rows[0]['targets']} targets, "
-        f"native size, threshold {pipe.config.default_threshold}, one member, {type(pipe.scheduler).__name__} "
+        f"native size, threshold {pipe.config.default_mask_threshold}, one member, {type(pipe.scheduler).__name__} "
         f"({pipe.scheduler.config.prediction_type} prediction):"
     )
     text = f"{caption}\n\n{table(rows)}"

@@ -35,7 +35,7 @@ from markdown_tables import markdown, publish
 from irstd_ldm.cli.synthesize import PROVENANCE, SETTINGS
 from irstd_ldm.data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, read_stem_list
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import unit_range
-from irstd_ldm.targets import label_components, signal_to_clutter_ratio
+from irstd_ldm.targets import label_components, signal_to_clutter_ratios
 
 SCR_QUANTILES = (0.1, 0.5, 0.9)
 COLUMNS = (  # title, key of a row, format
@@ -139,8 +139,7 @@ def scr_of(made: MeasuredSet) -> dict[str, Any]:
     """Quantiles of the SCR of all targets; a target in an even or empty ring has none and is counted."""
     ratios = []
     for image, sample in zip(made.images, made.samples, strict=True):
-        labels, components = label_components(sample.mask)
-        ratios += [signal_to_clutter_ratio(image, labels == one.label, sample.mask) for one in components]
+        ratios += signal_to_clutter_ratios(image, *label_components(sample.mask)).tolist()
     defined = [ratio for ratio in ratios if np.isfinite(ratio)]
     quantiles = np.quantile(defined, SCR_QUANTILES).tolist() if defined else None
     return {"targets": len(ratios), "scr_undefined": len(ratios) - len(defined), "scr_quantiles": quantiles}

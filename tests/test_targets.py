@@ -1,17 +1,20 @@
 """Components of a mask, and fields of `Target`, computed by hand."""
 
 import math
+import time
 
 import numpy as np
 import pytest
 
 from irstd_ldm import targets
-from irstd_ldm.targets import Component, Target, extract_targets, label_components
+from irstd_ldm.targets import Component, Decision, Target, extract_targets, label_components, resolve_decision
+
+HALF = Decision(0.5, 0.5)
 
 
 def extract(probability: np.ndarray, gray: np.ndarray | None = None) -> list[Target]:
     probability = probability.astype(np.float32)
-    return extract_targets(probability, probability > 0.5, np.zeros_like(probability) if gray is None else gray)
+    return extract_targets(probability, np.zeros_like(probability) if gray is None else gray, HALF)[1]
 
 
 def test_centroid_box_area_confidence_and_peak():
@@ -22,7 +25,7 @@ def test_centroid_box_area_confidence_and_peak():
     assert target.y == pytest.approx((1 * 0.6 + 1 * 0.8 + 2 * 1.0) / 2.4)  # 1.4167
     assert (target.left, target.top, target.width, target.height) == (2, 1, 2, 2)
     assert target.area_px == 3
-    assert target.confidence == pytest.approx(0.8)
+    assert target.score == target.confidence == pytest.approx(0.8)
     assert target.peak == 1.0
     kinds = {"left": int, "top": int, "width": int, "height": int, "area_px": int}
     assert all(type(value) is kinds.get(name, float) for name, value in vars(target).items())
@@ -51,6 +54,90 @@ def test_a_target_inside_the_box_of_another_keeps_its_own_values():
     assert outer.peak == outer.confidence == pytest.approx(0.6)
     assert (inner.area_px, inner.left, inner.top, inner.width) == (1, 4, 4, 1)
     assert inner.peak == pytest.approx(0.8)
+
+
+def test_the_score_decides_and_the_mask_threshold_delineates():
+    probability = np.zeros((8, 30), np.float32)
+    probability[2, 2:5] = 0.4, 0.9, 0.4  # mean 0.57 above 0.3, 0.9 above 0.5
+    probability[2, 12], probability[6, 20:22] = 0.7, 0.6
+    gray = np.zeros_like(probability)
+    for decision, columns in (
+        (Decision(0.5, 0.5), [3, 12, 20, 21]),
+        (Decision(0.3, 0.3), [2, 3, 4, 12, 20, 21]),
+        (Decision(0.3, 0.58), [12, 20, 21]),
+        (Decision(0.5, 0.65), [3, 12]),
+        (Decision(0.5, 0.95), []),
+        (Decision(0.65, 0.1), [3, 12]),
+    ):
+        mask, targets = extract_targets(probability, gray, decision)
+        assert np.flatnonzero(mask.any(axis=0)).tolist() == columns
+        assert np.array_equal(mask, decision.mask(probability))
+        assert len(targets) == label_components(mask)[0].max()
+        assert all(target.score > decision.score_threshold for target in targets)
+
+
+def test_what_was_dropped_is_clutter_in_the_ring():
+    probability, gray = scene()
+    probability[14, 25], gray[14, 25] = 0.6, 60000
+    assert extract(probability, gray)[0].scr > 3.9
+    (target,) = extract_targets(probability.astype(np.float32), gray, Decision(0.5, 0.8))[1]
+    assert target.scr < 0
+
+
+def test_100000_components_of_4096_by_4096_pixels():
+    """Time of this process alone, so that a busy machine does not fail it."""
+    rng = np.random.default_rng(0)
+    probability = np.zeros((4096, 4096), np.float32)
+    rows, columns = (6 * rng.integers(0, 680, 150_000) for _ in range(2))
+    for row, column in ((0, 0), (0, 1), (1, 0)):
+        probability[rows + row, columns + column] = rng.uniform(0.5, 1, len(rows))
+    start = time.process_time()
+    _, targets = extract_targets(probability, (probability * 1000).astype(np.uint16), Decision(0.5, 0.6))
+    assert len(targets) > 100_000 and time.process_time() - start < 5
+
+
+CONFIG = {"default_mask_threshold": 0.5, "default_score_threshold": 0.6, "calibration": None}
+BUDGETS = {"max_false_targets_per_megapixel": {"1": 0.9}, "max_fa_per_million_px": {"10": 0.95, "0.5": 0.99}}
+
+
+@pytest.mark.parametrize(
+    ("calibration", "arguments", "expected"),
+    [
+        (None, {}, (0.5, 0.6)),
+        (None, {"threshold": 0.7}, (0.7, 0.7)),
+        (None, {"mask_threshold": 0.3}, (0.3, 0.6)),
+        (None, {"score_threshold": 0.8}, (0.5, 0.8)),
+        (None, {"mask_threshold": 0.3, "score_threshold": 0}, (0.3, 0)),
+        ({"score_thresholds": BUDGETS}, {"max_false_targets_per_megapixel": 1}, (0.5, 0.9)),
+        ({"score_thresholds": BUDGETS}, {"max_fa_per_million_px": 10.0, "mask_threshold": 0.2}, (0.2, 0.95)),
+        ({"thresholds": {"10": 0.999}}, {"max_fa_per_million_px": 10}, (0.999, 0.999)),  # of older calibrations
+    ],
+)
+def test_thresholds_of_a_call(calibration, arguments, expected):
+    assert resolve_decision({**CONFIG, "calibration": calibration}, **arguments) == Decision(*expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": 1.5}, r"`threshold` must lie in \[0, 1\], got 1.5"),
+        ({"mask_threshold": -1}, r"`mask_threshold` must lie in \[0, 1\], got -1"),
+        ({"score_threshold": float("nan")}, r"`score_threshold` must lie in \[0, 1\], got nan"),
+        ({"threshold": 0.5, "mask_threshold": 0.5}, "`mask_threshold` and `threshold` exclude each other"),
+        (
+            {"score_threshold": 0.5, "max_fa_per_million_px": 10},
+            "`max_fa_per_million_px` and `score_threshold` exclude each other",
+        ),
+        (
+            {"max_false_targets_per_megapixel": 1, "max_fa_per_million_px": 10},
+            "`max_fa_per_million_px` and `max_false_targets_per_megapixel` exclude each other",
+        ),
+        ({"max_fa_per_million_px": 5}, "`max_fa_per_million_px` 5 was never calibrated .*; stored: 10, 0.5"),
+    ],
+)
+def test_refused_thresholds(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_decision({**CONFIG, "calibration": {"score_thresholds": BUDGETS}}, **arguments)
 
 
 def test_no_targets():

@@ -18,13 +18,20 @@ from ..data.images import displayable, invert_polarity
 from ..data.readers.frame import BLACK_HOT, IMAGE_ERRORS, Frame
 from ..files import write_json
 from ..pipelines.detection import IRSTDDetectionPipeline
-from ..targets import Target, confidence_calibration, extract_targets, resolve_threshold
+from ..targets import (
+    Decision,
+    Target,
+    calibrated_budgets,
+    confidence_calibration,
+    extract_targets,
+    resolve_decision,
+)
 from .detection import EXAMPLES, DetectedFrame, Detection, Input, Limits, Settings, example_input, read_input
 
-BY_THRESHOLD = "threshold"
+BY_SCORE = "score"
 PROGRESS = gr.Progress()  # tells gradio which argument is the progress of a call
-FIELDS = ("x", "y", "width", "height", "area_px", "confidence", "peak", "scr")
-DECIMALS = {"x": 2, "y": 2, "confidence": 3, "peak": 3, "scr": 1}
+FIELDS = ("x", "y", "width", "height", "area_px", "score", "confidence", "peak", "scr")
+DECIMALS = {"x": 2, "y": 2, "score": 3, "confidence": 3, "peak": 3, "scr": 1}
 MAX_ROWS = 2000
 SEED = 0  # the seed that a pipeline's call without a generator has
 MAX_SIDE_PX = 4096  # larger images are shown reduced
@@ -99,24 +106,34 @@ class Handlers:
         uncertainty = None if output.uncertainty is None else output.uncertainty[0, 0]
         return DetectedFrame(frame, seen, output.probability[0, 0], uncertainty)
 
-    def show_all(self, detection: Detection | None, frame: int, budget: str, threshold: float) -> tuple[Any, ...]:
+    def show_all(
+        self, detection: Detection | None, frame: int, budget: str, mask_threshold: float, score_threshold: float
+    ) -> tuple[Any, ...]:
         """The results, and the pictures of a frame."""
         if detection is None:
             raise _expired()
-        marks, *others = self._results(detection, frame, budget, threshold)
+        marks, *others = self._results(detection, frame, budget, mask_threshold, score_threshold)
         return gr.HTML(value=marks, layers=_layers(detection, frame)), *others
 
-    def show_targets(self, detection: Detection | None, frame: int, budget: str, threshold: float) -> tuple[Any, ...]:
-        """What follows from a threshold: marks, summary, table, files."""
-        return (gr.skip(),) * 5 if detection is None else self._results(detection, frame, budget, threshold)
+    def show_targets(
+        self, detection: Detection | None, frame: int, budget: str, mask_threshold: float, score_threshold: float
+    ) -> tuple[Any, ...]:
+        """What follows from the thresholds: marks, summary, table, files."""
+        if detection is None:
+            return (gr.skip(),) * 5
+        return self._results(detection, frame, budget, mask_threshold, score_threshold)
 
-    def _results(self, detection: Detection, frame: int, budget: str, threshold: float) -> tuple[Any, ...]:
-        decided = self.threshold(budget, threshold)
-        targets = [self._targets(one, decided) for one in detection.frames]
+    def _results(
+        self, detection: Detection, frame: int, budget: str, mask_threshold: float, score_threshold: float
+    ) -> tuple[Any, ...]:
+        decision = self.decide(budget, mask_threshold, score_threshold)
+        found = [self._found(one, decision) for one in detection.frames]
+        targets = [of_frame for _, of_frame in found]
         settings = {
             **dataclasses.asdict(detection.settings),
-            "threshold": decided,
-            "max_fa_per_million_px": None if budget == BY_THRESHOLD else float(budget),
+            **vars(decision),
+            **dict.fromkeys(calibrated_budgets(self.pipeline.config)),
+            **({} if budget == BY_SCORE else named_budget(budget)),
             "seed": SEED,
         }
         images = list(_image_entries(detection, targets))
@@ -124,32 +141,39 @@ class Handlers:
         base = Path(detection.folder.name) / Path(detection.input.name).stem
         json_path, mask_path = base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}-mask.png")
         write_json(json_path, content)
-        shown = detection.frames[frame]
-        Image.fromarray(_mask(shown, decided)).save(mask_path)
+        Image.fromarray(_black_and_white(found[frame][0])).save(mask_path)
         return (
-            _marks(shown, targets[frame], decided),
-            summary(detection, targets, decided),
+            _marks(*found[frame]),
+            summary(detection, targets, decision),
             gr.Dataframe(rows(detection, targets), headers=table_headers(detection.is_sequence)),
             gr.DownloadButton(value=json_path, interactive=True),
             gr.DownloadButton(value=mask_path, interactive=True),
         )
 
-    def _targets(self, shown: DetectedFrame, threshold: float) -> list[Target]:
-        """The targets of one frame at a threshold, as the pipeline itself gives them."""
-        mask = shown.probability > threshold  # (H, W)
-        return extract_targets(shown.probability, mask, shown.seen, confidence_calibration(self.pipeline.config))
+    def _found(self, shown: DetectedFrame, decision: Decision) -> tuple[np.ndarray, list[Target]]:
+        """The mask (H, W) and the targets of one frame, as the pipeline itself gives them."""
+        calibration = confidence_calibration(self.pipeline.config)
+        return extract_targets(shown.probability, shown.seen, decision, calibration)
 
-    def threshold(self, budget: str, threshold: float) -> float:
-        """The threshold that the page's choice stands for."""
-        if budget == BY_THRESHOLD:
-            return threshold
-        return resolve_threshold(self.pipeline.config, None, float(budget))
+    def decide(self, budget: str, mask_threshold: float, score_threshold: float) -> Decision:
+        """The thresholds that the page's choice stands for."""
+        if budget == BY_SCORE:
+            return Decision(mask_threshold, score_threshold)
+        return resolve_decision(self.pipeline.config, **named_budget(budget))
 
-    def choose_budget(self, budget: str) -> Any:
-        return gr.Slider(interactive=budget == BY_THRESHOLD)
+    def choose_budget(self, budget: str, mask_threshold: float, score_threshold: float) -> tuple[Any, ...]:
+        """The sliders show what acts, and move where no budget decides."""
+        values = vars(self.decide(budget, mask_threshold, score_threshold)).values()
+        return tuple(gr.Slider(value=value, interactive=budget == BY_SCORE) for value in values)
 
     def focus(
-        self, detection: Detection | None, frame: int, budget: str, threshold: float, event: gr.SelectData
+        self,
+        detection: Detection | None,
+        frame: int,
+        budget: str,
+        mask_threshold: float,
+        score_threshold: float,
+        event: gr.SelectData,
     ) -> tuple[Any, ...]:
         """Shows the target of a row of the table."""
         if detection is None:
@@ -157,8 +181,8 @@ class Handlers:
         names = table_headers(detection.is_sequence)
         row = dict(zip(names, event.row_value, strict=True))
         index = [one.frame.index for one in detection.frames].index(int(row.get("frame", 0)))
-        shown, decided = detection.frames[index], self.threshold(budget, threshold)
-        marks = _marks(shown, self._targets(shown, decided), decided) | {"focus": int(row["#"])}
+        decision = self.decide(budget, mask_threshold, score_threshold)
+        marks = _marks(*self._found(detection.frames[index], decision)) | {"focus": int(row["#"])}
         return index, marks if index == frame else gr.HTML(value=marks, layers=_layers(detection, index))
 
     def clear(self) -> tuple[Any, ...]:
@@ -168,11 +192,17 @@ class Handlers:
         return None, gr.Slider(visible=False), gr.Button(interactive=False), viewer, "", empty, off, off
 
 
-def summary(detection: Detection, targets: list[list[Target]], threshold: float) -> str:
+def named_budget(budget: str) -> dict[str, float]:
+    """The argument of a call, from the page's choice such as "max_fa_per_million_px 10"."""
+    name, value = budget.split()
+    return {name: float(value)}
+
+
+def summary(detection: Detection, targets: list[list[Target]], decision: Decision) -> str:
     """One line under the picture."""
     num_targets = sum(map(len, targets))
     image, settings = detection.frames[0].frame.image, detection.settings
-    parts = [f"**{num_targets} {'target' if num_targets == 1 else 'targets'}**", f"threshold {threshold:.6g}"]
+    parts = [f"**{num_targets} {'target' if num_targets == 1 else 'targets'}**", str(decision)]
     parts += [f"{len(detection.frames)} frames"] if detection.is_sequence else []
     parts += [f"{image.shape[1]} x {image.shape[0]} px", str(image.dtype)]
     parts += [f"{settings.num_inference_steps} step{'s' * (settings.num_inference_steps != 1)}"]
@@ -207,7 +237,7 @@ def _image_entries(detection: Detection, targets: list[list[Target]]) -> Iterato
 
 
 def _layers(detection: Detection, index: int) -> dict[str, Any]:
-    """The pictures of a frame that no threshold changes, and its size; uncertainty is shown from 0 to its largest."""
+    """The pictures of a frame that no decision changes, and its size; uncertainty is shown from 0 to its largest."""
     shown = detection.frames[index]
     height, width = shown.frame.image.shape
     layers = {"name": detection.input.name, "width": width, "height": height}
@@ -233,19 +263,19 @@ def data_url(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _mask(frame: DetectedFrame, threshold: float) -> np.ndarray:
-    """(H, W) uint8 of 0 and 255."""
-    return (frame.probability > threshold).astype(np.uint8) * 255
+def _black_and_white(mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool as uint8 of 0 and 255."""
+    return mask.astype(np.uint8) * 255
 
 
-def _marks(frame: DetectedFrame, targets: list[Target], threshold: float) -> dict[str, Any]:
+def _marks(mask: np.ndarray, targets: list[Target]) -> dict[str, Any]:
     """What the viewer draws over a frame's pictures."""
     names = ("x", "y", "left", "top", "width", "height", "confidence")
     marks = [
         {"number": number, **{name: getattr(target, name) for name in names}}
         for number, target in enumerate(targets, start=1)
     ]
-    return {"mask": data_url(_mask(frame, threshold)), "targets": marks, "focus": None}
+    return {"mask": data_url(_black_and_white(mask)), "targets": marks, "focus": None}
 
 
 def _shown(error: Exception, path: Path) -> gr.Error:

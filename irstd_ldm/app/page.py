@@ -11,8 +11,9 @@ from gradio_client.utils import is_file_obj_with_meta, traverse
 from ..data.images import displayable
 from ..data.readers.frame import POLARITIES
 from ..pipelines.detection import IRSTDDetectionPipeline
+from ..targets import calibrated_budgets
 from .detection import EXAMPLES, Limits, example_input
-from .handlers import BY_THRESHOLD, Handlers, table_headers
+from .handlers import BY_SCORE, Handlers, table_headers
 from .server import MAX_WAITING
 
 MAX_STEPS, MAX_ENSEMBLE = 20, 16
@@ -23,6 +24,9 @@ HEADING = """\
 Positions of small, dim targets with a confidence. Files stay on the machine that serves this page and are deleted
 within the hour.
 """
+LIMITED = {"max_false_targets_per_megapixel": "False targets", "max_fa_per_million_px": "Fa"}
+MASK_INFO = "Where a mask ends: a pixel of a higher probability is foreground"
+SCORE_INFO = "What is a target: a component of a higher mean probability"
 DROP = "Image (8, 16 bit, float) or short video"
 
 
@@ -44,7 +48,11 @@ def _check_uploaded(file: dict[str, Any]) -> dict[str, Any]:
 def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
     """The page around a pipeline, which the page and its JSON call `model`."""
     config = pipeline.config
-    budgets = list((config.calibration or {}).get("thresholds", {}))
+    budgets = [
+        (f"{LIMITED[name]} ≤ {budget:g}", f"{name} {budget:g}")
+        for name, of_budget in calibrated_budgets(config).items()
+        for budget in of_budget
+    ]
     handlers = Handlers(pipeline, model, Limits())
     with UploadsOnly(title=TITLE, analytics_enabled=False, delete_cache=(60, LIFETIME_S)) as page:
         gr.Markdown(HEADING)
@@ -66,21 +74,19 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
                     elem_id="scenes",
                 )
                 budget = gr.Radio(
-                    [(BY_THRESHOLD, BY_THRESHOLD), *((f"Fa ≤ {name}", name) for name in budgets)],
-                    value=BY_THRESHOLD,
+                    [(BY_SCORE, BY_SCORE), *budgets],
+                    value=BY_SCORE,
                     label="Decide by",
-                    info="Fa: calibrated budget of false-alarm pixels per million" if budgets else None,
+                    info="A calibrated budget of false targets per million pixels, or of false-alarm pixels (Fa)",
                     visible=bool(budgets),
                     elem_id="budget",
                 )
-                threshold = gr.Slider(
-                    0,
-                    1,
-                    value=config.default_threshold,
-                    step=0.01,
-                    label="Threshold",
-                    info="A pixel of a higher probability belongs to a target",
-                    elem_id="threshold",
+                mask_threshold, score_threshold = (
+                    gr.Slider(0, 1, value=value, step=0.001, label=label, info=info, elem_id=elem_id)
+                    for value, label, info, elem_id in (
+                        (config.default_mask_threshold, "Mask threshold", MASK_INFO, "mask_threshold"),
+                        (config.default_score_threshold, "Score threshold", SCORE_INFO, "score_threshold"),
+                    )
                 )
                 with gr.Group():
                     steps = gr.Slider(
@@ -130,7 +136,8 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
         detection = gr.State(None, time_to_live=LIFETIME_S)
         settings = [steps, ensemble, polarity]
         results = [viewer, summary, table, json_file, mask_file]
-        decision = [detection, frame, budget, threshold]
+        thresholds = [mask_threshold, score_threshold]
+        decision = [detection, frame, budget, *thresholds]
         run: dict[str, Any] = {"concurrency_id": "detector", "concurrency_limit": 1, "show_progress_on": viewer}
         private: dict[str, Any] = {"api_visibility": "private"}
         quick: dict[str, Any] = {**private, "show_progress": "hidden", "trigger_mode": "always_last"}
@@ -142,8 +149,8 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
         ):
             event.success(handlers.show_all, decision, results, **private, show_progress="hidden")
         file.clear(handlers.clear, None, [*detected, *results], **private)
-        budget.change(handlers.choose_budget, budget, threshold, **quick)
-        for changed in (budget.change, threshold.change):
+        budget.change(handlers.choose_budget, [budget, *thresholds], thresholds, **quick)
+        for changed in (budget.change, mask_threshold.change, score_threshold.change):
             changed(handlers.show_targets, decision, results, **quick)
         frame.input(handlers.show_all, decision, results, **quick)
         table.select(handlers.focus, decision, [frame, viewer], **quick)

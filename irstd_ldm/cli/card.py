@@ -20,11 +20,15 @@ from .model import BUNDLED, load_pipeline
 from .outputs import draw_overlay, save_png
 
 SCENE_SEED = 0
-NEEDED = ("data", "images", "intervals_95", "iou", "niou", "pd", "fa_per_million_px")
-CONDITIONS = ("protocol", "threshold", "matching", "connectivity", "centroid_tolerance_px", "false_alarm_count")
+NEEDED = ("data", "images", "intervals_95", "mask_threshold", "iou", "niou", "pd", "fa_per_million_px")
+CONDITIONS = (
+    *("protocol", "mask_threshold", "score_threshold", "matching", "connectivity", "centroid_tolerance_px"),
+    "false_alarm_count",
+)
 HOW_SCORED = """\
-Foreground is probability > threshold; targets are 8-connected; a hit is a centroid nearer than the tolerance. IoU,
-nIoU, Pd and F1 in percent, Fa in false-alarm pixels per million, 95 % bootstrap intervals over images in brackets.
+A mask is where probability > mask threshold, in 8-connected components whose mean > score threshold; a hit is a
+centroid nearer than the tolerance. IoU, nIoU, Pd and F1 in percent, Fa in false-alarm pixels per million, 95 %
+bootstrap intervals over images in brackets.
 """
 
 
@@ -76,7 +80,7 @@ def card_results(metrics: Sequence[Mapping[str, Any]]) -> CardResults:
         row = {
             "images": f"{data}, {images}",
             "protocol": one["protocol"],
-            "threshold": f"{one['threshold']:g}",
+            "thresholds": f"{one['mask_threshold']:g}, {one['score_threshold']:g}",
             "matching": f"{one['matching']} < {one['centroid_tolerance_px']:g} px",
             "N images": str(one["num_images"]),
             "N targets": str(one["num_targets"]),

@@ -38,7 +38,7 @@ from . import (
     InputFile,
     describe,
 )
-from .model import FrameDetector, load_detector, model_name, resolve_device, resolve_threshold, settings
+from .model import FrameDetector, load_detector, model_name, resolve_decision, resolve_device, settings
 from .outputs import MARKER, TARGET_FIELDS, Ending, FolderOutputs, Record, StreamOutputs, make_folder, save_png, say
 from .sequence import SequenceResult, detect_sequence
 
@@ -84,18 +84,18 @@ def _detect(
         return _close(num_inputs, failures, None)
     # 3. The detector.
     pipeline = load_detector(args, device)
-    threshold = resolve_threshold(args, pipeline)
+    decision = resolve_decision(args, pipeline.config)
     header = {
         "version": __version__,
         "model": model_name(args),
-        "settings": settings(args, pipeline, threshold),
+        "settings": settings(args, pipeline, decision),
         "band": args.band,
         "input_range": args.input_range,
         "polarity": args.polarity,
     }
     outputs.begin()
     # 4. Frames.
-    detection = _Run(FrameDetector(pipeline, args, threshold), args, header, outputs, failures)
+    detection = _Run(FrameDetector(pipeline, args, decision), args, header, outputs, failures)
     interrupted, complete = None, False
     try:
         with readers_are_quiet():

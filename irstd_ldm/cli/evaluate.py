@@ -29,11 +29,13 @@ from ..runtime.exported import ENGINES
 from ..targets import confidence_calibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
-from .model import load_detector, model_folder, model_name, predict, resolve_device, resolve_threshold, settings
+from .model import load_detector, model_folder, model_name, predict, resolve_decision, resolve_device, settings
 from .outputs import held, make_folder, writing
 
 WRITTEN = ("metrics.json", "cross_dataset.json", "report.html", "per_image.csv")
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
+# The thresholds of stored probabilities, where the command names none.
+PREDICTIONS = {"default_mask_threshold": 0.5, "default_score_threshold": 0.5, "calibration": None}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -134,15 +136,15 @@ def _evaluate(
         too_many = f"{len(images)} images for {state.num_processes} processes; use fewer"
         raise CommandError(f"{args.data}: {too_many}", EXIT_USAGE)
     if pipeline is not None:
-        threshold = resolve_threshold(args, pipeline)
-        header |= {"model": model_name(args), "settings": settings(args, pipeline, threshold)}
+        decision = resolve_decision(args, pipeline.config)
+        header |= {"model": model_name(args), "settings": settings(args, pipeline, decision)}
         prepare = get_protocol(args.protocol).prepare_image
         read = ((stem, *images.read(stem)) for stem in stems)
         pairs: Iterator[Pair] = (
             (stem, predict(pipeline, prepare(image), args)[0], mask, image) for stem, image, mask in read
         )
     else:
-        threshold = 0.5 if args.threshold is None else args.threshold
+        decision = resolve_decision(args, PREDICTIONS)
         try:
             files = find_predictions(args.predictions, stems)
         except ValueError as error:
@@ -154,7 +156,7 @@ def _evaluate(
     try:
         result = evaluate_probabilities(
             progress,
-            threshold=threshold,
+            **vars(decision),
             protocol=args.protocol,
             matching=args.matching,
             legacy_false_alarms=args.legacy_fa,
@@ -203,7 +205,13 @@ def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
 
 def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:
     summary = evaluation.result.summary()
-    names = [*(key for key in METRICS if key in summary), "intervals_95", "threshold", "protocol"]
+    names = [
+        *(key for key in METRICS if key in summary),
+        "intervals_95",
+        "mask_threshold",
+        "score_threshold",
+        "protocol",
+    ]
     return {
         "detector": evaluation.detector,
         "data": evaluation.data,

@@ -53,12 +53,14 @@ DIR/cross_dataset.json. A data set hf:FOLDER or hf:OWNER/NAME is read by Hugging
   torchrun --nproc_per_node 2 -m irstd_ldm.cli evaluate ...
 """
 
-CALIBRATE_LINE = "thresholds that keep false-alarm budgets, stored in a checkpoint"
+CALIBRATE_LINE = "score thresholds that keep false-alarm budgets, stored in a checkpoint"
 CALIBRATE_HELP = """\
-Finds the lowest threshold that keeps each false-alarm budget on validation images and stores it in
-DIR/model_index.json, with the data's name. `detect` and `evaluate` take it by --max-fa-per-million-px, a pipeline by
-max_fa_per_million_px. Fits the confidence of targets too, by Platt's method on those found at the checkpoint's own
-threshold. Images that a model was trained on, or is to be judged by, are no validation images.
+Finds the lowest score threshold that keeps each false-alarm budget on validation images and frames without targets,
+and stores it in DIR/model_index.json with the data's names. `detect`, `evaluate` and a pipeline take it by the name of
+the budget. Says up to which rate the images bound the false alarms with 95 % certainty, and which budgets they do not
+resolve: A megapixels without a false target promise 3 / A per megapixel. Fits the confidence of targets too, by
+Platt's method on all components of the masks. Images that a model was trained on, or is to be judged by, are no
+validation images.
 """
 
 SYNTHESIZE_LINE = "more training images: generated, squeezed, or with planted targets"
@@ -218,7 +220,7 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
     )
     _add_model(parser)
     _add_runtime(parser)
-    _add_threshold(parser)
+    _add_decision(parser)
     _add_sampling(parser)
     _add_reading(parser)
     add_for_sequences = parser.add_argument_group("inputs of several frames").add_argument
@@ -255,7 +257,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="evaluate DIR/STEM.png (8-bit / 255, 16-bit / 65535 are probabilities) instead of a model",
     )
     _add_output(parser, "where metrics.json goes")
-    _add_threshold(parser)
+    _add_decision(parser)
     add("--protocol", choices=("native", "basicirstd", "resize256"), default="native", help="default: native")
     add("--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="of centroids; default: greedy")
     add("--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/")
@@ -267,22 +269,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="the checkpoint, which is written to")
-    add("--data", type=Path, required=True, metavar="ROOT", help="the data set's folder")
+    add("--data", type=Path, nargs="+", default=[], metavar="ROOT", help="the folders of one data set or several")
     _add_list(parser, ("train", "val"), "which list; val is DIR/val_ROOT.txt or DIR/val.txt; default: val", "val")
-    add(
-        "--backgrounds",
-        type=Path,
-        metavar="ROOT",
-        help="frames without targets: those of ROOT/images on DIR/val_backgrounds.txt must keep the budgets too",
-    )
-    add(
-        "--max-fa-per-million-px",
-        type=_positive_float,
-        nargs="+",
-        required=True,
-        metavar="FA",
-        help="budgets of false-alarm pixels per million",
-    )
+    add("--backgrounds", type=Path, metavar="ROOT", help="frames without targets: those on DIR/val_backgrounds.txt")
+    add("--frames", type=Path, metavar="ROOT", help="frames without targets or labels: every detection is false")
+    budgets: dict[str, Any] = {"type": _positive_float, "nargs": "+", "default": []}
+    add("--max-false-targets-per-megapixel", **budgets, metavar="NUMBER", help="budgets of false targets")
+    add("--max-fa-per-million-px", **budgets, metavar="FA", help="budgets of false-alarm pixels")
     _add_sampling(parser)
 
 
@@ -389,20 +382,33 @@ def _add_runtime(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_threshold(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--threshold",
+def _add_decision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mask-threshold",
         type=_unit_interval,
         metavar="P",
-        help="foreground is probability > P; default: the checkpoint's, or 0.5",
+        help="where masks end: foreground is probability > P; default: the checkpoint's, or 0.5",
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--score-threshold",
+        type=_unit_interval,
+        metavar="P",
+        help="which components are targets: those of a mean probability > P; default: the checkpoint's, or all",
+    )
+    group.add_argument(
+        "--max-false-targets-per-megapixel",
+        type=_positive_float,
+        metavar="NUMBER",
+        help="the score threshold that `calibrate` found for this budget of false targets per million pixels",
     )
     group.add_argument(
         "--max-fa-per-million-px",
         type=_positive_float,
         metavar="FA",
-        help="the threshold that `calibrate` found for this budget of false-alarm pixels per million",
+        help="the same for a budget of false-alarm pixels per million",
     )
+    group.add_argument("--threshold", type=_unit_interval, metavar="P", help="both thresholds, the old name")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from os import PathLike
@@ -42,6 +42,13 @@ BUNDLED = "bundled"
 # The pipelines that commands run, by the name of their class, and the files that hold them.
 DETECTORS = {"IRSTDLatentPipeline": "pipeline_irstd_latent", "IRSTDDiffPipeline": "pipeline_irstd_diff"}
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+DECISION = (
+    "threshold",
+    "mask_threshold",
+    "score_threshold",
+    "max_false_targets_per_megapixel",
+    "max_fa_per_million_px",
+)
 SAMPLING = ("num_inference_steps", "ensemble_size", "tile_size", "tile_overlap")
 
 
@@ -153,7 +160,7 @@ def predict(
     pipeline: Detector,
     image: np.ndarray,
     args: argparse.Namespace,
-    threshold: float | None = None,
+    decision: targets.Decision | None = None,
     input_range: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[targets.Target]]:
     """Detects targets in one image (H, W), in a call of its own: probability, mask (H, W) each, and the targets.
@@ -169,7 +176,7 @@ def predict(
     probability, mask, _, found = pipeline(
         image,
         **{name: getattr(args, name) for name in SAMPLING},
-        threshold=threshold,
+        **({} if decision is None else vars(decision)),
         input_range=input_range,
         batch_size=args.batch_size,
         return_dict=False,
@@ -181,8 +188,8 @@ def predict(
 class FrameDetector:
     """Detects targets in frames, each in a call of its own, with a command's range of gray values and polarity."""
 
-    def __init__(self, pipeline: Detector, args: argparse.Namespace, threshold: float):
-        self._pipeline, self._args, self._threshold = pipeline, args, threshold
+    def __init__(self, pipeline: Detector, args: argparse.Namespace, decision: targets.Decision):
+        self._pipeline, self._args, self._decision = pipeline, args, decision
         self._normalization = pipeline.config["normalization"]
 
     @cached_property
@@ -218,7 +225,7 @@ class FrameDetector:
         for frame in source.frames(first):
             is_mirrored = self._args.polarity == BLACK_HOT
             seen = invert_polarity(frame.image, input_range) if is_mirrored else frame.image
-            probability, mask, found = predict(self._pipeline, seen, self._args, self._threshold, input_range)
+            probability, mask, found = predict(self._pipeline, seen, self._args, self._decision, input_range)
             height, width = mask.shape
             index = frame.index if has_index else None
             record = Record(str(item.path), item.name, width, height, found, mask, index, frame.time_s)
@@ -242,10 +249,10 @@ def model_sha256(pipeline: Detector) -> str:
     return digest.hexdigest()
 
 
-def resolve_threshold(args: argparse.Namespace, pipeline: Detector) -> float:
-    """The threshold that `--threshold` or `--max-fa-per-million-px` names; default: the checkpoint's own."""
+def resolve_decision(args: argparse.Namespace, config: Mapping[str, Any]) -> targets.Decision:
+    """The thresholds that the command names, by themselves or by a budget; default: those of the config."""
     try:
-        return targets.resolve_threshold(pipeline.config, args.threshold, args.max_fa_per_million_px)
+        return targets.resolve_decision(config, **{name: getattr(args, name) for name in DECISION})
     except ValueError as error:
         raise CommandError(f"--model {model_name(args)}: {error}", EXIT_USAGE) from error
 
@@ -264,11 +271,12 @@ def sampling(args: argparse.Namespace, pipeline: Detector) -> dict[str, int]:
     return {name: getattr(called, name) for name in SAMPLING}
 
 
-def settings(args: argparse.Namespace, pipeline: Detector, threshold: float) -> dict[str, Any]:
+def settings(args: argparse.Namespace, pipeline: Detector, decision: targets.Decision) -> dict[str, Any]:
     """The settings that the outputs record, the checkpoint's own defaults filled in."""
     return {
         **sampling(args, pipeline),
-        "threshold": threshold,
+        **vars(decision),
+        "max_false_targets_per_megapixel": args.max_false_targets_per_megapixel,
         "max_fa_per_million_px": args.max_fa_per_million_px,
         "batch_size": args.batch_size,
         "seed": args.seed,

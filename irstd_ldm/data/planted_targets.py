@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pywt
 from scipy import ndimage
 
-from ..targets import EIGHT_CONNECTIVITY, RING_PX, ring_window, signal_to_clutter_ratio
+from ..targets import EIGHT_CONNECTIVITY, RING_PX, Component, label_components, ring_window, signal_to_clutter_ratios
 
 MASK_FRACTION = 0.2  # a pixel is a target's where its integrated profile exceeds this fraction of the peak pixel
 SCR_TOLERANCE = 0.05  # relative; quantisation keeps a ratio from being exact
@@ -57,6 +58,14 @@ class PointSpread:
     profile: np.ndarray  # (h, w) in (0, 1], the brightest pixel 1
     pixels: np.ndarray  # (h, w) bool, where the profile exceeds 0.2
 
+    @cached_property
+    def _labelled(self) -> tuple[np.ndarray, list[Component]]:
+        return label_components(self.pixels)
+
+    def scr(self, finished: np.ndarray) -> float:
+        """Signal-to-clutter ratio in a finished window (h, w)."""
+        return float(signal_to_clutter_ratios(finished, *self._labelled)[0])
+
     def solve_amplitude(self, finished: Callable[[float], np.ndarray], scr: float, highest: float) -> float | None:
         """The amplitude up to `highest` at which the SCR is right within 5 %, by bisection; None where there is none.
 
@@ -65,7 +74,7 @@ class PointSpread:
         lowest = 0.0
         for _ in range(BISECTIONS):
             amplitude = (lowest + highest) / 2
-            achieved = signal_to_clutter_ratio(finished(amplitude), self.pixels, self.pixels)
+            achieved = self.scr(finished(amplitude))
             if abs(achieved / scr - 1) < SCR_TOLERANCE:
                 return amplitude
             lowest, highest = (amplitude, highest) if achieved < scr else (lowest, amplitude)
@@ -73,8 +82,7 @@ class PointSpread:
 
     def measured(self, finished: np.ndarray) -> SyntheticTarget:
         """The target as it is in the finished window (h, w)."""
-        scr = signal_to_clutter_ratio(finished, self.pixels, self.pixels)
-        return SyntheticTarget(self.x, self.y, self.sigma_px, scr, int(self.pixels.sum()))
+        return SyntheticTarget(self.x, self.y, self.sigma_px, self.scr(finished), int(self.pixels.sum()))
 
 
 def draw_point_spreads(

@@ -6,7 +6,7 @@ _MODULES = {
     ".bootstrap": ("PairedDifference",),
     ".confidence": ("Reliability", "ScoredTarget", "fit_platt", "reliability", "scored_targets"),
     ".counts": ("ImageCounts", "count_components", "count_hierarchical", "count_image", "target_records"),
-    ".curves": ("BUDGET_THRESHOLDS", "BudgetThreshold", "Curves", "OperatingPoint", "threshold_for_budget"),
+    ".curves": ("BudgetThreshold", "Curves", "OperatingPoint", "threshold_for_budget"),
     ".matching": ("MATCHINGS", "ImageComponents", "label_image"),
     ".metrics": ("METRICS", "Metric", "bootstrap_interval", "detection_scores", "fa_per_million_px", "iou")
     + ("metric_rows", "paired_bootstrap", "pd"),
@@ -14,7 +14,7 @@ _MODULES = {
     ".report.outcomes": ("NamedEvaluation", "WorstImages"),
     ".report.write": ("write_report",),
     ".result": ("EvaluationResult", "compare_results", "evaluate_probabilities"),
-    ".thresholds": ("ThresholdCounts", "count_image_at", "default_thresholds"),
+    ".thresholds": ("THRESHOLDS", "ThresholdCounts", "count_image_at"),
 }
 _DEFINED_IN = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_DEFINED_IN)

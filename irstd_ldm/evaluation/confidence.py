@@ -26,7 +26,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from ..targets import PlattCalibration, checked_confidence, confidence_logit
+from ..targets import PlattCalibration, checked_confidence, component_scores, confidence_logit
 from .bootstrap import Estimate, Statistic, divide, estimate, ratio
 from .matching import ImageComponents
 
@@ -133,20 +133,15 @@ class Reliability:
 def scored_targets(
     components: ImageComponents, pairs: Sequence[tuple[int, int]], probability: np.ndarray
 ) -> list[ScoredTarget]:
-    """The predicted components of one image in label order; the confidence is the mean probability of their pixels.
+    """The predicted components of one image in label order, their confidence being the score.
 
     Args:
         components, pairs: See `counts.count_components`.
         probability: (H, W) floating point in [0, 1].
     """
     hits = {predicted for _, predicted in pairs}
-    labels = components.prediction_labels.ravel()
-    inside = np.flatnonzero(labels)
-    sums = np.bincount(labels[inside], weights=probability.ravel()[inside], minlength=len(components.predicted) + 1)
-    return [
-        ScoredTarget(float(sums[component.label] / component.area_px), index in hits)
-        for index, component in enumerate(components.predicted)
-    ]
+    scores = component_scores(probability, components.prediction_labels, len(components.predicted))
+    return [ScoredTarget(score, index in hits) for index, score in enumerate(scores.tolist())]
 
 
 def reliability(

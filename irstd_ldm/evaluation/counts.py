@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from ..targets import signal_to_clutter_ratio
+from ..targets import signal_to_clutter_ratios
 from .matching import OPDC_MIN_IOU, ImageComponents, areas_px, check_mask, label_image
 
 
@@ -201,14 +201,12 @@ def target_records(
 
     Args:
         components, pairs: See `count_components`.
-        image: (H, W), the raw image, for the SCR (`signal_to_clutter_ratio`).
+        image: (H, W), the raw image, for the SCR (`signal_to_clutter_ratios`).
     """
     hit = {target for target, _ in pairs}
-    truth = components.truth_labels > 0
     scrs: list[float | None] = [None] * len(components.targets)
     if image is not None:
-        labels = components.truth_labels
-        scrs = [signal_to_clutter_ratio(image, labels == target.label, truth) for target in components.targets]
+        scrs = signal_to_clutter_ratios(image, components.truth_labels, components.targets).tolist()
     return [
         TargetRecord(target.x, target.y, target.area_px, scr, index in hit)
         for index, (target, scr) in enumerate(zip(components.targets, scrs, strict=True))

@@ -1,46 +1,49 @@
 """Curves over thresholds, the areas under them, and the operating points that a false-alarm budget allows.
 
-All numbers are ratios of sums over the images. Foreground is probability > threshold; T thresholds ascend.
+All numbers are ratios of sums over the images; T thresholds ascend. Of pixels, those of a higher probability are
+foreground. Of targets, the components of the mask, which one mask threshold delineates, whose score is higher.
 
 - ROC, in pixels: tpr = tp / target pixels, fpr = fp / other pixels. `roc_auc` is the area under the straight lines
   through its T points, (0, 0) (nothing is foreground) and (1, 1) (everything is).
 - Precision-recall, in pixels: `average_precision` is the sum over falling thresholds of the gain in recall times the
   precision there, everything foreground being the last point. No interpolation.
-- Pd against Fa (false-alarm pixels per million) and against false targets per image, in targets.
+- Pd against Fa (false-alarm pixels per million), and against false targets per megapixel (FROC): no false alarm is
+  added by a higher threshold.
+- Average precision of targets as COCO defines it: the mean over the recalls 0, 0.01, ..., 1 of the highest precision
+  at that recall or a higher one. Only components of the mask are there to be found.
 - Pd at a budget: the highest Pd among the thresholds whose false alarms are at most the budget; of equal Pd the one
   with fewer false alarms, then the higher threshold. None without targets, or where no threshold keeps the budget.
-- A threshold for a budget (`threshold_for_budget`) is chosen beforehand, to be used on other images.
+- A score threshold for a budget (`threshold_for_budget`) is chosen beforehand, to be used on other images.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from itertools import chain
+from functools import partial, reduce
 from operator import add
 from typing import Any
 
 import numpy as np
+from scipy.stats import chi2
 
 from .bootstrap import Statistic, divide, json_number
 from .metrics import METRICS, bootstrap_interval, pd
 from .thresholds import ThresholdCounts
 
 # Budgets of an evaluation, by the rate that they limit.
-BUDGETS = {"fa_per_million_px": (1.0, 10.0, 100.0), "false_targets_per_image": (0.1, 1.0)}
-
-# Even in the logit, where probabilities spread, as far as float32 tells them apart; at 1 all is background.
-_LOGITS = np.arange(-4.6, 16.01, 0.05)
-BUDGET_THRESHOLDS = np.unique(np.append(1 / (1 + np.exp(-_LOGITS)), 1).astype(np.float32)).astype(np.float64)  # (T,)
+BUDGETS = {"fa_per_million_px": (1.0, 10.0, 100.0), "false_targets_per_megapixel": (0.1, 1.0, 10.0)}
+ARGUMENTS = {rate: f"max_{rate}" for rate in BUDGETS}  # of a call, by the rate that they limit
+RECALLS = np.arange(101) / 100
+CERTAINTY = 0.95  # of the upper bounds of false alarms
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The threshold that a budget allows, and its numbers."""
+    """The score threshold that a budget allows, and its numbers."""
 
     threshold: float
     pd: float
     fa_per_million_px: float
-    false_targets_per_image: float
+    false_targets_per_megapixel: float
 
 
 class Curves:
@@ -53,8 +56,8 @@ class Curves:
     Attributes:
         thresholds: (T,) ascending.
         num_images, num_targets, num_px, truth_px: Numbers of the set.
-        tpr, fpr, precision_px, pd, fa_per_million_px, false_targets_per_image, precision_targets: (T,) float64, NaN
-            where undefined. The recall of pixels is `tpr`, that of targets `pd`.
+        tpr, fpr, precision_px, pd, fa_per_million_px, false_targets_per_megapixel, precision_targets: (T,) float64,
+            NaN where undefined. The recall of pixels is `tpr`, that of targets `pd`.
 
     Raises:
         ValueError: There is no image, or thresholds differ.
@@ -72,14 +75,15 @@ class Curves:
 
         hits, false_alarm_px = stack("hits"), "legacy_false_alarm_px" if legacy_false_alarms else "false_alarm_px"
         by_threshold = [stack("tp_px"), stack("fp_px"), hits, stack("predicted") - hits, stack(false_alarm_px)]
+        by_threshold += [stack("centroid_hits"), stack("box_hits")]
         of_image = [stack("truth_px"), *(stack(field)[:, 0] for field in ("targets", "area_px", "images"))]  # (N,)
-        self._terms = np.column_stack(by_threshold + of_image).astype(np.float64)  # (N, 5 T + 4), see `_rates`
+        self._terms = np.column_stack(by_threshold + of_image).astype(np.float64)  # (N, 7 T + 4), see `_rates`
         self.truth_px, self.num_targets, self.num_px, self.num_images = (int(terms.sum()) for terms in of_image)
         rates = {name: rate[0] for name, rate in _rates(self._terms.sum(axis=0, keepdims=True)).items()}  # (T,) each
         self.tpr, self.fpr, self.precision_px = rates["tpr"], rates["fpr"], rates["precision_px"]
         self.pd, self.precision_targets = rates["pd"], rates["precision_targets"]
         self.fa_per_million_px = rates["fa_per_million_px"]
-        self.false_targets_per_image = rates["false_targets_per_image"]
+        self.false_targets_per_megapixel = rates["false_targets_per_megapixel"]
 
     def pd_at(self, rate: str, budget: float) -> OperatingPoint | None:
         """The operating point of highest Pd within a budget; see the module.
@@ -103,17 +107,19 @@ class Curves:
             threshold=float(self.thresholds[best]),
             pd=float(self.pd[best]),
             fa_per_million_px=float(self.fa_per_million_px[best]),
-            false_targets_per_image=float(self.false_targets_per_image[best]),
+            false_targets_per_megapixel=float(self.false_targets_per_megapixel[best]),
         )
 
     def statistics(self, budgets: Mapping[str, Sequence[float]] = BUDGETS) -> dict[str, Statistic]:
-        """`roc_auc`, `average_precision` and Pd at each budget (`budget_key`), for `bootstrap.estimate`.
+        """The areas under curves and Pd at each budget (`budget_key`), for `bootstrap.estimate`.
 
         Every resampled set chooses its own threshold for a budget: the interval holds the uncertainty of the choice.
         """
         found = {
             "roc_auc": Statistic(self._terms, _roc_auc),
             "average_precision": Statistic(self._terms, _average_precision),
+            "ap_centroid": Statistic(self._terms, partial(_coco_average_precision, hits="centroid_hits")),
+            "ap_box_50": Statistic(self._terms, partial(_coco_average_precision, hits="box_hits")),
         }
         for rate, limits in budgets.items():
             found |= {budget_key(rate, limit): self._pd_within(rate, limit) for limit in limits}
@@ -149,9 +155,9 @@ def budget_label(rate: str) -> str:
 
 
 def _rates(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The rates (R, T) from sums (R, 5 T + 4) over images of what `Curves` counts."""
-    tp_px, fp_px, hits, false_targets, false_alarm_px = np.split(sums[:, :-4], 5, axis=1)  # (R, T)
-    truth_px, targets, area_px, images = np.split(sums[:, -4:], 4, axis=1)  # (R, 1)
+    """The rates (R, T) from sums (R, 7 T + 4) over images of what `Curves` counts."""
+    tp_px, fp_px, hits, false_targets, false_alarm_px, centroid_hits, box_hits = np.split(sums[:, :-4], 7, axis=1)
+    truth_px, targets, area_px, _ = np.split(sums[:, -4:], 4, axis=1)  # (R, 1)
     return {
         "tpr": divide(tp_px, truth_px),
         "fpr": divide(fp_px, area_px - truth_px),
@@ -159,8 +165,12 @@ def _rates(sums: np.ndarray) -> dict[str, np.ndarray]:
         "base_rate": divide(truth_px, area_px),  # (R, 1), the precision where all is foreground
         "pd": divide(hits, targets),
         "fa_per_million_px": divide(1e6 * false_alarm_px, area_px),
-        "false_targets_per_image": divide(false_targets, images),
+        "false_targets_per_megapixel": divide(1e6 * false_targets, area_px),
         "precision_targets": divide(hits, hits + false_targets),
+        "predicted": hits + false_targets,
+        "centroid_hits": centroid_hits,
+        "box_hits": box_hits,
+        "targets": targets,  # (R, 1)
     }
 
 
@@ -179,6 +189,19 @@ def _average_precision(sums: np.ndarray) -> np.ndarray:
     return np.where(gain == 0, 0.0, gain * precision).sum(axis=1)  # no foreground: no gain, no precision
 
 
+def _coco_average_precision(sums: np.ndarray, hits: str) -> np.ndarray:
+    """Average precision of targets (R,) from sums; NaN without targets."""
+    rates = _rates(sums)
+    recall = divide(rates[hits], rates["targets"])[:, ::-1]  # (R, T), rising
+    precision = divide(rates[hits], rates["predicted"], 0.0)
+    best = np.maximum.accumulate(precision, axis=1)[:, ::-1]  # at this recall or a higher one
+    found = np.full(len(sums), np.nan)
+    for row in np.flatnonzero(rates["targets"][:, 0]):
+        index = np.searchsorted(recall[row], RECALLS)
+        found[row] = np.append(best[row], 0.0)[index].mean()
+    return found
+
+
 def _from_0_to_1(rate: np.ndarray) -> np.ndarray:
     """The rate (R, T) by falling thresholds, between 0 and 1 (R, T + 2)."""
     return np.pad(rate[:, ::-1], ((0, 0), (1, 1)), constant_values=(0, 1))
@@ -186,84 +209,75 @@ def _from_0_to_1(rate: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BudgetThreshold:
-    """A threshold that keeps a false-alarm budget on some sets of images, and how sure that is.
+    """A score threshold that keeps a false-alarm budget on some images, and how sure that is.
 
     Attributes:
-        max_fa_per_million_px: The budget.
-        threshold: Foreground is probability > threshold.
-        fa_per_million_px: The worst set's false alarms at the threshold.
-        fa_upper_bound: Upper end of the worst set's one-sided 95 % interval: by the bootstrap over images, and at
-            least the share that the rule of three leaves open, 3 false targets of mean size in the N images.
-        pd: hits / targets of all sets together.
-        smallest_measurable_fa: One false target of the true ones' mean size on the smallest set, in pixels per
-            million. A budget below it is kept by having no false alarm at all, which says little about other images.
+        rate: The false alarms that are limited, a key of `BUDGETS`.
+        budget: Highest rate that is allowed.
+        score_threshold: Components of a higher score are targets.
+        found: The rate at the threshold on these images.
+        upper_bound: Upper end of the rate's one-sided 95 % interval: Poisson's of the number of false targets, and of
+            pixels the bootstrap's over images, at least 3 false targets of the true ones' mean size.
+        pd: hits / targets, NaN without targets.
+        smallest_resolved: The lowest budget that these images can show to be kept: without any false target, the
+            upper bound.
     """
 
-    max_fa_per_million_px: float
-    threshold: float
-    fa_per_million_px: float
-    fa_upper_bound: float
+    rate: str
+    budget: float
+    score_threshold: float
+    found: float
+    upper_bound: float
     pd: float
-    smallest_measurable_fa: float
+    smallest_resolved: float
 
     @property
     def is_resolved(self) -> bool:
-        """Whether the images are many enough to measure the budget."""
-        return self.smallest_measurable_fa <= self.max_fa_per_million_px
+        """Whether the images are many enough to show that the budget is kept."""
+        return self.smallest_resolved <= self.budget
 
 
 def threshold_for_budget(
-    sets: Mapping[str, Sequence[ThresholdCounts]],
-    thresholds: np.ndarray,
-    max_fa_per_million_px: float,
-    *,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    counts: Sequence[ThresholdCounts], rate: str, budget: float, *, num_resamples: int = 1000, seed: int = 0
 ) -> BudgetThreshold:
-    """The lowest threshold from which on every set keeps the budget.
-
-    False alarms need not fall with the threshold (a component that shrinks can lose its target), hence "from which
-    on". Sets are held to the budget one by one, so that many easy frames do not pay for a few hard ones.
+    """The lowest score threshold that keeps a budget of false alarms, so that a tighter budget has no more of them.
 
     Args:
-        sets: Counts at all thresholds by the set's name, one entry per image; at least one set has targets.
-        thresholds: (T,), increasing, those of the counts.
-        max_fa_per_million_px: The budget, positive.
+        counts: One entry per image, those without targets and without labels too, whose every detection is false.
+        rate: A key of `BUDGETS`.
+        budget: Highest rate that is allowed, positive.
         num_resamples, seed: Number of resampled sets and seed of the bootstrap.
 
     Raises:
-        ValueError: `sets` is empty or has an empty set, the budget is not positive, no threshold keeps it, or no set
-            has a target.
+        ValueError: There is no image, `rate` is unknown, or the budget is not positive.
     """
-    if not sets or not all(sets.values()):
-        raise ValueError("`sets` must hold at least one set, each of at least one image")
-    if not max_fa_per_million_px > 0:
-        raise ValueError(f"`max_fa_per_million_px` must be positive, got {max_fa_per_million_px}")
-    curves = {name: Curves(counts) for name, counts in sets.items()}
-    fa = np.array([curve.fa_per_million_px for curve in curves.values()])  # (sets, T)
-    exceeded = np.flatnonzero((fa > max_fa_per_million_px).any(axis=0))  # indices of thresholds
-    index = int(exceeded[-1]) + 1 if exceeded.size else 0
-    if index == len(thresholds):
-        raise ValueError(
-            f"`max_fa_per_million_px` {max_fa_per_million_px:g} cannot be kept: false alarms at the highest "
-            f"threshold, {thresholds[-1]:g}, are {fa[:, -1].max():.3g} per million px"
-        )
-    num_targets = sum(curve.num_targets for curve in curves.values())
-    if not num_targets:
-        raise ValueError("`sets` must hold at least one target: a budget is spent on finding targets")
-    target_px = sum(curve.truth_px for curve in curves.values()) / num_targets
-    one_target = {name: 1e6 * target_px / curve.num_px for name, curve in curves.items()}  # pixels per million
-    at_threshold = {name: [counts.at(index) for counts in of_set] for name, of_set in sets.items()}
-    settings: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed, "level": 0.9}
-    upper_bounds = [
-        max(bootstrap_interval(of_set, "fa_per_million_px", **settings)[1], 3 * one_target[name])
-        for name, of_set in at_threshold.items()
-    ]
+    if rate not in BUDGETS:
+        raise ValueError(f"`rate` must be one of {', '.join(BUDGETS)}, got {rate!r}")
+    if not 0 < budget < np.inf:
+        raise ValueError(f"`budget` must be positive and finite, got {budget}")
+    curves = Curves(counts)
+    false_alarms = getattr(curves, rate)  # (T,), falling to 0 at threshold 1
+    index = int(np.argmax(false_alarms <= budget))
+    at_threshold = [one.at(index) for one in counts]
+    total = reduce(add, at_threshold)
+    megapixels = curves.num_px / 1e6
+    upper_bound = poisson_upper_bound(total.predicted - total.hits) / megapixels
+    smallest = poisson_upper_bound(0) / megapixels
+    if rate == "fa_per_million_px":
+        smallest *= curves.truth_px / curves.num_targets if curves.num_targets else 1.0
+        settings: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed, "level": 2 * CERTAINTY - 1}
+        upper_bound = max(bootstrap_interval(at_threshold, rate, **settings)[1], smallest)
     return BudgetThreshold(
-        max_fa_per_million_px=max_fa_per_million_px,
-        threshold=float(thresholds[index]),
-        fa_per_million_px=float(fa[:, index].max()),
-        fa_upper_bound=max(upper_bounds),
-        pd=pd(reduce(add, chain(*at_threshold.values()))),
-        smallest_measurable_fa=max(one_target.values()),
+        rate=rate,
+        budget=budget,
+        score_threshold=float(curves.thresholds[index]),
+        found=float(false_alarms[index]),
+        upper_bound=float(upper_bound),
+        pd=pd(total),
+        smallest_resolved=float(smallest),
     )
+
+
+def poisson_upper_bound(number: int) -> float:
+    """The mean up to which a Poisson count as low as `number` is not too rare, at 95 % certainty (Garwood, 1936)."""
+    return float(chi2.ppf(CERTAINTY, 2 * (number + 1)) / 2)

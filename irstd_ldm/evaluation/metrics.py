@@ -176,6 +176,8 @@ _METRICS = (
            "no target and nothing predicted", tables=("printed", "overview", "card")),
     Metric("false_targets_per_image", "false targets per image", "predicted targets that hit nothing / images",
            lambda c: c.predicted - c.hits, lambda c: c.images, lower_is_better=True, made_of=("in", "image")),
+    Metric("false_targets_per_megapixel", "false targets per Mpx", "predicted targets that hit nothing / million "
+           "pixels", lambda c: 1e6 * (c.predicted - c.hits), lambda c: c.area_px, lower_is_better=True),
     Metric("precision_px", "pixel precision", "tp / (tp + fp) of pixels",
            lambda c: c.tp_px, lambda c: c.tp_px + c.fp_px, "no predicted pixel", made_of=("of", "px")),
     Metric("recall_px", "pixel recall", "tp / (tp + fn) of pixels",
@@ -187,6 +189,10 @@ _METRICS = (
            undefined="no target pixel, or nothing else", aside="pixels"),
     Metric("average_precision", "average precision", "sum over falling thresholds of the gain in pixel recall times "
            "the precision there", undefined="no target pixel", aside="pixels"),
+    Metric("ap_centroid", "AP, centroid", "average precision of targets as COCO defines it, a hit being a centroid "
+           "within the tolerance", undefined="no target", aside="targets"),
+    Metric("ap_box_50", "AP, box IoU 0.5", "the same, a hit being a box of an IoU of at least 0.5",
+           undefined="no target", aside="targets"),
 )
 # fmt: on
 METRICS = {metric.key: metric for metric in _METRICS}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..targets import Decision
 from .bootstrap import Estimate, PairedDifference, Statistic, estimate, json_number, paired_differences, ratio
 from .confidence import ScoredTarget, scored_targets
 from .counts import (
@@ -25,7 +26,7 @@ from .curves import BUDGETS, Curves, budget_key, budget_label
 from .matching import ImageComponents, check_probability, label_image
 from .metrics import METRICS, metrics_of, number_text, with_legacy_false_alarms
 from .protocols import Protocol, get_protocol
-from .thresholds import ThresholdCounts, count_image_at, default_thresholds
+from .thresholds import ThresholdCounts, count_image_at
 
 Pair = tuple[str, np.ndarray, np.ndarray] | tuple[str, np.ndarray, np.ndarray, np.ndarray]
 LABEL_WIDTH = 26
@@ -63,7 +64,7 @@ class EvaluationResult:
 
     Attributes:
         per_image: One entry per image, in the order given.
-        threshold: A pixel is foreground if its probability is greater, strictly.
+        decision: What is foreground, and which of its components are predicted targets.
         protocol: How images and truth were prepared.
         matching: "greedy", "optimal" or "opdc".
         centroid_tolerance_px: A hit is nearer than this, strictly.
@@ -72,7 +73,7 @@ class EvaluationResult:
     """
 
     per_image: list[ImageEvaluation]
-    threshold: float
+    decision: Decision
     protocol: Protocol
     matching: str
     centroid_tolerance_px: float
@@ -140,7 +141,7 @@ class EvaluationResult:
             "fn_px": total.fn_px,
             "false_alarm_px": total.legacy_false_alarm_px if self.legacy_false_alarms else total.false_alarm_px,
             "false_alarm_count": "legacy equal-area" if self.legacy_false_alarms else "exact",
-            "threshold": self.threshold,
+            **asdict(self.decision),
             "protocol": self.protocol.name,
             "protocol_description": self.protocol.description,
             "connectivity": 8,
@@ -156,7 +157,8 @@ class EvaluationResult:
         summary = self.summary()
         lines = [
             f"protocol {summary['protocol']}: {summary['protocol_description']}",
-            f"foreground: probability > {summary['threshold']:g}; targets: {summary['connectivity']}-connectivity",
+            f"foreground: probability > {self.decision.mask_threshold:g}, in components (8-connectivity) whose mean "
+            f"probability > {self.decision.score_threshold:g}",
             f"hit: {summary['matching']} matching, centroid distance < {summary['centroid_tolerance_px']:g} px",
             f"false alarms: {summary['false_alarm_count']} pixel count",
             f"{summary['num_images']} images ({summary['num_images_empty_in_both']} empty in truth and prediction), "
@@ -169,8 +171,7 @@ class EvaluationResult:
                 label = f"  {metric.label}" if metric.group else metric.title
                 lines.append(_row(label, summary[metric.key], summary["intervals_95"][metric.key], metric.decimals))
         if summary["num_targets"] and summary["curves"] is not None:
-            num_thresholds = len(summary["curves"]["thresholds"])
-            lines += ["", f"Pd at a budget: best of {num_thresholds} thresholds on these very images"]
+            lines += ["", "Pd at a budget, by the score threshold that is the best on these very images"]
             for rate in BUDGETS:
                 for budget, point in summary[f"pd_at_{rate}"].items():
                     label = f"{budget_label(rate)} <= {budget}"
@@ -178,7 +179,7 @@ class EvaluationResult:
                         lines.append(f"{label:<{LABEL_WIDTH}}{'-':>10}    no threshold keeps it")
                     else:
                         row = _row(label, point["pd"], point["interval_95"])
-                        lines.append(f"{row}    threshold {point['threshold']:g}")
+                        lines.append(f"{row}    score > {point['threshold']:g}")
         if summary["num_targets"]:
             lines += ["", "Pd by size and by SCR of the targets"]
             for found in [*summary["pd_by_area_px"], *(summary["pd_by_scr"] or ())]:
@@ -226,12 +227,13 @@ def stratum_statistic(targets: Sequence[Sequence[TargetRecord]], stratum: Stratu
 def evaluate_probabilities(
     pairs: Iterable[Pair],
     *,
-    threshold: float = 0.5,
+    mask_threshold: float = 0.5,
+    score_threshold: float | None = None,
     protocol: str = "native",
     matching: str = "greedy",
     centroid_tolerance_px: float = 3.0,
     legacy_false_alarms: bool = False,
-    num_thresholds: int = 101,
+    curves: bool = True,
     num_resamples: int = 1000,
     seed: int = 0,
     observe: Observer | None = None,
@@ -244,13 +246,13 @@ def evaluate_probabilities(
             resized bilinearly to 256x256; to reproduce the published protocol the pipeline has to run on
             `Protocol.prepare_image` instead. mask (H, W) uint8 as stored, or bool; `basicirstd` needs the former.
             image (H, W), raw, at the mask's size: with it Pd is reported by SCR too.
-        threshold: Foreground is probability > threshold, in [0, 1].
+        mask_threshold, score_threshold: See `targets.Decision`, in [0, 1]; None = the mask's, which keeps all
+            components.
         protocol: "native", "basicirstd" or "resize256".
         matching: "greedy", "optimal" or "opdc"; hIoU is always matched by OPDC.
         centroid_tolerance_px: A hit is nearer than this, strictly, in pixels of the protocol's size.
         legacy_false_alarms: Report the equal-area count of older code as Fa.
-        num_thresholds: Thresholds of the curves, in equal steps from 0 to 1; `default_thresholds` adds 32. 0 for no
-            curves.
+        curves: Whether to count at `THRESHOLDS` too, which takes most of the time.
         num_resamples, seed: Number of resampled sets and seed of the bootstrap intervals.
         observe: Called with each image while its arrays are at hand, such as `WorstImages.observe`.
 
@@ -259,14 +261,13 @@ def evaluate_probabilities(
         ValueError: An argument is not allowed, `pairs` is empty, or an array has the wrong shape or values.
     """
     chosen = get_protocol(protocol)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"`threshold` must be in [0, 1], got {threshold}")
+    score_threshold = mask_threshold if score_threshold is None else score_threshold
+    for name, threshold in (("mask_threshold", mask_threshold), ("score_threshold", score_threshold)):
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"`{name}` must be in [0, 1], got {threshold}")
+    decision = Decision(float(mask_threshold), float(score_threshold))  # compared in the probability's type
     if num_resamples < 1:
         raise ValueError(f"`num_resamples` must be at least 1, got {num_resamples}")
-    if num_thresholds < 0:
-        raise ValueError(f"`num_thresholds` must be at least 0, got {num_thresholds}")
-    threshold = float(threshold)  # NumPy compares a Python float in the probability's type
-    thresholds = default_thresholds(num_thresholds) if num_thresholds else None
     matched_by: dict[str, Any] = {"centroid_tolerance_px": centroid_tolerance_px, "matching": matching}
     per_image = []
     for stem, probability, mask, *images in pairs:
@@ -281,12 +282,17 @@ def evaluate_probabilities(
         if images and images[0].shape != mask.shape:
             raise ValueError(f"`image` of {stem} must have shape {mask.shape}, got {images[0].shape}")
         probability = chosen.prepare_probability(probability)
-        components = label_image(probability > threshold, truth.mask)
+        components = label_image(decision.mask(probability), truth.mask)
         matches = components.match(**matched_by)
         at_thresholds = None
-        if thresholds is not None:
-            union = truth.union_mask
-            at_thresholds = count_image_at(probability, truth.mask, thresholds, union_truth=union, **matched_by)
+        if curves:
+            at_thresholds = count_image_at(
+                probability,
+                truth.mask,
+                mask_threshold=decision.mask_threshold,
+                union_truth=truth.union_mask,
+                **matched_by,
+            )
         image = chosen.prepare_image(images[0]) if images else None
         per_image.append(
             ImageEvaluation(
@@ -304,7 +310,7 @@ def evaluate_probabilities(
     if not per_image:
         raise ValueError("`pairs` must hold at least one image, got none")
     return EvaluationResult(
-        per_image, threshold, chosen, matching, centroid_tolerance_px, legacy_false_alarms, num_resamples, seed
+        per_image, decision, chosen, matching, centroid_tolerance_px, legacy_false_alarms, num_resamples, seed
     )
 
 

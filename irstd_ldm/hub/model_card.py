@@ -116,7 +116,7 @@ def _usage(index: Mapping[str, Any], folder: Path, name: str) -> str:
         f'pipe = {class_name}.from_pretrained("{name}")',
         "output = pipe(synthetic_scene().image)  # or a file, a PIL image, an array, a tensor, a list of these",
     ]
-    if "default_threshold" in index:
+    if "default_ensemble_size" in index:
         lines += ["for target in output.targets[0]:", "    print(target.x, target.y, target.confidence)"]
     lines += ["```", "", "Where irstd-ldm is not installed, diffusers runs the code in the repository on the Hub:", ""]
     lines += ["```python", "from diffusers import DiffusionPipeline", ""]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data.images import ImageInput, gray_range, scale_gray, to_grays
-from ..targets import Target, confidence_calibration, resolve_threshold
+from ..targets import Target, confidence_calibration, resolve_decision
 from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling
 from .exported import DESCRIPTION, ENGINES, READABLE, TorchNoise, read_description
 
@@ -89,7 +89,9 @@ class ExportedDetectorRunner:
         image: ImageInput | Sequence[ImageInput],
         num_inference_steps: int | None = None,
         ensemble_size: int | None = None,
-        threshold: float | None = None,
+        mask_threshold: float | None = None,
+        score_threshold: float | None = None,
+        max_false_targets_per_megapixel: float | None = None,
         max_fa_per_million_px: float | None = None,
         tile_size: int | None = None,
         tile_overlap: int | None = None,
@@ -98,6 +100,7 @@ class ExportedDetectorRunner:
         seed: int = 0,
         return_dict: bool = True,
         ensemble_fusion: str = "mean",
+        threshold: float | None = None,
     ) -> Any:
         """Detect the targets of one image or of a list of images.
 
@@ -129,7 +132,14 @@ class ExportedDetectorRunner:
             batch_size=batch_size,
             ensemble_fusion=ensemble_fusion,
         )
-        threshold = resolve_threshold(self.config, threshold, max_fa_per_million_px)
+        decision = resolve_decision(
+            self.config,
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            score_threshold=score_threshold,
+            max_false_targets_per_megapixel=max_false_targets_per_megapixel,
+            max_fa_per_million_px=max_fa_per_million_px,
+        )
 
         # 2. Read the images, and draw a seed for each.
         grays = to_grays(image)  # N of (H, W)
@@ -147,7 +157,7 @@ class ExportedDetectorRunner:
                 blenders[tile.index].add(tile.window, of_tile)
 
         # 4. Decide, and find the targets.
-        found = decide(blenders, grays, threshold, confidence_calibration(self.config))
+        found = decide(blenders, grays, decision, confidence_calibration(self.config))
         return DetectorOutput(*found) if return_dict else found
 
     def predict_probability(

@@ -18,12 +18,13 @@ import numpy as np
 from ..data.images import check_normalization
 
 DESCRIPTION = "detector.json"
-FORMAT_VERSION = 2  # 2 brought the normalisation
+FORMAT_VERSION = 3  # 2 brought the normalisation, 3 the score threshold
 CONFIG_FIELDS = {
     "calibration",
     "default_ensemble_size",
     "default_num_inference_steps",
-    "default_threshold",
+    "default_mask_threshold",
+    "default_score_threshold",
     "default_tile_overlap",
     "default_tile_size",
 }
@@ -93,6 +94,8 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
         content.pop("pad_multiple", None)  # earlier versions wrote it, always 32
         description = ExportedDetector(**content)
         config = description.config
+        if isinstance(config, dict) and "default_threshold" in config:  # earlier versions had one for both
+            config["default_mask_threshold"] = config["default_score_threshold"] = config.pop("default_threshold")
         if not isinstance(config, dict) or not config.keys() >= CONFIG_FIELDS:
             raise ValueError(f"`config` must hold {', '.join(sorted(CONFIG_FIELDS))}, got {config!r}")
         check_normalization(config.setdefault("normalization", "range"))  # earlier versions had no other

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from irstd_ldm.data.synthetic import SCENE_KINDS, power_law_noise, synthetic_scene
-from irstd_ldm.targets import signal_to_clutter_ratio
+from irstd_ldm.targets import label_components, signal_to_clutter_ratios
 
 
 def measure_scr(image, labels, label):
@@ -103,7 +103,7 @@ def test_signal_to_clutter_ratio_by_hand():
     # the ring's 440 pixels: columns 10, 12, ..., 30 are 2: 11 * 21 - 1 = 230 twos and 210 zeros
     share = 230 / 440
     expected = (9 - 2 * share) / (2 * np.sqrt(share * (1 - share)))
-    assert signal_to_clutter_ratio(image, target, target) == pytest.approx(expected)
+    assert signal_to_clutter_ratios(image, *label_components(target)) == pytest.approx([expected])
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """Budget thresholds on counts that are known by hand."""
 
+import math
+
 import numpy as np
 import pytest
+from scipy.stats import poisson
 
-from irstd_ldm.evaluation.curves import BUDGET_THRESHOLDS, threshold_for_budget
+from irstd_ldm.evaluation.curves import poisson_upper_bound, threshold_for_budget
 from irstd_ldm.evaluation.thresholds import ThresholdCounts, count_image_at
 
-THRESHOLDS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+THRESHOLDS = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+FA, FALSE_TARGETS = "fa_per_million_px", "false_targets_per_megapixel"
 
 
 def image(*blobs: tuple[int, float], found: float | None = 0.95) -> ThresholdCounts:
@@ -19,64 +23,77 @@ def image(*blobs: tuple[int, float], found: float | None = 0.95) -> ThresholdCou
     return count_image_at(probability, truth, THRESHOLDS)
 
 
-def test_the_lowest_threshold_that_keeps_the_budget():
-    counts = {"val": [image((3, 0.6)), image((1, 0.4), found=0.8), image(), image()]}  # 1 px is 25 per million
-    found = threshold_for_budget(counts, THRESHOLDS, 50)
-    assert (found.threshold, found.fa_per_million_px, found.pd) == (0.7, 0, 1)
-    found = threshold_for_budget(counts, THRESHOLDS, 75)
-    assert (found.threshold, found.fa_per_million_px) == (0.5, 75)
-    assert threshold_for_budget(counts, THRESHOLDS, 100).threshold == 0.1
-    assert found.smallest_measurable_fa == 100 and not found.is_resolved  # a target has 4 px
-    assert threshold_for_budget(counts, THRESHOLDS, 100).is_resolved
-
-
-def test_a_threshold_must_hold_from_there_on():
-    """At 0.3 a component reaches over the target and is a hit; above, what is left of it is a false alarm."""
-    probability, truth = np.zeros((100, 100)), np.zeros((100, 100), bool)
-    truth[50, 50] = True
-    probability[50, 44:57] = 0.4
-    probability[50, 55:57] = 0.6
-    counts = [count_image_at(probability, truth, THRESHOLDS)]
-    assert [c.false_alarm_px for c in map(counts[0].at, range(5))] == [0, 0, 2, 0, 0]
-    assert threshold_for_budget({"val": counts}, THRESHOLDS, 100).threshold == 0.7
-
-
-def test_every_set_keeps_the_budget_on_its_own():
-    easy, hard = [image() for _ in range(50)], [image((4, 0.6), found=None)]
-    both = threshold_for_budget({"val": easy, "frames": hard}, THRESHOLDS, 100)
-    assert threshold_for_budget({"val": easy + hard}, THRESHOLDS, 100).threshold == 0.1
-    assert (both.threshold, both.pd) == (0.7, 1)
-    assert both.smallest_measurable_fa == 400
-
-
-def test_no_false_alarm_still_leaves_three_by_the_rule_of_three():
-    found = threshold_for_budget({"val": [image() for _ in range(10)]}, THRESHOLDS, 100)
-    assert found.fa_per_million_px == 0
-    assert found.fa_upper_bound == pytest.approx(3 * 4 / 100_000 * 1e6)
-
-
-def test_the_bound_of_false_alarms_is_the_bootstraps():
-    found = threshold_for_budget({"val": [image((50, 0.95)), *[image() for _ in range(9)]]}, THRESHOLDS, 500)
-    assert found.fa_per_million_px == 500
-    assert found.fa_upper_bound == pytest.approx(1500)  # the image is drawn 3 times or more in 7 % of the resamples
+IMAGES = [image((3, 0.75)), image((1, 0.65), found=0.85), image(), image()]  # 1 px or 1 target is 25 per million
 
 
 @pytest.mark.parametrize(
-    ("sets", "budget", "message"),
+    ("rate", "budget", "threshold", "found"),
     [
-        ({}, 10, "`sets` must hold at least one set"),
-        ({"val": []}, 10, "`sets` must hold at least one set"),
-        ({"val": [image()]}, 0, "`max_fa_per_million_px` must be positive"),
-        ({"val": [image((1, 0.95))]}, 10, "`max_fa_per_million_px` 10 cannot be kept.* 0.9, are 100 per"),
-        ({"val": [image(found=None)]}, 10, "`sets` must hold at least one target"),
+        (FA, 20, 0.8, 0),
+        (FA, 75, 0.7, 75),
+        (FA, 100, 0.5, 100),
+        (FALSE_TARGETS, 24, 0.8, 0),
+        (FALSE_TARGETS, 25, 0.7, 25),
+        (FALSE_TARGETS, 50, 0.5, 50),
     ],
 )
-def test_errors(sets, budget, message):
+def test_the_lowest_threshold_that_keeps_the_budget(rate, budget, threshold, found):
+    chosen = threshold_for_budget(IMAGES, rate, budget)
+    assert (chosen.score_threshold, chosen.found, chosen.pd) == (threshold, found, 1)
+
+
+def test_a_tighter_budget_never_has_more_false_targets():
+    rng = np.random.default_rng(0)
+    images = [image(*((int(rng.integers(1, 9)), rng.uniform(0.5, 1)) for _ in range(7))) for _ in range(5)]
+    chosen = [threshold_for_budget(images, FALSE_TARGETS, budget) for budget in (10, 50, 100, 300, 1000)]
+    assert np.all(np.diff([one.score_threshold for one in chosen]) <= 0)
+    assert np.all(np.diff([one.found for one in chosen]) >= 0)
+    assert np.all(np.diff([one.pd for one in chosen]) >= 0)
+
+
+def test_poisson_upper_bound():
+    assert poisson_upper_bound(0) == pytest.approx(-math.log(0.05))  # 3, the rule of three
+    for number in (1, 4, 30):
+        assert poisson.cdf(number, poisson_upper_bound(number)) == pytest.approx(0.05)
+
+
+def test_what_images_without_a_false_target_promise():
+    found = threshold_for_budget([image() for _ in range(10)], FALSE_TARGETS, 40)  # 0.1 megapixels
+    assert (found.found, found.upper_bound, found.smallest_resolved) == pytest.approx((0, 29.957, 29.957), abs=1e-3)
+    assert found.is_resolved
+    found = threshold_for_budget([image() for _ in range(10)], FALSE_TARGETS, 20)
+    assert not found.is_resolved and found.score_threshold == 0.5
+    found = threshold_for_budget([image() for _ in range(10)], FA, 100)  # of targets of 4 px
+    assert (found.upper_bound, found.smallest_resolved) == pytest.approx((4 * 29.957, 4 * 29.957), abs=5e-3)
+
+
+def test_the_bound_of_false_targets_is_poissons():
+    found = threshold_for_budget([image((3, 0.95), (3, 0.95)), *[image() for _ in range(9)]], FALSE_TARGETS, 20)
+    assert found.found == 20
+    assert found.upper_bound == pytest.approx(poisson_upper_bound(2) / 0.1)
+
+
+def test_the_bound_of_false_alarm_pixels_is_the_bootstraps():
+    found = threshold_for_budget([image((50, 0.95)), *[image() for _ in range(9)]], FA, 500)
+    assert found.found == 500
+    assert found.upper_bound == pytest.approx(1500)  # the image is drawn 3 times or more in 7 % of the resamples
+
+
+def test_frames_without_labels_count_every_detection():
+    frames = [image((4, 0.75), found=None) for _ in range(3)]
+    found = threshold_for_budget(frames, FALSE_TARGETS, 50)
+    assert found.score_threshold == 0.8 and math.isnan(found.pd)
+    assert threshold_for_budget([*IMAGES, *frames], FALSE_TARGETS, 50).score_threshold == 0.8
+
+
+@pytest.mark.parametrize(
+    ("counts", "rate", "budget", "message"),
+    [
+        ([], FA, 10, "`counts` must hold at least one image"),
+        ([image()], FA, 0, "`budget` must be positive and finite, got 0"),
+        ([image()], "fa", 1, "`rate` must be one of fa_per_million_px, false_targets_per_megapixel, got 'fa'"),
+    ],
+)
+def test_errors(counts, rate, budget, message):
     with pytest.raises(ValueError, match=message):
-        threshold_for_budget(sets, THRESHOLDS, budget)
-
-
-def test_the_grid_is_fine_where_detectors_are_sure():
-    assert np.all(np.diff(BUDGET_THRESHOLDS) > 0)
-    assert BUDGET_THRESHOLDS[0] < 0.011 and BUDGET_THRESHOLDS[-1] == 1
-    assert len(np.unique(BUDGET_THRESHOLDS.astype(np.float32))) == len(BUDGET_THRESHOLDS)
+        threshold_for_budget(counts, rate, budget)

@@ -7,7 +7,9 @@ import pytest
 from irstd_ldm.evaluation.bootstrap import estimate
 from irstd_ldm.evaluation.curves import Curves, OperatingPoint
 from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, pd
-from irstd_ldm.evaluation.thresholds import count_image_at, default_thresholds
+from irstd_ldm.evaluation.thresholds import THRESHOLDS as SCORES
+from irstd_ldm.evaluation.thresholds import count_image_at
+from irstd_ldm.targets import component_scores, label_components
 
 THRESHOLDS = np.array([0.0, 0.25, 0.5, 0.75])
 
@@ -28,7 +30,7 @@ IMAGES = [
 
 
 def curves(images=IMAGES, thresholds=THRESHOLDS, **settings):
-    return Curves([count_image_at(*pair, thresholds) for pair in images], **settings)
+    return Curves([count_image_at(*pair, thresholds, mask_threshold=0.0) for pair in images], **settings)
 
 
 def test_curves_by_hand():
@@ -38,7 +40,7 @@ def test_curves_by_hand():
     assert found.precision_px.tolist() == [3 / 5, 3 / 5, 2 / 3, 1 / 2]
     assert found.pd.tolist() == [3 / 4, 3 / 4, 2 / 4, 1 / 4]
     assert found.fa_per_million_px.tolist() == [1000, 1000, 500, 500]
-    assert found.false_targets_per_image.tolist() == [1, 1, 0.5, 0.5]
+    assert found.false_targets_per_megapixel.tolist() == [1000, 1000, 500, 500]
     assert found.precision_targets.tolist() == [3 / 5, 3 / 5, 2 / 3, 1 / 2]
     assert (found.num_images, found.num_targets, found.num_px, found.truth_px) == (2, 4, 2000, 4)
 
@@ -81,9 +83,9 @@ def test_the_area_is_the_chance_that_a_target_pixel_ranks_above_another():
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [
-        (2000, OperatingPoint(0.25, 0.75, 1000, 1)),  # of equal Pd and Fa the higher threshold
-        (1000, OperatingPoint(0.25, 0.75, 1000, 1)),  # the budget itself is allowed
-        (999, OperatingPoint(0.5, 0.5, 500, 0.5)),
+        (2000, OperatingPoint(0.25, 0.75, 1000, 1000)),  # of equal Pd and Fa the higher threshold
+        (1000, OperatingPoint(0.25, 0.75, 1000, 1000)),  # the budget itself is allowed
+        (999, OperatingPoint(0.5, 0.5, 500, 500)),
         (499, None),
     ],
 )
@@ -91,33 +93,32 @@ def test_pd_at_fa(budget, expected):
     assert curves().pd_at("fa_per_million_px", budget) == expected
 
 
-def test_pd_at_false_targets_per_image():
-    assert curves().pd_at("false_targets_per_image", 0.9) == OperatingPoint(0.5, 0.5, 500, 0.5)
-    assert curves().pd_at("false_targets_per_image", 0.1) is None
-    assert curves(thresholds=np.linspace(0, 1, 5)).pd_at("false_targets_per_image", 0.1) == OperatingPoint(1, 0, 0, 0)
+def test_pd_at_false_targets_per_megapixel():
+    assert curves().pd_at("false_targets_per_megapixel", 900) == OperatingPoint(0.5, 0.5, 500, 500)
+    assert curves().pd_at("false_targets_per_megapixel", 100) is None
+    assert curves(thresholds=np.linspace(0, 1, 5)).pd_at("false_targets_per_megapixel", 100) == OperatingPoint(
+        1, 0, 0, 0
+    )
 
 
-def test_a_budget_is_resolved_where_probabilities_are_nearly_one():
+def test_a_budget_is_resolved_where_scores_are_nearly_one():
     images = [image((1, 10, 1 - 1e-5, True), (1, 50, 1 - 1e-3, False))]
-    assert curves(images, default_thresholds()).pd_at("fa_per_million_px", 1).pd == 1
+    assert curves(images, SCORES).pd_at("fa_per_million_px", 1).pd == 1
     assert curves(images, np.linspace(0, 1, 101)).pd_at("fa_per_million_px", 1).pd == 0
 
 
-def test_of_equal_pd_the_fewer_false_alarms():
-    # The false alarm of 4 px at .4 falls apart at .5 into two of 1 px.
+def test_a_component_is_dropped_as_a_whole():
+    # The false alarm of 4 px, two of them at .4, would fall apart at a threshold of .5 on its pixels.
     probability, truth = image((1, 10, 0.9, True), (5, 50, 0.6, False), (5, 51, 0.4, False), (5, 53, 0.6, False))
     probability[5, 52] = 0.4
-    found = curves([(probability, truth)])
-    assert found.fa_per_million_px.tolist() == [4000, 4000, 2000, 0]
-    assert found.pd_at("fa_per_million_px", 5000) == OperatingPoint(0.75, 1, 0, 0)
-    assert curves([(probability, truth)], np.array([0.25, 0.5])).pd_at("fa_per_million_px", 5000) == OperatingPoint(
-        0.5, 1, 2000, 2
-    )
+    found = curves([(probability, truth)], np.array([0.25, 0.49, 0.51]))
+    assert found.fa_per_million_px.tolist() == [4000, 4000, 0]
+    assert found.pd_at("fa_per_million_px", 5000) == OperatingPoint(0.51, 1, 0, 0)
 
 
 def test_legacy_false_alarms_change_the_budget():
     assert curves(legacy_false_alarms=True).fa_per_million_px.tolist() == [0, 0, 0, 0]
-    assert curves(legacy_false_alarms=True).pd_at("fa_per_million_px", 1) == OperatingPoint(0.25, 0.75, 0, 1)
+    assert curves(legacy_false_alarms=True).pd_at("fa_per_million_px", 1) == OperatingPoint(0.25, 0.75, 0, 1000)
 
 
 def test_curves_pass_through_the_metrics_of_one_threshold():
@@ -131,7 +132,52 @@ def test_curves_pass_through_the_metrics_of_one_threshold():
         assert found.precision_px[index] == METRICS["precision_px"].value([total])
         assert found.pd[index] == pd(total)
         assert found.fa_per_million_px[index] == pytest.approx(fa_per_million_px(total), rel=1e-12)
+        expected = METRICS["false_targets_per_megapixel"].value([total])
+        assert found.false_targets_per_megapixel[index] == pytest.approx(expected, rel=1e-12)
         assert found.precision_targets[index] == METRICS["precision_targets"].value([total])
+
+
+def test_average_precision_of_targets_by_hand():
+    # Scores .9 hit, .8 false, .6 hit, .3 hit and false; a fourth target is missed. Recalls 1/4, 2/4, 3/4 at precisions
+    # 1, 2/3, 3/5; 26 of the 101 recalls are at most 1/4, 25 each lie in the next two quarters, 25 above 3/4.
+    statistics = curves(thresholds=SCORES).statistics()
+    for name in ("ap_centroid", "ap_box_50"):
+        assert statistics[name].point() == pytest.approx((26 * 1 + 25 * 2 / 3 + 25 * 3 / 5) / 101)
+
+
+def test_average_precision_equals_that_of_coco():
+    coco, evaluator = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    rng, pairs = np.random.default_rng(3), []
+    levels = rng.permutation((SCORES[150:250:2] + SCORES[151:251:2]) / 2)  # one between two thresholds
+    for index in range(6):
+        probability, truth = np.zeros((60, 60)), np.zeros((60, 60), dtype=bool)
+        for k in range(6):
+            top, left = 5 + 10 * k, int(rng.integers(4, 50))
+            truth[top : top + 3, left : left + 4] = rng.random() < 0.8
+            shift = int(rng.integers(0, 5))
+            probability[top : top + 3, left + shift : left + shift + 4] = levels[6 * index + k]
+        pairs.append((probability, truth))
+    truths, found = coco.COCO(), []
+    truths.dataset = {"images": [], "categories": [{"id": 1}], "annotations": []}
+    for index, (probability, truth) in enumerate(pairs, start=1):
+        truths.dataset["images"].append({"id": index})
+        for one in label_components(truth)[1]:
+            box = [one.left, one.top, one.width, one.height]
+            number = len(truths.dataset["annotations"]) + 1
+            common = {"image_id": index, "category_id": 1, "iscrowd": 0, "area": one.area_px}
+            truths.dataset["annotations"].append({"id": number, "bbox": box, **common})
+        labels, components = label_components(probability > 0.5)
+        scores = component_scores(probability, labels, len(components))
+        for one, score in zip(components, scores, strict=True):
+            box = [one.left, one.top, one.width, one.height]
+            found.append({"image_id": index, "category_id": 1, "bbox": box, "score": score})
+    truths.createIndex()
+    evaluation = evaluator.COCOeval(truths, truths.loadRes(found), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    expected = evaluation.eval["precision"][0, :, 0, 0, 2].mean()  # IoU 0.5, all areas, 100 detections an image
+    value = curves(pairs, SCORES).statistics()["ap_box_50"].point()
+    assert 0.1 < value < 0.9 and value == pytest.approx(expected, abs=1e-9)
 
 
 def test_intervals_by_the_plain_bootstrap():
@@ -140,22 +186,26 @@ def test_intervals_by_the_plain_bootstrap():
     counts = [count_image_at(*pair, THRESHOLDS) for pair in images]
     rng = np.random.default_rng(7)
     plain = [Curves([counts[k] for k in rng.integers(15, size=15)]) for _ in range(60)]
-    budgets = {"fa_per_million_px": [90_000], "false_targets_per_image": [3.0]}
+    budgets = {"fa_per_million_px": [40_000], "false_targets_per_megapixel": [20_000.0]}
     found = estimate(Curves(counts).statistics(budgets), num_resamples=60, seed=7)
     assert list(found) == [
         "roc_auc",
         "average_precision",
-        "pd_at_90000_fa_per_million_px",
-        "pd_at_3_false_targets_per_image",
+        "ap_centroid",
+        "ap_box_50",
+        "pd_at_40000_fa_per_million_px",
+        "pd_at_20000_false_targets_per_megapixel",
     ]
     values = {
         "roc_auc": [one.statistics()["roc_auc"].point() for one in plain],
         "average_precision": [one.statistics()["average_precision"].point() for one in plain],
-        "pd_at_90000_fa_per_million_px": [
-            one.pd_at("fa_per_million_px", 90_000).pd for one in plain if one.pd_at("fa_per_million_px", 90_000)
+        "pd_at_40000_fa_per_million_px": [
+            one.pd_at("fa_per_million_px", 40_000).pd for one in plain if one.pd_at("fa_per_million_px", 40_000)
         ],
-        "pd_at_3_false_targets_per_image": [
-            one.pd_at("false_targets_per_image", 3).pd for one in plain if one.pd_at("false_targets_per_image", 3)
+        "pd_at_20000_false_targets_per_megapixel": [
+            one.pd_at("false_targets_per_megapixel", 20_000).pd
+            for one in plain
+            if one.pd_at("false_targets_per_megapixel", 20_000)
         ],
     }
     for name, resampled in values.items():
@@ -191,4 +241,4 @@ def test_refuses():
     with pytest.raises(ValueError, match="`budget` must be at least 0 and finite, got -1"):
         curves().pd_at("fa_per_million_px", -1)
     with pytest.raises(ValueError, match="`budget` must be at least 0 and finite, got nan"):
-        curves().pd_at("false_targets_per_image", math.nan)
+        curves().pd_at("false_targets_per_megapixel", math.nan)

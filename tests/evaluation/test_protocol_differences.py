@@ -21,7 +21,7 @@ def boxes(*corners_and_sizes, shape=(100, 100), value=1.0):
 
 
 def evaluated(probability, mask, **settings):
-    return evaluate_probabilities([("x", probability, mask)], num_thresholds=0, num_resamples=1, **settings)
+    return evaluate_probabilities([("x", probability, mask)], curves=False, num_resamples=1, **settings)
 
 
 def field_false_alarm_px(prediction, truth):
@@ -65,7 +65,7 @@ def test_the_threshold_of_irstd_diff_is_the_data_set_s_mean():
     ours = evaluated(probability, truth).counts
     assert (pd(field), fa_per_million_px(field), iou(field)) == (1, 1600, pytest.approx(18 / 34))
     assert (pd(ours), fa_per_million_px(ours), iou(ours)) == (0.5, 0, 0.5)
-    assert evaluated(probability, truth, threshold=mean).counts == field
+    assert evaluated(probability, truth, mask_threshold=mean).counts == field
 
 
 def field_soft_truth_iou(prediction, mask):
@@ -135,7 +135,7 @@ def test_batches_are_not_labelled_together():
     predictions[1] = False
     assert field_batch_targets(masks) == 1
     pairs = [(str(k), predictions[k].astype(np.float32), masks[k]) for k in range(2)]
-    ours = evaluate_probabilities(pairs, num_thresholds=0, num_resamples=1).counts
+    ours = evaluate_probabilities(pairs, curves=False, num_resamples=1).counts
     assert (ours.targets, ours.hits) == (2, 1)
 
 
@@ -151,9 +151,7 @@ def test_a_second_evaluation_does_not_remember_the_first():
 def test_an_image_empty_in_both():
     # LGLDNet and PyIRSTDMetrics give it an IoU of 0.
     found, empty = boxes((10, 10, 3, 3)), boxes()
-    result = evaluate_probabilities(
-        [("a", found, found > 0), ("b", empty, empty > 0)], num_thresholds=0, num_resamples=1
-    )
+    result = evaluate_probabilities([("a", found, found > 0), ("b", empty, empty > 0)], curves=False, num_resamples=1)
     per_image = [image.counts for image in result.per_image]
     field = np.mean([c.tp_px / max(c.tp_px + c.fp_px + c.fn_px, 1) for c in per_image])
     assert (field, METRICS["niou"].value(per_image)) == (0.5, 1)

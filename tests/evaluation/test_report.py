@@ -53,9 +53,9 @@ def make_pairs(seed, noise):
     return pairs
 
 
-def make_evaluation(detector, pairs, *, data="toy", num_worst=3, num_thresholds=21, **others):
+def make_evaluation(detector, pairs, *, data="toy", num_worst=3, curves=True, **others):
     worst = WorstImages(num_worst)
-    result = evaluate_probabilities(pairs, num_thresholds=num_thresholds, num_resamples=50, observe=worst.observe)
+    result = evaluate_probabilities(pairs, curves=curves, num_resamples=50, observe=worst.observe)
     settings = {"split": "test", "settings": {"num_inference_steps": 4, "max_fa_per_million_px": None}}
     return NamedEvaluation(detector, data, settings, result, worst.images, **others)
 
@@ -188,7 +188,7 @@ def test_numbers_are_those_of_the_summary(page, evaluations):
     low, high = summary["intervals_95"]["iou"]
     assert list(overview) == ["a on toy", '<b> & "c" on toy']
     assert overview["a on toy"][0] == f"{summary['iou']:.3f}\n{low:.3f} to {high:.3f}"
-    assert overview["a on toy"][-4:] == [f"{NUM_IMAGES}", f"{NUM_IMAGES - 1}", "0.5", "native"]
+    assert overview["a on toy"][-5:] == [f"{NUM_IMAGES}", f"{NUM_IMAGES - 1}", "0.5", "0.5", "native"]
 
 
 def test_settings_are_stated(page):
@@ -236,7 +236,7 @@ def test_sentences(low, high, lower_is_better, words):
 
 
 def test_a_detector_is_not_told_apart_from_itself(tmp_path):
-    twins = [make_evaluation(name, make_pairs(0, 0.3), num_thresholds=0) for name in ("one", "two")]
+    twins = [make_evaluation(name, make_pairs(0, 0.3), curves=False) for name in ("one", "two")]
     page = Page(write_report(tmp_path, twins).read_text())
     words = page.words
     assert words.count(f": not told apart by these {NUM_IMAGES} images.") == len(page.table("metric", "A")) > 10
@@ -267,7 +267,7 @@ def test_links_lead_to_the_images(page, report, evaluations):
 def test_plots_lie_beside_the_page_and_on_it(report, page):
     names = {path.name for path in (report.parent / "plots").iterdir()}
     assert names == {
-        *(f"toy-{plot}.png" for plot in ("roc", "precision_recall", "pd_fa")),
+        *(f"toy-{plot}.png" for plot in ("roc", "precision_recall", "pd_fa", "froc")),
         "a-on-toy-reliability.png",
         "b-c-on-toy-reliability.png",
     }
@@ -288,7 +288,8 @@ def test_csv_gives_the_counts_back(report, evaluations):
             assert ImageCounts(**{name: int(row[name]) for name in COUNT_FIELDS}) == found.counts
             assert (row["detector"], row["data"], row["stem"]) == (evaluation.detector, "toy", found.stem)
             assert float(row["iou"]) == iou(found.counts)
-            assert (row["threshold"], row["protocol"], row["matching"]) == ("0.5", "native", "greedy")
+            assert (row["mask_threshold"], row["score_threshold"]) == ("0.5", "0.5")
+            assert (row["protocol"], row["matching"]) == ("native", "greedy")
     assert rows[0]["image"] == ""
     assert (report.parent / unquote(rows[1]["image"])).resolve().stem == "frame 1#"
 
@@ -310,7 +311,7 @@ def pair(stem, truth_boxes, predicted_boxes, shape=(40, 60)):
 
 def worst_of(pairs, num_worst=12, **settings):
     worst = WorstImages(num_worst)
-    evaluate_probabilities(pairs, num_thresholds=0, num_resamples=1, observe=worst.observe, **settings)
+    evaluate_probabilities(pairs, curves=False, num_resamples=1, observe=worst.observe, **settings)
     return worst.images
 
 
@@ -396,7 +397,7 @@ def test_pictures_of_any_image_have_a_size_for_the_eye(shape, size):
 
 def test_pictures_follow_the_protocol():
     pairs = [pair("big", [(20, 40)], [(20, 40)], shape=(512, 512))]
-    settings = {"protocol": "resize256", "threshold": 0.4}
+    settings = {"protocol": "resize256", "mask_threshold": 0.4}
     (found,) = worst_of(pairs, **settings)
     assert found.iou == evaluate_probabilities(pairs, num_resamples=1, **settings).summary()["iou"]
     with Image.open(io.BytesIO(found.picture)) as picture:
@@ -428,7 +429,7 @@ def test_the_colour_blind_tell_the_marks_apart(eyes):
 
 def test_without_curves_targets_and_predictions(tmp_path):
     pairs = [pair(f"{k}", [], []) for k in range(3)]
-    found = make_evaluation("silent", pairs, num_thresholds=0)
+    found = make_evaluation("silent", pairs, curves=False)
     page = Page(write_report(tmp_path, [found]).read_text())
     assert "No target was predicted. Missed targets: 0." in page.words
     assert page.table("metric", "value")["Pd (target recall)"][:2] == ["-", "- to -"]

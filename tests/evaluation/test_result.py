@@ -7,6 +7,7 @@ from PIL import Image
 from irstd_ldm.evaluation.metrics import bootstrap_interval
 from irstd_ldm.evaluation.protocols import find_predictions, read_prediction
 from irstd_ldm.evaluation.result import compare_results, evaluate_probabilities
+from irstd_ldm.evaluation.thresholds import THRESHOLDS
 
 
 def pair(stem, truth_boxes, predicted_boxes, shape=(50, 100)):
@@ -35,7 +36,7 @@ def test_summary_by_hand():
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     intervals, curves = summary.pop("intervals_95"), summary.pop("curves")
     by_area = summary.pop("pd_by_area_px")
-    at_fa, at_false_targets = summary.pop("pd_at_fa_per_million_px"), summary.pop("pd_at_false_targets_per_image")
+    at_fa, at_false_targets = summary.pop("pd_at_fa_per_million_px"), summary.pop("pd_at_false_targets_per_megapixel")
     numbers = {
         "iou": 9 / 22,
         "niou": (0.5 + 0 + 1) / 3,
@@ -48,6 +49,7 @@ def test_summary_by_hand():
         "recall_targets": 0.5,
         "f1_targets": 0.5,
         "false_targets_per_image": 1 / 3,
+        "false_targets_per_megapixel": 1e6 / 15000,
         # Matched 1; a false alarm, a miss; b and c have a placeholder for no prediction, c one for no target.
         "hiou": 1 / 6,
         "hiou_without_placeholders": 1 / 3,
@@ -63,6 +65,8 @@ def test_summary_by_hand():
         # In pixels and tpr: (0, 0), (0, 9/13), (9, 9/13), (9, 1), all.
         "roc_auc": 1 - 9 / 14987 * 4 / 13,
         "average_precision": 9 / 13 + 4 / 13 * 13 / 22,
+        "ap_centroid": 51 / 101,  # one of two targets is there to be found
+        "ap_box_50": 51 / 101,
     }
     assert {name: summary.pop(name) for name in numbers} == pytest.approx(numbers)
     assert set(intervals) == set(numbers)
@@ -81,7 +85,8 @@ def test_summary_by_hand():
         "fn_px": 4,
         "false_alarm_px": 9,
         "false_alarm_count": "exact",
-        "threshold": 0.5,
+        "mask_threshold": 0.5,
+        "score_threshold": 0.5,
         "protocol": "native",
         "protocol_description": "native size, truth >= 128",
         "connectivity": 8,
@@ -95,16 +100,15 @@ def test_summary_by_hand():
         ("area 9-24 px", 1, 1, 1.0),
         ("area 25-48 px", 0, 0, None),
     ]
-    # The false alarm has 0.6 (its float32 is 0.6 in its own type), the targets 0.9 and 0.5.
+    # The false alarm has 0.6, the target that is found 0.9; the other, at 0.5, is no foreground.
     assert list(at_fa) == ["1", "10", "100"]
     assert {key: at_fa["10"][key] for key in ("threshold", "pd", "fa_per_million_px")} == {
-        "threshold": 0.89,
+        "threshold": THRESHOLDS[THRESHOLDS < 0.9][-1],
         "pd": 0.5,
         "fa_per_million_px": 0.0,
     }
-    assert at_false_targets["1"]["pd"] == 1.0 and at_false_targets["1"]["threshold"] == 0.49
-    assert at_false_targets["0.1"]["pd"] == 0.5
-    assert len(curves["thresholds"]) == 133 and curves["num_targets"] == 2
+    assert at_false_targets["10"] == at_false_targets["0.1"] == at_fa["10"]
+    assert len(curves["thresholds"]) == len(THRESHOLDS) and curves["num_targets"] == 2
 
 
 def test_intervals_are_those_of_each_metric_alone():
@@ -147,8 +151,10 @@ def test_an_image_of_another_size_is_refused():
 
 
 def test_curves_may_be_left_out():
-    summary = evaluate_probabilities(three_pairs(), num_thresholds=0).summary()
-    assert summary["curves"] is summary["pd_at_fa_per_million_px"] is summary["pd_at_false_targets_per_image"] is None
+    summary = evaluate_probabilities(three_pairs(), curves=False).summary()
+    assert (
+        summary["curves"] is summary["pd_at_fa_per_million_px"] is summary["pd_at_false_targets_per_megapixel"] is None
+    )
     assert "roc_auc" not in summary
     with_curves = evaluate_probabilities(three_pairs()).summary()
     assert {key: with_curves[key] for key in ("iou", "pd", "hiou")} == {
@@ -158,7 +164,7 @@ def test_curves_may_be_left_out():
 
 def test_the_threshold_is_a_point_of_the_curves():
     result = evaluate_probabilities(three_pairs())
-    (index,) = np.flatnonzero(result.curves.thresholds == result.threshold)
+    (index,) = np.flatnonzero(result.curves.thresholds == result.decision.score_threshold)
     for image in result.per_image:
         assert image.at_thresholds.at(index) == image.counts
 
@@ -190,9 +196,13 @@ def test_the_threshold_is_strict(value, hits):
     assert result.counts.hits == hits
 
 
-@pytest.mark.parametrize(("threshold", "predicted"), [(0, 2), (0.4, 2), (0.7, 1), (1, 0)])
-def test_other_thresholds(threshold, predicted):
-    assert evaluate_probabilities(three_pairs()[:1], threshold=threshold).counts.predicted == predicted
+@pytest.mark.parametrize(
+    ("mask_threshold", "score_threshold", "predicted"),
+    [(0, None, 2), (0.4, None, 2), (0.7, None, 1), (1, None, 0), (0.4, 0.7, 1), (0.4, 1, 0), (0.7, 0.1, 1)],
+)
+def test_other_thresholds(mask_threshold, score_threshold, predicted):
+    settings = {"mask_threshold": mask_threshold, "score_threshold": score_threshold}
+    assert evaluate_probabilities(three_pairs()[:1], **settings).counts.predicted == predicted
 
 
 @pytest.mark.parametrize(
@@ -226,10 +236,10 @@ def test_undefined_values_are_null():
 
 
 def test_table_states_everything():
-    table = evaluate_probabilities([three_pairs()[0]] * 2, threshold=0.25, matching="optimal").table()
+    table = evaluate_probabilities([three_pairs()[0]] * 2, mask_threshold=0.25, matching="optimal").table()
     assert table.splitlines() == [
         "protocol native: native size, truth >= 128",
-        "foreground: probability > 0.25; targets: 8-connectivity",
+        "foreground: probability > 0.25, in components (8-connectivity) whose mean probability > 0.25",
         "hit: optimal matching, centroid distance < 3 px",
         "false alarms: exact pixel count",
         "2 images (0 empty in truth and prediction), 2 targets, 10000 px",
@@ -246,18 +256,22 @@ def test_table_states_everything():
         "target precision              0.5000    0.5000 to 0.5000",
         "target F1                     0.6667    0.6667 to 0.6667",
         "false targets per image       1.0000    1.0000 to 1.0000",
+        "false targets per Mpx       200.0000    200.0000 to 200.0000",
         "pixel precision               0.5000    0.5000 to 0.5000",
         "pixel recall                  1.0000    1.0000 to 1.0000",
         "pixel F1                      0.6667    0.6667 to 0.6667",
         "ROC AUC (pixels)              1.0000    1.0000 to 1.0000",
         "average precision (pixels)    1.0000    1.0000 to 1.0000",
+        "AP, centroid (targets)        1.0000    1.0000 to 1.0000",
+        "AP, box IoU 0.5 (targets)     1.0000    1.0000 to 1.0000",
         "",
-        "Pd at a budget: best of 133 thresholds on these very images",
-        "Fa (1e-6) <= 1                1.0000    1.0000 to 1.0000    threshold 0.89",
-        "Fa (1e-6) <= 10               1.0000    1.0000 to 1.0000    threshold 0.89",
-        "Fa (1e-6) <= 100              1.0000    1.0000 to 1.0000    threshold 0.89",
-        "false targets/image <= 0.1    1.0000    1.0000 to 1.0000    threshold 0.89",
-        "false targets/image <= 1      1.0000    1.0000 to 1.0000    threshold 0.89",
+        "Pd at a budget, by the score threshold that is the best on these very images",
+        "Fa (1e-6) <= 1                1.0000    1.0000 to 1.0000    score > 0.890903",
+        "Fa (1e-6) <= 10               1.0000    1.0000 to 1.0000    score > 0.890903",
+        "Fa (1e-6) <= 100              1.0000    1.0000 to 1.0000    score > 0.890903",
+        "false targets/Mpx <= 0.1      1.0000    1.0000 to 1.0000    score > 0.890903",
+        "false targets/Mpx <= 1        1.0000    1.0000 to 1.0000    score > 0.890903",
+        "false targets/Mpx <= 10       1.0000    1.0000 to 1.0000    score > 0.890903",
         "",
         "Pd by size and by SCR of the targets",
         "area 9-24 px                  1.0000    1.0000 to 1.0000    2 targets",
@@ -304,12 +318,16 @@ STEM, PROBABILITY, MASK = pair("x", [(1, 1, 2, 2)], [(1, 1, 2, 2, 1.0)])
     ("pairs", "settings", "error", "message"),
     [
         ([], {}, ValueError, "`pairs` must hold at least one image"),
-        ([(STEM, PROBABILITY, MASK)], {"threshold": 1.5}, ValueError, r"`threshold` must be in \[0, 1\], got 1.5"),
-        ([(STEM, PROBABILITY, MASK)], {"threshold": float("nan")}, ValueError, "`threshold`"),
+        (
+            [(STEM, PROBABILITY, MASK)],
+            {"mask_threshold": 1.5},
+            ValueError,
+            r"`mask_threshold` must be in \[0, 1\], got 1.5",
+        ),
+        ([(STEM, PROBABILITY, MASK)], {"score_threshold": float("nan")}, ValueError, "`score_threshold`"),
         ([(STEM, PROBABILITY, MASK)], {"protocol": "mine"}, ValueError, "`protocol` must be one of"),
         ([(STEM, PROBABILITY, MASK)], {"matching": "nearest"}, ValueError, "`matching` must be one of"),
         ([(STEM, PROBABILITY, MASK)], {"num_resamples": 0}, ValueError, "`num_resamples` must be at least 1"),
-        ([(STEM, PROBABILITY, MASK)], {"num_thresholds": -1}, ValueError, "`num_thresholds` must be at least 0"),
         (
             [(STEM, PROBABILITY > 0, MASK)],
             {},

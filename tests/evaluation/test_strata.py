@@ -7,7 +7,7 @@ from irstd_ldm.evaluation.bootstrap import estimate
 from irstd_ldm.evaluation.counts import AREA_STRATA, SCR_STRATA, TargetRecord, target_records
 from irstd_ldm.evaluation.matching import label_image
 from irstd_ldm.evaluation.result import stratum_statistic
-from irstd_ldm.targets import signal_to_clutter_ratio
+from irstd_ldm.targets import RING_PX
 
 
 def record(area_px=4, scr=None, hit=True):
@@ -63,9 +63,10 @@ def test_records_of_one_image():
     components = label_image(np.roll(truth, 1, axis=0) & (np.arange(60)[:, None] < 30), truth)
     found = target_records(components, components.match(), image)
     assert [(r.x, r.y, r.area_px, r.hit) for r in found] == [(10.5, 10.5, 4, True), (51.0, 40.0, 3, False)]
-    single = np.zeros_like(truth)
-    single[10:12, 10:12] = True
-    assert found[0].scr == signal_to_clutter_ratio(image, single, truth) > 100
+    around = np.s_[10 - RING_PX : 12 + RING_PX, 10 - RING_PX : 12 + RING_PX]
+    clutter = image[around][~truth[around]]
+    expected = (image[10:12, 10:12].mean() - clutter.mean()) / clutter.std()
+    assert found[0].scr == pytest.approx(expected, rel=1e-12) and expected > 100
     assert target_records(components, [], None)[0].scr is None
 
 

@@ -85,18 +85,33 @@ class Plots:
         self.drawn: list[Plot] = []
 
     def add_curves(self, data: str, evaluations: Sequence[tuple[NamedEvaluation, Curves]]) -> list[Plot]:
-        """ROC, precision-recall and Pd-Fa on a data set, one line per detector; those without a point are left out."""
+        """ROC, precision-recall, Pd-Fa and FROC on a data set, a line per detector; those without a point are out."""
         (first, curves), *_ = evaluations
         num = f"{count(first.result.counts.images, 'image')}, {count(first.result.counts.targets, 'target')}"
-        points = "; ".join(f"{one.detector} at threshold {one.result.threshold:g}" for one, _ in evaluations)
+        points = "; ".join(f"{one.detector} at {one.result.decision}" for one, _ in evaluations)
         edge = "Points without any lie on the left edge."
-        budget = f"The lines are the highest Pd with at most so much Fa, of any threshold. {edge}"
+        budget = f"The lines are the highest Pd with at most so many false alarms, of any score threshold. {edge}"
         false_px = "false positive rate of pixels"
         found = []
         for name, title, x_label, y_label, line, note in (
             ("roc", "ROC of pixels", false_px, "true positive rate of pixels", _roc, edge),
             ("precision_recall", "Precision and recall of pixels", "recall", "precision", _precision_recall, ""),
-            ("pd_fa", "Pd and Fa", "Fa: false-alarm pixels per million", "Pd", _pd_fa, budget),
+            (
+                "pd_fa",
+                "Pd and Fa",
+                "Fa: false-alarm pixels per million",
+                "Pd",
+                partial(_pd_by, "fa_per_million_px"),
+                budget,
+            ),
+            (
+                "froc",
+                "Pd and false targets (FROC)",
+                "false targets per megapixel",
+                "Pd",
+                partial(_pd_by, "false_targets_per_megapixel"),
+                budget,
+            ),
         ):
             lines = [line(*one) for one in evaluations]
             if not any((np.isfinite(one.x) & np.isfinite(one.y)).any() for one in lines):
@@ -137,12 +152,13 @@ def _precision_recall(evaluation: NamedEvaluation, curves: Curves) -> Line:
     return Line(evaluation.detector, curves.tpr, curves.precision_px, point)
 
 
-def _pd_fa(evaluation: NamedEvaluation, curves: Curves) -> Line:
-    order = np.lexsort([-curves.pd, curves.fa_per_million_px])
-    fa, best = curves.fa_per_million_px[order], np.fmax.accumulate(curves.pd[order])
+def _pd_by(rate: str, evaluation: NamedEvaluation, curves: Curves) -> Line:
+    order = np.lexsort([-curves.pd, getattr(curves, rate)])
+    false_alarms, best = getattr(curves, rate)[order], np.fmax.accumulate(curves.pd[order])
     gains = np.diff(best, prepend=-1) > 0
-    point = evaluation.result.estimates["fa_per_million_px"].value, evaluation.result.estimates["pd"].value
-    return Line(evaluation.detector, fa[gains], best[gains], point, steps=True)
+    estimates = evaluation.result.estimates
+    point = estimates[rate].value, estimates["pd"].value
+    return Line(evaluation.detector, false_alarms[gains], best[gains], point, steps=True)
 
 
 def _rate(part: int, whole: int) -> float:

@@ -243,10 +243,11 @@ def _image_addresses(evaluation: NamedEvaluation, folder: Path) -> dict[str, str
 
 def _per_image_csv(evaluations: Sequence[NamedEvaluation], addresses: Sequence[Mapping[str, str]]) -> str:
     """The counts of every image as CSV; `image` is the file relative to the report, empty where there is none."""
-    head = ("detector", "data", "stem", "image", "protocol", "matching", "threshold", "iou", *COUNT_FIELDS)
-    lines = [files.csv_line(head)]
+    names = ("detector", "data", "stem", "image", "protocol", "matching", "mask_threshold", "score_threshold", "iou")
+    lines = [files.csv_line((*names, *COUNT_FIELDS))]
     for one, files_of_images in zip(evaluations, addresses, strict=True):
-        settings = one.result.protocol.name, one.result.matching, one.result.threshold
+        decision = one.result.decision
+        settings = one.result.protocol.name, one.result.matching, decision.mask_threshold, decision.score_threshold
         for image in one.result.per_image:
             numbers = iou(image.counts), *(getattr(image.counts, name) for name in COUNT_FIELDS)
             address = files_of_images.get(image.stem, "")
