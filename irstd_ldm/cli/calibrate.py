@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         for rate, name in ARGUMENTS.items()
         for budget in sorted(getattr(args, name))
     ]
+    budgets = [replace(one, score_threshold=max(one.score_threshold, mask_threshold)) for one in budgets]
     try:
         confidence = fit_platt(*confidences_and_hits(targets)).to_dict() if args.data else None
     except ValueError as error:

@@ -69,7 +69,7 @@ def test_an_uploaded_frame_gives_its_planted_targets(open_page, scene_file):
     name, content = download(page, "#json")
     record = json.loads(content)
     assert name == "harbour.json"
-    assert record["model"] == "bundled" and record["settings"]["threshold"] == 0.5
+    assert record["model"] == "bundled" and record["settings"]["score_threshold"] == 0.5
     (image,) = record["images"]
     assert (image["file"], image["width"], image["height"]) == ("harbour.png", 224, 192)
     assert sorted(round(target["x"], 2) for target in image["targets"]) == sorted(row[1] for row in rows)
@@ -102,18 +102,20 @@ def test_threshold_and_budget_decide_without_another_run(open_page, scene_file):
     page = open_page()
     upload(page, scene_file)
     wait_for_targets(page, 3)
-    number = page.locator("#threshold input[type=number]")
+    number = page.locator("#score_threshold input[type=number]")
     number.fill("1")
     number.press("Enter")
     wait_for_targets(page, 0)
-    assert "threshold 1 " in page.locator("#summary").inner_text()
+    assert "score > 1 " in page.locator("#summary").inner_text()
     assert json.loads(download(page, "#json")[1])["images"][0]["targets"] == []
-    page.locator("#budget label", has_text="100").click()
-    calibrated = IRSTDLatentPipeline.load_config(bundled_checkpoint())["calibration"]["thresholds"]["100"]
-    page.wait_for_function(f"document.querySelector('#summary').innerText.includes('threshold {calibrated:g}')")
+    page.locator("#budget label", has_text="False targets ≤ 0.5").click()
+    calibration = IRSTDLatentPipeline.load_config(bundled_checkpoint())["calibration"]
+    calibrated = calibration["score_thresholds"]["max_false_targets_per_megapixel"]["0.5"]
+    page.wait_for_function(f"document.querySelector('#summary').innerText.includes('score > {calibrated:.6g}')")
     settings = json.loads(download(page, "#json")[1])["settings"]
-    assert settings["max_fa_per_million_px"] == 100
-    assert page.locator("#threshold input[type=number]").is_disabled()
+    assert (settings["max_false_targets_per_megapixel"], settings["max_fa_per_million_px"]) == (0.5, None)
+    assert (settings["mask_threshold"], settings["score_threshold"]) == (0.5, calibrated)
+    assert number.is_disabled() and float(number.input_value()) == pytest.approx(calibrated, abs=5e-4)
 
 
 def test_an_ensemble_shows_its_uncertainty_and_the_table_sorts_and_focuses(open_page, scene_file):

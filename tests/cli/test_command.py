@@ -84,7 +84,7 @@ def test_info_shows_components_sizes_defaults_and_versions(tiny_checkpoint, tiny
         num_parameters = sum(parameter.numel() for parameter in getattr(tiny_pipeline, name).parameters())
         line = next(line for line in out.splitlines() if line.split()[:1] == [name])
         assert f"{num_parameters:,} parameters" in line
-    assert "default_threshold = 0.5" in out and "normalization = range" in out
+    assert "default_mask_threshold = 0.5" in out and "normalization = range" in out
     assert f"irstd-ldm {__version__}" in out
 
 

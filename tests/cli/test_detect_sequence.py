@@ -27,6 +27,7 @@ from irstd_ldm.data.readers import open_frames
 from irstd_ldm.data.readers.frame import Frame, ImageReadError
 from irstd_ldm.data.readers.sequence_range import SAMPLED_FRAMES, sequence_range
 from irstd_ldm.files import finite
+from irstd_ldm.targets import Decision
 from irstd_ldm.tracking import Tracker
 
 HEADER = {"version": "0", "model": "tiny", "settings": {"seed": 0}}
@@ -54,7 +55,7 @@ def arguments(**changed) -> argparse.Namespace:
 
 def run_sequence(source, name, pipeline, args, threshold, folder, header) -> SequenceResult:
     ends: list[SequenceResult] = []
-    detector = FrameDetector(pipeline, args, threshold)
+    detector = FrameDetector(pipeline, args, Decision(threshold, threshold))
     try:
         detect_sequence(source, InputFile(source.path, name), detector, args, folder, header, ends.append)
     finally:
@@ -111,7 +112,7 @@ def test_a_frame_gives_what_it_gives_as_a_single_image(tiny_pipeline, stack, thr
     lines = lines_of(tmp_path / "one")
     assert [line["frame"] for line in lines] == list(range(8)) and "tracks" not in lines[0]
     for line, image in zip(lines, moving_target(), strict=True):
-        targets = predict(tiny_pipeline, image, arguments(), threshold)[2]
+        targets = predict(tiny_pipeline, image, arguments(), Decision(threshold, threshold))[2]
         assert targets and line["targets"] == [finite(asdict(target)) for target in targets]
     num_targets = sum(len(line["targets"]) for line in lines)
     assert result == SequenceResult(8, num_targets, 0, complete=True, error=None)
@@ -253,7 +254,9 @@ def test_pictures_are_those_of_the_frames_as_single_images(tiny_pipeline, thresh
     names = [f"{kind}/{frame:06}.png" for kind in ("masks", "overlays", "probability") for frame in range(8)]
     assert list(pictures_of(tmp_path / "one")) == names
     for number, image in enumerate(frames):
-        probability, mask, targets = predict(tiny_pipeline, image, asked, threshold, sequence_range(source))
+        probability, mask, targets = predict(
+            tiny_pipeline, image, asked, Decision(threshold, threshold), sequence_range(source)
+        )
         shown = {kind: np.asarray(Image.open(tmp_path / "one" / kind / f"{number:06}.png")) for kind in PICTURE_KINDS}
         np.testing.assert_array_equal(shown["masks"], mask * np.uint8(255))
         np.testing.assert_allclose(shown["probability"] / 65535, probability, atol=0.501 / 65535)
@@ -311,7 +314,7 @@ def test_one_range_for_all_frames_of_16_bits(tiny_pipeline, threshold, tmp_path)
     for name, asked, used in (("two", "frame", None), ("three", (7900, 8100), (7900, 8100)), ("one", None, expected)):
         changed = arguments(input_range=asked)
         run_sequence(source, name, tiny_pipeline, changed, threshold, tmp_path, HEADER)
-        targets = predict(tiny_pipeline, frames[0], changed, threshold, used)[2]
+        targets = predict(tiny_pipeline, frames[0], changed, Decision(threshold, threshold), used)[2]
         assert lines_of(tmp_path / name)[0]["targets"] == [finite(asdict(target)) for target in targets]
 
 
@@ -372,7 +375,7 @@ def test_a_robust_checkpoint_has_one_range_for_frames_of_8_bits(tiny_pipeline, t
         header = json.loads((folder / path.stem / "sequence.json").read_text())["header"]
         assert header["value_range"] == (None if used is None else pytest.approx(used))
         for image, line in zip(frames, lines_of(folder / path.stem), strict=True):
-            targets = predict(tiny_pipeline, image, arguments(), threshold, used)[2]
+            targets = predict(tiny_pipeline, image, arguments(), Decision(threshold, threshold), used)[2]
             assert line["targets"] == [finite(asdict(target)) for target in targets]
         shown = np.asarray(Image.open(folder / path.stem / "overlays" / "000007.png"))
         twice = None if used is None else (lo - (hi - lo) / 2, hi + (hi - lo) / 2)
@@ -499,7 +502,7 @@ def test_ten_thousand_frames_in_constant_memory(tiny_pipeline, tmp_path):
 
 
 def test_a_record_survives_its_line(tiny_pipeline, threshold):
-    _, mask, targets = predict(tiny_pipeline, moving_target()[0], arguments(), threshold)
+    _, mask, targets = predict(tiny_pipeline, moving_target()[0], arguments(), Decision(threshold, threshold))
     odd = [replace(targets[0], scr=float("nan")), *targets[1:]]
     tracks = Tracker().update(np.array([(target.x, target.y) for target in targets]))
     record = Record("a.npy", "a", 64, 48, odd, mask, 3, 0.12, tracks)

@@ -67,7 +67,8 @@ def test_predictions_of_the_test_split(data, predictions, tmp_path, capsys):
     assert metrics["niou"] == pytest.approx((4 / 7 + 1 + 0) / 3)
     assert (metrics["pd"], metrics["num_targets"], metrics["num_images"]) == (0.5, 2, 3)
     assert metrics["fa_per_million_px"] == pytest.approx(3 / 600 * 1e6)
-    assert (metrics["threshold"], metrics["protocol"], metrics["matching"]) == (0.5, "native", "greedy")
+    assert (metrics["mask_threshold"], metrics["score_threshold"]) == (0.5, 0.5)
+    assert (metrics["protocol"], metrics["matching"]) == ("native", "greedy")
     assert (metrics["data"], metrics["images"], metrics["predictions"]) == (str(data), "split test", str(predictions))
     assert [image["stem"] for image in metrics["per_image"]] == ["S1", "S2", "T1"]
     assert metrics["per_image"][0]["false_alarm_px"] == 3

@@ -25,7 +25,7 @@ def metrics_of(model: str, **changes) -> dict:
         "data": "/somewhere/private/NUAA-SIRST",
         "images": "split test",
         "model": model,
-        "settings": {"num_inference_steps": 1, "ensemble_size": 2, "threshold": 0.5},
+        "settings": {"num_inference_steps": 1, "ensemble_size": 2, "mask_threshold": 0.5},
         "iou": 0.7112,
         "niou": 0.7223,
         "pd": 0.9334,
@@ -38,7 +38,8 @@ def metrics_of(model: str, **changes) -> dict:
         },
         "num_images": 214,
         "num_targets": 263,
-        "threshold": 0.5,
+        "mask_threshold": 0.5,
+        "score_threshold": 0.5,
         "protocol": "native",
         "connectivity": 8,
         "matching": "greedy",
@@ -84,7 +85,8 @@ def test_the_model_index_holds_every_metric_with_its_conditions(checkpoint):
     )  # fmt: skip
     assert iou.metric_args == {
         "protocol": "native",
-        "threshold": 0.5,
+        "mask_threshold": 0.5,
+        "score_threshold": 0.5,
         "matching": "greedy",
         "connectivity": 8,
         "centroid_tolerance_px": 3.0,

@@ -11,7 +11,7 @@ from PIL import Image
 from irstd_ldm.data.images import normalize_image, percentile_range
 from irstd_ldm.pipelines.detection import IRSTDPipelineOutput
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
-from irstd_ldm.targets import Target, resolve_threshold
+from irstd_ldm.targets import Target, label_components, resolve_decision
 from irstd_ldm.tiling import pad_image
 
 
@@ -149,7 +149,8 @@ def test_registered_defaults_are_used(tiny_pipeline):
     tiny_pipeline.register_to_config(
         default_num_inference_steps=2,
         default_ensemble_size=2,
-        default_threshold=0.0,
+        default_mask_threshold=0.0,
+        default_score_threshold=0.0,
         default_tile_size=128,
         default_tile_overlap=16,
     )
@@ -170,10 +171,26 @@ def test_a_calibrated_budget_sets_the_threshold(tiny_pipeline):
         tiny_pipeline(frame(), max_fa_per_million_px=20)
 
 
+def test_the_score_decides_which_components_the_mask_holds(tiny_pipeline):
+    level = float(np.quantile(tiny_pipeline(frame()).probability, 0.9))
+    every = tiny_pipeline(frame(), mask_threshold=level, score_threshold=0)
+    scores = sorted(target.score for target in every.targets[0])
+    assert len(scores) > 2
+    some = tiny_pipeline(frame(), mask_threshold=level, score_threshold=scores[0])
+    assert [target.score for target in some.targets[0]] == [t.score for t in every.targets[0] if t.score > scores[0]]
+    assert label_components(some.mask[0, 0])[0].max() == len(some.targets[0])
+    assert np.all(every.mask[some.mask]) and some.mask.sum() < every.mask.sum()
+
+
+def test_a_checkpoint_with_one_threshold_has_it_as_both(tiny_pipeline):
+    old = IRSTDLatentPipeline(**tiny_pipeline.components, default_threshold=0.25)
+    assert (old.config.default_mask_threshold, old.config.default_score_threshold) == (0.25, 0.25)
+
+
 def test_budget_errors(tiny_pipeline):
     with pytest.raises(ValueError, match="`max_fa_per_million_px` 10 was never calibrated.*stored: none"):
         tiny_pipeline(frame(), max_fa_per_million_px=10)
-    with pytest.raises(ValueError, match="`threshold` and `max_fa_per_million_px` exclude each other"):
+    with pytest.raises(ValueError, match="`max_fa_per_million_px` and `threshold` exclude each other"):
         tiny_pipeline(frame(), threshold=0.5, max_fa_per_million_px=10)
 
 
@@ -461,13 +478,16 @@ def test_the_progress_bar_counts_steps_of_tiles(tiny_pipeline, capsys):
 
 
 def test_from_pipe_shares_the_components_and_keeps_the_config(tiny_pipeline):
-    tiny_pipeline.register_to_config(default_threshold=0.25, calibration={"data": "val", "thresholds": {"10": 0.7}})
+    tiny_pipeline.register_to_config(
+        default_mask_threshold=0.25,
+        calibration={"data": "val", "score_thresholds": {"max_fa_per_million_px": {"10": 0.7}}},
+    )
     other = IRSTDLatentPipeline.from_pipe(tiny_pipeline)
     assert other is not tiny_pipeline
     for name, component in tiny_pipeline.components.items():
         assert getattr(other, name) is component
-    assert other.config.default_threshold == 0.25
-    assert resolve_threshold(other.config, None, 10) == 0.7
+    assert other.config.default_mask_threshold == 0.25
+    assert resolve_decision(other.config, max_fa_per_million_px=10).score_threshold == 0.7
     np.testing.assert_array_equal(other(frame()).probability, tiny_pipeline(frame()).probability)
 
 

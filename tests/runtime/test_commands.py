@@ -32,7 +32,7 @@ def test_the_folder_describes_itself(onnx_folder, wide_checkpoint, capsys):
     assert not [path for path in onnx_folder.parent.iterdir() if path.name.startswith(".")]
     content = json.loads((onnx_folder / "detector.json").read_text())
     index = json.loads((wide_checkpoint / "model_index.json").read_text())
-    assert content["config"]["default_threshold"] == index["default_threshold"]
+    assert content["config"]["default_mask_threshold"] == index["default_mask_threshold"]
     assert (content["format"], content["latent_downscale"]) == ("onnx", 8)
     assert main(["info", "--model", str(onnx_folder)]) == 0
     printed = capsys.readouterr().out
