@@ -3,10 +3,10 @@
     python scripts/target_scores.py --model training/weights/tiny_latent/stage-2 \
         --data NUAA-SIRST IRSTD-1k NUDT-SIRST --backgrounds backgrounds
 
-reads the validation lists of the checkpoint and prints two tables in Markdown. Pd in percent at budgets of false targets
-per megapixel and of false-alarm pixels per million, in brackets the paired 95 % bootstrap interval of its difference to
-the mean's, images drawn as a whole. IoU in percent of each data set at mask thresholds, and where a component of a lower
-level is kept that holds a pixel above 0.5.
+reads the validation lists of the checkpoint and prints two tables in Markdown. Pd in percent at budgets of false
+targets per megapixel and of false-alarm pixels per million, in brackets the paired 95 % bootstrap interval of its
+difference to the mean's, images drawn as a whole. IoU in percent of each data set at mask thresholds, and where a
+component of a lower level is kept that holds a pixel above 0.5.
 """
 
 import argparse
@@ -33,6 +33,7 @@ SCORES: dict[str, Callable[[np.ndarray], float]] = {  # of the probabilities of 
     "sum": np.sum,
 }
 Image = tuple[str, np.ndarray, np.ndarray]
+Events = tuple[np.ndarray, np.ndarray]
 
 
 def probabilities(arguments: argparse.Namespace) -> Iterator[Image]:
@@ -46,7 +47,7 @@ def probabilities(arguments: argparse.Namespace) -> Iterator[Image]:
             yield images.root.name, pipeline(image).probability[0, 0], mask > 0
 
 
-def events(images: list[Image], score: Callable[[np.ndarray], float]) -> tuple[np.ndarray, np.ndarray]:
+def events(images: list[Image], score: Callable[[np.ndarray], float]) -> Events:
     """What each component adds when thresholds fall past it, by falling score: image (K,), hits, false, px (K, 3)."""
     found = []
     for index, (_, probability, truth) in enumerate(images):
@@ -64,14 +65,11 @@ def events(images: list[Image], score: Callable[[np.ndarray], float]) -> tuple[n
     return np.array([one[1] for one in found]), np.array([one[2] for one in found])
 
 
-def pd_at(found: tuple[np.ndarray, np.ndarray], images: list[Image], drawn: np.ndarray, column: int, budget: float):
-    """Pd in percent of the images, each drawn so many times (N,), at a budget."""
+def pd_at(found: Events, sizes: np.ndarray, drawn: np.ndarray, column: int, budget: float) -> float:
+    """Pd in percent at a budget; `sizes`: each image's megapixels and targets (N, 2), `drawn`: how often it counts."""
     image, added = found
     sums = np.cumsum(added * drawn[image, None], axis=0)
-    megapixels = sum(times * one[1].size for times, one in zip(drawn, images, strict=True)) / 1e6
-    num_targets = sum(
-        times * ndimage.label(one[2], np.ones((3, 3)))[1] for times, one in zip(drawn, images, strict=True)
-    )
+    megapixels, num_targets = drawn @ sizes
     kept = np.searchsorted(sums[:, column], budget * megapixels, side="right")
     return 100 * sums[kept - 1, 0] / num_targets if kept else 0.0
 
@@ -84,6 +82,7 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=200)
     arguments = parser.parse_args()
     images = list(probabilities(arguments))
+    sizes = np.array([(truth.size / 1e6, ndimage.label(truth, np.ones((3, 3)))[1]) for _, _, truth in images])
     rng = np.random.default_rng(0)
     resamples = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=arguments.resamples)
     found = {name: events(images, score) for name, score in SCORES.items()}
@@ -95,11 +94,11 @@ def main() -> None:
         cells = []
         for column, budget in columns:
             differences = [
-                pd_at(one, images, drawn, column, budget) - pd_at(found["mean"], images, drawn, column, budget)
+                pd_at(one, sizes, drawn, column, budget) - pd_at(found["mean"], sizes, drawn, column, budget)
                 for drawn in (resamples if name != "mean" else [])
             ]
             low_high = " ({:+.0f} to {:+.0f})".format(*np.quantile(differences, [0.025, 0.975])) if differences else ""
-            cells.append(f"{pd_at(one, images, once, column, budget):.1f}{low_high}")
+            cells.append(f"{pd_at(one, sizes, once, column, budget):.1f}{low_high}")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     names = [root.name for root in arguments.data]
     print(f"\n| mask | {' | '.join(names)} |\n{'|---' * (1 + len(names))}|")

@@ -106,7 +106,7 @@ def test_the_tables_hold_the_same_figures(checkpoint):
     empty = metrics_of("m", data="backgrounds", images="frames without targets", num_targets=0)
     text = make_card(checkpoint, "you/tiny", results=card_results([metrics_of("m"), empty])).content
     assert (
-        "| NUAA-SIRST, split test | native | 0.5 | greedy < 3 px | 214 | 263 | 71.1 (61.1 to 81.1) | "
+        "| NUAA-SIRST, split test | native | 0.5, 0.5 | greedy < 3 px | 214 | 263 | 71.1 (61.1 to 81.1) | "
         "72.2 (62.2 to 82.2) | 93.3 (83.3 to 99.3) | 44.5 (14.4 to 84.5) |" in text
     )
     assert "| 214 | 0 | - | - | - | 44.5 (14.4 to 84.5) |" in text

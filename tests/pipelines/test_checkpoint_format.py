@@ -256,7 +256,7 @@ def test_remote_files_stand_alone(fixture, request, tmp_path):
                 module = node.module if isinstance(node, ast.ImportFrom) else None
                 names = [module] if module else [alias.name for alias in node.names]
                 assert {name.partition(".")[0] for name in names} <= allowed | sys.stdlib_module_names, path
-        assert len(text.splitlines()) < 1200
+        assert len(text.splitlines()) < 1300
         assert "save_pretrained" not in text and "push_to_hub" not in text
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", *map(str, paths)]
     checked = subprocess.run(command, capture_output=True, text=True)
