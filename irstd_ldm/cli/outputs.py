@@ -75,6 +75,8 @@ def held(folder: Path, command: str) -> Iterator[None]:
             stack.enter_context(only_writer(folder, f"irstd-ldm {command}"))
         except FolderInUseError as error:
             raise CommandError(f"{error}; wait for it, or name another folder") from error
+        except OSError as error:  # a file system without locks
+            raise CommandError(f"{folder}: cannot be locked: {error.strerror}") from error
         yield
 
 
