@@ -9,11 +9,18 @@ from typing import Any, Self
 
 from diffusers import DiffusionPipeline
 
-from ..files import unfinished_folder
+from ..files import replacing_folder
 from ..hub import remote_code as remote
-from ..hub.format import FORMAT_VERSION, check_format_version, component_module
+from ..hub.format import (
+    FORMAT_VERSION,
+    check_digests,
+    check_format_version,
+    component_module,
+    seal,
+    stale_files,
+)
 from ..hub.upload import explain, upload_checkpoint
-from ..models.safetensors_only import require_safetensors
+from ..models.safetensors_only import SafetensorsOnlyMixin, check_finite, require_safetensors
 
 
 class IRSTDPipelineBase(DiffusionPipeline):
@@ -34,13 +41,20 @@ class IRSTDPipelineBase(DiffusionPipeline):
 
         Raises:
             ValueError: If the checkpoint has no `format_version` or a newer one than this version of the package
-                knows, if weights do not fit their config, or if `use_safetensors` is False.
-            OSError: If a file of the checkpoint is missing or cannot be read.
+                knows, if weights do not fit their config or are not finite, or if `use_safetensors` is False.
+            OSError: If a file of the checkpoint is missing, cannot be read, or is not the one that was saved.
         """
         kwargs = require_safetensors(kwargs)
-        if Path(pretrained_model_name_or_path).is_dir():
-            cls._check_component_folders(Path(pretrained_model_name_or_path), passed=set(kwargs))
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            cls._check_component_folders(folder, passed=set(kwargs))
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name, component in pipeline.components.items():
+            if name not in kwargs and not isinstance(component, SafetensorsOnlyMixin):
+                check_finite(component, folder / name)
+        if folder.is_dir():
+            check_digests(folder, passed=set(kwargs))
+        return pipeline
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str | PathLike:
@@ -48,13 +62,15 @@ class IRSTDPipelineBase(DiffusionPipeline):
 
         Raises:
             ValueError: If the checkpoint's `format_version` is missing or unknown, before its weights are fetched.
-            OSError: If the repository, the revision or a file is not there for this login.
+            OSError: If the repository, the revision or a file is not there for this login, or weights are not those
+                that were saved.
         """
         try:
             folder = super().download(pretrained_model_name, **require_safetensors(kwargs))
         except OSError as error:
             raise OSError(explain(error, pretrained_model_name)) from error
         cls._check_component_folders(Path(folder), passed=set(kwargs))
+        check_digests(Path(folder), passed=set(kwargs))
         return folder
 
     @classmethod
@@ -113,10 +129,11 @@ class IRSTDPipelineBase(DiffusionPipeline):
     ) -> None:
         """Saves the pipeline as a checkpoint folder.
 
-        All files are written into a hidden folder beside `save_directory` first, then moved, the index last.
+        All files are written into a hidden folder beside `save_directory`, which then takes its place.
 
         Args:
-            save_directory: Folder, made if absent; other files in it stay.
+            save_directory: Folder, made if absent. Files of an earlier checkpoint go, but for its card, its lists and
+                its weights of other variants where their configs are the same; other files stay.
             safe_serialization: Must be True: weights are never pickled.
             variant: Middle part of the names of the weight files, for example "fp16".
             max_shard_size: Weights larger than this are split, as in diffusers.
@@ -135,13 +152,15 @@ class IRSTDPipelineBase(DiffusionPipeline):
         folder = Path(save_directory).absolute()
         if folder.is_file():
             raise NotADirectoryError(f"`save_directory` must be a folder, got the file {folder}")
-        with unfinished_folder(folder) as unfinished:
+        stale: set[Path] = set()
+        with replacing_folder(folder, self.config_name, stale.__contains__) as unfinished:
             super().save_pretrained(unfinished, variant=variant, max_shard_size=max_shard_size)
             self._finish(unfinished)
+            stale |= stale_files(folder, unfinished, variant)
+            seal(unfinished, folder, stale)
             if remote_code:
                 for name, content in remote.remote_code(unfinished).items():
                     (unfinished / name).write_bytes(content)
-            _move_files(unfinished, folder, last=self.config_name)
         if push_to_hub:
             upload_checkpoint(folder, kwargs.pop("repo_id", None) or folder.name, **kwargs)
 
@@ -196,10 +215,3 @@ class IRSTDPipelineBase(DiffusionPipeline):
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for path in folder.glob("*/*.safetensors"):
             path.chmod((folder / self.config_name).stat().st_mode)  # safetensors lets their owner alone read them
-
-
-def _move_files(source: Path, target: Path, last: str) -> None:
-    paths = [path for path in sorted(source.rglob("*")) if path.is_file()]
-    for path in sorted(paths, key=lambda path: path == source / last):
-        (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target / path.relative_to(source))

@@ -1,12 +1,13 @@
 """The call that the detectors share, from images of any size to targets."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
@@ -23,6 +24,13 @@ def draw_base_seed(generator: torch.Generator | None) -> int:
     """The number, below 2**62, that a call's images derive their seeds from; None draws from seed 0."""
     source = generator or torch.Generator().manual_seed(0)
     return int(torch.randint(2**62, (1,), generator=source, device=source.device))
+
+
+def scheduler_of_call(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """A copy with steps of its own, so that calls may run side by side; tensors, never written to, are shared."""
+    own = copy(scheduler)
+    vars(own).update({name: [*value] for name, value in vars(scheduler).items() if isinstance(value, list)})
+    return own
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, ModelMixin, SchedulerMixin, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -19,7 +19,7 @@ from ..data.images import ImageInput, to_grays
 from ..hub.format import FORMAT_VERSION
 from ..tiling import blend_weight, image_seed, pad_image, tile_windows
 from .base import IRSTDPipelineBase
-from .detection import SILENT, StepCallback, StepEnd, draw_base_seed
+from .detection import SILENT, StepCallback, StepEnd, draw_base_seed, scheduler_of_call
 
 TILE_MULTIPLE = 32  # in pixels: every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
@@ -283,13 +283,14 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         hint = _tiled(self.encode_hint, restored, tile_size, tile_overlap, down=scale)  # (B, C, h, w)
 
         # Model invocation: self.controlnet and self.unet, once per step and tile.
-        self.scheduler.set_timesteps(num_inference_steps, device=hint.device)
-        latents, timesteps = self.prepare_latents(hint, generators, strength)
+        scheduler = scheduler_of_call(self.scheduler)
+        scheduler.set_timesteps(num_inference_steps, device=hint.device)
+        latents, timesteps = self.prepare_latents(scheduler, hint, generators, strength)
         step_arguments: dict[str, Any] = {}
-        if "generator" in inspect.signature(self.scheduler.step).parameters:
+        if "generator" in inspect.signature(scheduler.step).parameters:
             step_arguments["generator"] = generators
         for step, timestep in enumerate(self.progress_bar(timesteps)):
-            model_input = self.scheduler.scale_model_input(latents, timestep)
+            model_input = scheduler.scale_model_input(latents, timestep)
             pair = torch.cat([model_input, hint], dim=1)  # (B, 2C, h, w)
 
             def predict(pair: torch.Tensor, timestep: torch.Tensor = timestep) -> torch.Tensor:
@@ -297,7 +298,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
                 return self.predict_noise(latents, hint, timestep)
 
             noise = _tiled(predict, pair, tile_size // scale, tile_overlap // scale)
-            latents = self.scheduler.step(noise, timestep, latents, **step_arguments).prev_sample
+            latents = scheduler.step(noise, timestep, latents, **step_arguments).prev_sample
             latents, hint = step_end(self, step, timestep, latents=latents, hint=hint)
 
         # Model invocation: self.vae.decode.
@@ -307,17 +308,17 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         return (decoded + 1) / 2
 
     def prepare_latents(
-        self, hint: torch.Tensor, generators: list[torch.Generator], strength: float
+        self, scheduler: SchedulerMixin, hint: torch.Tensor, generators: list[torch.Generator], strength: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The latents (B, C, h, w) that the denoising starts from, and the timesteps that are left from there."""
         noise = torch.cat([randn_tensor((1, *hint.shape[1:]), generator=one) for one in generators]).to(hint)
-        timesteps = self.scheduler.timesteps
+        timesteps = scheduler.timesteps
         if strength == 1:
-            return noise * self.scheduler.init_noise_sigma, timesteps
+            return noise * scheduler.init_noise_sigma, timesteps
         skipped = min(int(round(len(timesteps) * (1 - strength))), len(timesteps) - 1)
-        if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(skipped)
-        return self.scheduler.add_noise(hint, noise, timesteps[skipped : skipped + 1]), timesteps[skipped:]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(skipped)
+        return scheduler.add_noise(hint, noise, timesteps[skipped : skipped + 1]), timesteps[skipped:]
 
     def encode_hint(self, restored: torch.Tensor) -> torch.Tensor:
         """The control branch's hint (B, C, h, w): the latent's mode of stage 1's images (B, 1, H, W) in [0, 1]."""

@@ -9,7 +9,7 @@ from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .detection import SILENT, IRSTDDetectionPipeline, StepEnd
+from .detection import SILENT, IRSTDDetectionPipeline, StepEnd, scheduler_of_call
 
 
 class IRSTDDiffPipeline(IRSTDDetectionPipeline):
@@ -111,15 +111,16 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         # Model invocation: self.unet, once per step. The sample stays in float32 whatever the networks' precision.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         latents = self.member_noise(pixels[:, :1].float(), ensemble_size, generators)  # (B*E, 1, PH, PW)
-        latents = latents * self.scheduler.init_noise_sigma
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        scheduler = scheduler_of_call(self.scheduler)
+        scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = latents * scheduler.init_noise_sigma
         step_arguments = {}
-        if "generator" in inspect.signature(self.scheduler.step).parameters:
+        if "generator" in inspect.signature(scheduler.step).parameters:
             step_arguments["generator"] = [g for g in generators for _ in range(ensemble_size)]
-        for step, timestep in enumerate(self.scheduler.timesteps):
-            noisy = self.scheduler.scale_model_input(latents, timestep).to(dtype)
+        for step, timestep in enumerate(scheduler.timesteps):
+            noisy = scheduler.scale_model_input(latents, timestep).to(dtype)
             predicted = self.unet(torch.cat([pixels, noisy], dim=1), timestep, residuals).sample.float()
-            latents = self.scheduler.step(predicted, timestep, latents, **step_arguments).prev_sample
+            latents = scheduler.step(predicted, timestep, latents, **step_arguments).prev_sample
             latents, pixels = step_end(self, step, timestep, latents=latents, pixels=pixels)
         return self._by_member(((latents + 1) / 2).clamp(0, 1), ensemble_size)
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionM
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .detection import SILENT, IRSTDDetectionPipeline, StepEnd
+from .detection import SILENT, IRSTDDetectionPipeline, StepEnd, scheduler_of_call
 
 
 class IRSTDLatentPipeline(IRSTDDetectionPipeline):
@@ -107,12 +107,13 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         # Model invocation: self.unet, once per step.
         variables = image_latent.new_empty(len(image_latent), self.unet.config.out_channels, *image_latent.shape[2:])
         latents = self.member_noise(variables, ensemble_size, generators)  # (B*E, 8, h, w)
-        latents = latents * self.scheduler.init_noise_sigma
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        for step, timestep in enumerate(self.scheduler.timesteps):
-            sample = torch.cat([self.scheduler.scale_model_input(latents, timestep), image_latent], dim=1)
+        scheduler = scheduler_of_call(self.scheduler)
+        scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = latents * scheduler.init_noise_sigma
+        for step, timestep in enumerate(scheduler.timesteps):
+            sample = torch.cat([scheduler.scale_model_input(latents, timestep), image_latent], dim=1)
             clean = self.unet(sample, timestep, tokens).sample  # (B*E, 8, h, w)
-            latents = self.scheduler.step(clean, timestep, latents).prev_sample
+            latents = scheduler.step(clean, timestep, latents).prev_sample
             latents, image_latent, tokens = step_end(
                 self, step, timestep, latents=latents, image_latent=image_latent, tokens=tokens
             )

@@ -28,8 +28,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from ..files import write_json
-from ..hub.format import CARD
+from ..files import replacing_folder, write_json
+from ..hub.format import CARD, INDEX, seal, stale_files
 from ..hub.model_card import make_card
 from ..hub.upload import HUB_ERRORS, explain, upload, upload_contents
 from . import runs
@@ -153,14 +153,18 @@ def _hub_errors(repo_id: str, prefix: str = "") -> Iterator[None]:
 
 @torch.no_grad()
 def _save(task: Task, settings: TrainSettings, folder: Path) -> None:
-    """Write the trained components, in half precision where the settings say so."""
-    task.save_pretrained(folder)
-    if settings.half_precision:
-        for config in folder.glob("*/config.json"):
-            for path in config.parent.glob("*.safetensors"):
+    """Write the trained components, in half precision where the settings say so, in place of earlier ones at once."""
+    stale: set[Path] = set()
+    with replacing_folder(folder, INDEX, stale.__contains__) as unfinished:
+        task.save_pretrained(unfinished)
+        if settings.half_precision:
+            for path in unfinished.glob("*/*.safetensors"):
                 tensors = load_file(path)
                 halved = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
                 save_file(halved, path, metadata={"format": "pt"})
+            if (unfinished / INDEX).exists():
+                seal(unfinished)
+        stale |= stale_files(folder, unfinished, None)
 
 
 def _push(task: Task, settings: TrainSettings, record: dict[str, Any], step: int) -> None:
@@ -298,8 +302,9 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
 
     Raises:
         OSError: The Hub refuses this login at the start, or the upload at the end.
-        ValueError: `resume_from_checkpoint` names no checkpoint, or `output_dir` holds later ones or those of another
-            run; `max_train_minutes` in one of several processes.
+        ValueError: `resume_from_checkpoint` names no checkpoint or one of another run, or `output_dir` holds later
+            ones, those of another run, or a model that no run has left there; `max_train_minutes` in one of several
+            processes.
         FloatingPointError: The loss or, without fp16, whose scaler skips such steps, the gradient is not finite. One
             looks every 20 steps and before anything is saved.
         RuntimeError: The processes ended with different weights.
@@ -321,7 +326,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     checkpoint = runs.find_checkpoint(settings)
     first_step = runs.checkpoint_step(checkpoint) if checkpoint is not None else 0
     found = runs.origin(settings, lists, task.model)
-    runs.refuse_other_origin(settings, found)
+    runs.refuse_other_origin(settings, found, checkpoint)
     accelerator.wait_for_everyone()
     record = runs.make_record(accelerator, settings, first_step=first_step, **found)
     if accelerator.is_main_process:
@@ -351,13 +356,10 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         settings.lr_scheduler, optimizer, None, settings.lr_warmup_steps, settings.max_train_steps
     )
     model, optimizer = accelerator.prepare(task.model, optimizer)
-    accelerator.register_for_checkpointing(lr_scheduler)
     trained = TrainedPart(task.model)
     average = MovingAverage(trained, settings.ema_decay) if settings.use_ema else None
-    if average is not None:
-        accelerator.register_for_checkpointing(average)
     if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
+        runs.load_checkpoint(accelerator, checkpoint, lr_scheduler, average)
         logger.info("resumed from %s", checkpoint)
 
     num_parts, num_workers = settings.gradient_accumulation_steps, settings.dataloader_num_workers
@@ -441,7 +443,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
             shown[f"val_{task.headline}"] = f"{validation.scores[task.headline]:.3f}"
         progress.set_postfix(shown, refresh=False)
         if saves:
-            runs.save_checkpoint(accelerator, output_dir, done, settings.checkpoints_total_limit)
+            runs.save_checkpoint(accelerator, settings, done, lr_scheduler, average, found)
         if last:
             break
     progress.close()

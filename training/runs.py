@@ -8,25 +8,32 @@ import inspect
 import json
 import logging
 import os
+import pickle
 import platform
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from .. import __version__
-from ..files import write_text
-from ..hub.format import read_json, safe_files
-from .settings import Settings, TrainSettings, changed_settings, parse_plan, stage_folder
+from ..files import only_writer, replacing_folder, write_json, write_text
+from ..hub.format import INDEX, read_json, safe_files, stale_files
+from .settings import Plan, Settings, TrainSettings, changed_settings, parse_plan, save_settings, stage_folder
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")  # a run records their versions
 RECORD, SETTINGS = "run.json", "settings.yaml"
+STATE, AVERAGE = "state.json", "average.safetensors"  # in a checkpoint, beside what accelerate saves
 ORIGINS = {"data_sha256": "images on other lists", "start_sha256": "other weights"}
 LISTS = ("train.txt", "val.txt", "train_*.txt", "val_*.txt")  # the files of `write_split`
 
@@ -40,6 +47,15 @@ def start(cls: type[Settings], run: Callable[[Settings], None], argv: Sequence[s
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     plan = parse_plan(cls, argv)
+    plan.output_dir.mkdir(parents=True, exist_ok=True)
+    is_main = os.environ.get("RANK", "0") == "0"
+    with only_writer(plan.output_dir, f"the training {cls.__name__}") if is_main else nullcontext():
+        _run_plan(plan, run, is_main)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _run_plan(plan: Plan[Settings], run: Callable[[Settings], None], is_main: bool) -> None:
     for number, settings in enumerate(plan.stages, start=1):
         if plan.only not in (None, number):
             continue
@@ -52,10 +68,8 @@ def start(cls: type[Settings], run: Callable[[Settings], None], argv: Sequence[s
         if plan.is_staged:
             logger.info("stage %d of %d: %s", number, len(plan.stages), settings.output_dir)
         run(settings)
-    if plan.is_staged and plan.only in (None, len(plan.stages)) and os.environ.get("RANK", "0") == "0":
+    if plan.is_staged and plan.only in (None, len(plan.stages)) and is_main:
         _copy_model(stage_folder(plan.output_dir, len(plan.stages)), plan.output_dir)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _check_start(output_dir: Path, number: int, finished: bool) -> None:
@@ -73,13 +87,14 @@ def _check_start(output_dir: Path, number: int, finished: bool) -> None:
 
 
 def _copy_model(folder: Path, output_dir: Path) -> None:
-    """Copy a stage's model and lists; lists of an earlier model go."""
-    for stale in [path for pattern in LISTS for path in output_dir.glob(pattern)]:
-        if not (folder / stale.name).exists():
-            stale.unlink()
-    for file in model_files(folder):
-        (output_dir / file).parent.mkdir(exist_ok=True)
-        shutil.copy(folder / file, output_dir / file)
+    """Copy a stage's model and lists, in place of those of an earlier model."""
+    stale: set[Path] = set()
+    with replacing_folder(output_dir, INDEX, stale.__contains__) as unfinished:
+        for file in model_files(folder):
+            (unfinished / file).parent.mkdir(exist_ok=True)
+            shutil.copy(folder / file, unfinished / file)
+        stale |= stale_files(output_dir, unfinished, None)
+        stale |= {Path(path.name) for pattern in LISTS for path in output_dir.glob(pattern)}
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -127,11 +142,14 @@ def read_record(output_dir: Path) -> dict[str, Any]:
 
 
 def is_finished(settings: TrainSettings) -> bool:
-    """Whether `output_dir` holds this run's trained model; a model or checkpoints of other settings are refused."""
+    """Whether `output_dir` holds this run's trained model; one of other settings, or of none, is refused."""
     output_dir = Path(settings.output_dir)
-    record = read_record(output_dir)
-    finished = "saved_sha256" in record
-    if finished or (record and list_checkpoints(output_dir)):
+    finished = "saved_sha256" in read_record(output_dir)
+    has_settings = (output_dir / SETTINGS).is_file()
+    has_model = any(any(config.parent.glob("*.safetensors")) for config in output_dir.glob("*/config.json"))
+    if (finished or has_model) and not has_settings:
+        raise ValueError(f"`output_dir` {output_dir} holds a model without {SETTINGS}: choose another `output_dir`")
+    if has_settings and (finished or has_model or list_checkpoints(output_dir)):
         changed = changed_settings(settings, output_dir / SETTINGS, finished)
         if changed:
             raise ValueError(
@@ -141,8 +159,8 @@ def is_finished(settings: TrainSettings) -> bool:
     return finished
 
 
-def refuse_other_origin(settings: TrainSettings, found: Mapping[str, str]) -> None:
-    """Refuse checkpoints in `output_dir` that are of other settings, lists of images or weights at the start."""
+def refuse_other_origin(settings: TrainSettings, found: Mapping[str, str], checkpoint: Path | None) -> None:
+    """Refuse checkpoints, in `output_dir` or to go on from, of other settings, lists of images or first weights."""
     output_dir = Path(settings.output_dir)
     is_finished(settings)
     record = read_record(output_dir)
@@ -153,6 +171,14 @@ def refuse_other_origin(settings: TrainSettings, found: Mapping[str, str]) -> No
                     f"`output_dir` {output_dir} holds checkpoints of a run from {other}; "
                     "remove them or choose another `output_dir`"
                 )
+    if checkpoint is not None:
+        if not (checkpoint / STATE).is_file():
+            raise ValueError(f"{checkpoint} has no {STATE}: earlier versions wrote pickles, which are not loaded")
+        changed = changed_settings(settings, checkpoint / SETTINGS, finished=False)
+        state = read_json(checkpoint / STATE)
+        changed += [other for name, other in ORIGINS.items() if state.get(name) != found[name]]
+        if changed:
+            raise ValueError(f"`resume_from_checkpoint` {checkpoint} is of another run: {'; '.join(changed)}")
 
 
 def append_line(path: Path, step: int, values: Mapping[str, float]) -> None:
@@ -179,8 +205,19 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted((p for p in output_dir.glob("checkpoint-*") if p.name[11:].isdigit()), key=checkpoint_step)
 
 
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit: int) -> None:
-    """Write a checkpoint and keep the last `limit`; a kill leaves no half of one under a checkpoint's name."""
+def save_checkpoint(
+    accelerator: Accelerator,
+    settings: TrainSettings,
+    step: int,
+    lr_scheduler: LRScheduler,
+    average: AveragedModel | None,
+    found: Mapping[str, str],
+) -> None:
+    """Write a checkpoint and keep the last ones; a kill leaves no half of one under a checkpoint's name.
+
+    `found` is the run's `origin`. What is written here is safetensors and JSON; accelerate pickles its own part.
+    """
+    output_dir = Path(settings.output_dir)
     partial = output_dir / f"partial-checkpoint-{step}"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
@@ -188,12 +225,36 @@ def save_checkpoint(accelerator: Accelerator, output_dir: Path, step: int, limit
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        if average is not None:
+            save_file({name: tensor.contiguous() for name, tensor in average.state_dict().items()}, partial / AVERAGE)
+        save_settings(settings, partial / SETTINGS)
+        write_json(partial / STATE, {**found, "lr_scheduler": lr_scheduler.state_dict()})
         os.replace(partial, output_dir / f"checkpoint-{step}")
-        for stale in list_checkpoints(output_dir)[:-limit]:
+        for stale in list_checkpoints(output_dir)[: -settings.checkpoints_total_limit]:
             doomed = stale.with_name(f"partial-{stale.name}-old")
             os.replace(stale, doomed)
             shutil.rmtree(doomed)
     accelerator.wait_for_everyone()
+
+
+def load_checkpoint(
+    accelerator: Accelerator, checkpoint: Path, lr_scheduler: LRScheduler, average: AveragedModel | None
+) -> None:
+    """Load what `save_checkpoint` has written, and of pickles only what `torch.load` with `weights_only=True` takes.
+
+    Raises:
+        ValueError: The checkpoint holds other pickles, or a part of it is damaged or missing.
+    """
+    pickles = sorted(path.name for path in checkpoint.glob("custom_checkpoint_*.pkl"))
+    if pickles:
+        raise ValueError(f"{checkpoint / pickles[0]} is a pickle of an earlier version or of another hand: refused")
+    try:
+        accelerator.load_state(str(checkpoint))
+        lr_scheduler.load_state_dict(read_json(checkpoint / STATE)["lr_scheduler"])
+        if average is not None:
+            average.load_state_dict(load_file(checkpoint / AVERAGE))
+    except (OSError, ValueError, LookupError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{checkpoint} cannot be loaded: {error}") from error
 
 
 def find_checkpoint(settings: TrainSettings) -> Path | None:

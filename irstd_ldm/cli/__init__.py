@@ -6,6 +6,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..files import printable
+
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 PICTURE_KINDS = ("masks", "overlays", "probability")  # a picture lies in DIR/KIND/NAME.png
 TABLE_NAMES = {
@@ -48,7 +50,7 @@ class Failure:
         return json.dumps(asdict(self))
 
     def __str__(self) -> str:
-        return self.error if self.file in self.error else f"{self.file}: {self.error}"
+        return printable(self.error if self.file in self.error else f"{self.file}: {self.error}")
 
 
 def describe(file: object, error: Exception) -> Failure:
@@ -65,7 +67,7 @@ def plain(error: Exception) -> str:
 
 def one_line(message: object) -> str:
     """A message, often another library's, on a single line."""
-    return " ".join(str(message).split())
+    return printable(" ".join(str(message).split()))
 
 
 def drop_standard_output() -> None:

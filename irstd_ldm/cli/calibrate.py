@@ -23,7 +23,7 @@ from ..pipelines.detection import IRSTDDetectionPipeline
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
 from .model import load_pipeline, model_folder, predict, resolve_device, sampling
-from .outputs import writing
+from .outputs import held, writing
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(str(error)) from error
     path = folder / INDEX
-    index = read_json(path)
-    confidence = confidence or (index.get("calibration") or {}).get("confidence")
-    calibration = _calibration(image_sets, budgets, confidence, {"mask_threshold": mask_threshold, **sampled})
-    with writing(path):
+    with writing(path), held(folder, "calibrate"):
+        index = read_json(path)
+        confidence = confidence or (index.get("calibration") or {}).get("confidence")
+        calibration = _calibration(image_sets, budgets, confidence, {"mask_threshold": mask_threshold, **sampled})
         write_json(path, {**index, "calibration": calibration})
     for images in image_sets:
         print(f"{images.root}, {images.description}: {len(images)} images")

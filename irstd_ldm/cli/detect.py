@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,7 @@ from .. import __version__
 from ..data.readers import FRAME_SUFFIXES, RAW_SUFFIXES, is_sequence, open_frames
 from ..data.readers.frame import IMAGE_ERRORS, FrameSource
 from ..data.synthetic import synthetic_scene
+from ..files import printable
 from ..targets import Target
 from . import (
     DEFAULT_KINDS,
@@ -29,15 +30,20 @@ from . import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    PICTURE_KINDS,
     SCENE_SCR,
+    TABLE_NAMES,
     CommandError,
     Failure,
     InputFile,
     describe,
 )
 from .model import FrameDetector, load_detector, model_name, resolve_decision, resolve_device, settings
-from .outputs import TARGET_FIELDS, Ending, FolderOutputs, Record, StreamOutputs, make_folder, save_png, say
+from .outputs import MARKER, TARGET_FIELDS, Ending, FolderOutputs, Record, StreamOutputs, make_folder, save_png, say
 from .sequence import SequenceResult, detect_sequence
+
+if TYPE_CHECKING:
+    import torch
 
 TABLE_ROWS = 20
 STANDARD_OUTPUT = Path("-")
@@ -57,6 +63,17 @@ def run(args: argparse.Namespace) -> int:
     _check_flags(inputs, args, is_stream)
     # 2. Outputs, before the time that loading takes.
     outputs = StreamOutputs() if is_stream else FolderOutputs(args.output, args.write or DEFAULT_KINDS)
+    with outputs.held():
+        return _detect(args, device, inputs, failures, outputs)
+
+
+def _detect(
+    args: argparse.Namespace,
+    device: torch.device | None,
+    inputs: list[InputFile],
+    failures: list[Failure],
+    outputs: StreamOutputs | FolderOutputs,
+) -> int:
     if not args.inputs:
         inputs = [_write_scene(args)]
     for failure in failures:
@@ -218,14 +235,18 @@ def _image_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def unique_names(paths: Iterable[Path]) -> list[InputFile]:
-    """Names every file by its stem, a stem's second file STEM-2, its third STEM-3, whatever the case of letters."""
-    taken: set[str] = set()
+    """Names every file by its stem, a stem's second file STEM-2, its third STEM-3, whatever the case of letters.
+
+    A name has no dots at its beginning and no control characters, and is none of those that `detect` gives itself.
+    """
+    taken = {*PICTURE_KINDS, *TABLE_NAMES.values(), "images"}
     files = []
     for path in paths:
-        name, number = path.stem, 1
+        stem = "".join(c if printable(c) == c else "_" for c in path.stem).lstrip(".") or "unnamed"
+        name, number = stem, 1
         while name.casefold() in taken:
             number += 1
-            name = f"{path.stem}-{number}"
+            name = f"{stem}-{number}"
         taken.add(name.casefold())
         files.append(InputFile(path, name))
     return files
@@ -285,8 +306,12 @@ def _is_sequence(path: Path, args: argparse.Namespace) -> bool | None:
 def _write_scene(args: argparse.Namespace) -> InputFile:
     """Makes the synthetic scene that is detected where no input is given."""
     path = args.output / "images" / "synthetic.png"
+    if path.exists() and not (path.with_name(MARKER).exists() or (args.output / TABLE_NAMES["json"]).is_file()):
+        message = f"--output {args.output}: its images/{path.name} was not written by `detect`; name another"
+        raise CommandError(message, EXIT_USAGE)
     make_folder(path.parent)
     try:
+        path.with_name(MARKER).touch()
         scene = synthetic_scene(seed=args.seed, scr=SCENE_SCR)
         save_png(path, Image.fromarray(scene.image))
     except (OSError, ValueError) as error:  # a full disk, or a seed whose scene has no room for the targets
@@ -313,7 +338,7 @@ def _close(num_inputs: int, failures: Sequence[Failure], interrupted: str | None
     if failures:
         print(f"irstd-ldm detect: {len(failures)} of {num_inputs} inputs failed", file=sys.stderr)
     if interrupted is not None:
-        print(f"irstd-ldm detect: {interrupted}", file=sys.stderr)
+        print(f"irstd-ldm detect: {printable(interrupted)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_FAILED if failures else EXIT_DONE
 

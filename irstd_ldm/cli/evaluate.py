@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..evaluation.report.outcomes import NamedEvaluation, WorstImages, file_stem
 from ..evaluation.report.write import write_report
 from ..evaluation.result import EvaluationResult, Pair, evaluate_probabilities
 from ..files import write_json
+from ..hub.format import read_json
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.exported import ENGINES
@@ -29,8 +31,9 @@ from ..targets import confidence_calibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
 from .model import load_detector, model_folder, model_name, predict, resolve_decision, resolve_device, settings
-from .outputs import make_folder, writing
+from .outputs import held, make_folder, writing
 
+WRITTEN = ("metrics.json", "cross_dataset.json", "report.html", "per_image.csv")
 Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
 LOWEST_PEAK = 1 / 16  # a folder whose predictions all stay below it holds numbers of classes, not probabilities
 # The thresholds of stored probabilities, where the command names none.
@@ -52,9 +55,30 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("a data set, a model or a folder of predictions is named twice", EXIT_USAGE)
     image_sets = [_open(one) for one in one_at_a_time]
     make_folder(args.output)
+    _refuse_foreign(args.output)
+    with held(args.output, "evaluate") if state.is_main_process else nullcontext():
+        _evaluate_all(args, state, zip(one_at_a_time, image_sets, detectors, data, strict=True))
+    return EXIT_DONE
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Refuses a folder with files of the names that are written and without the numbers of an earlier evaluation."""
+    found = [path for path in map(output.joinpath, WRITTEN) if path.is_file()]
+    for path in found[:2]:
+        with suppress(ValueError):
+            if path.suffix == ".json" and {"protocol", "rows"} & set(read_json(path)):
+                return
+    if found:
+        message = f"--output {output}: its {found[0].name} was not written by `evaluate`; name another"
+        raise CommandError(message, EXIT_USAGE)
+
+
+def _evaluate_all(
+    args: argparse.Namespace, state: PartialState, runs: Iterable[tuple[argparse.Namespace, ImageSet, str, str]]
+) -> None:
     evaluations: list[NamedEvaluation] = []
     pipeline, loaded = None, None
-    for one, images, detector, name in zip(one_at_a_time, image_sets, detectors, data, strict=True):
+    for one, images, detector, name in runs:
         if one.predictions is None and (pipeline is None or loaded != one.model):
             pipeline, loaded = load_detector(one, _device(one, state)), one.model
         header, result, worst = _evaluate(one, images, pipeline, state)
@@ -64,7 +88,6 @@ def run(args: argparse.Namespace) -> int:
         _write(args.output, evaluations)
         if args.report:
             _write_report(args.output, evaluations)
-    return EXIT_DONE
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

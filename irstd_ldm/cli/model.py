@@ -6,8 +6,11 @@ torch is imported only where it runs the networks.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -20,6 +23,7 @@ from ..data.images import invert_polarity
 from ..data.readers import is_sequence
 from ..data.readers.frame import BLACK_HOT, Frame, FrameSource
 from ..data.readers.sequence_range import sequence_range
+from ..files import file_sha256
 from ..hub.format import bundled_checkpoint
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.exported import DESCRIPTION, ENGINES
@@ -187,6 +191,11 @@ class FrameDetector:
         self._pipeline, self._args, self._decision = pipeline, args, decision
         self._normalization = pipeline.config["normalization"]
 
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the detector's weights and settings, wherever it was loaded from."""
+        return model_sha256(self._pipeline)
+
     def value_range(self, source: FrameSource) -> tuple[float, float] | None:
         """The raw values that map to -1 and 1 in every frame of a file, None = each frame's own."""
         asked = self._args.input_range
@@ -220,6 +229,23 @@ class FrameDetector:
             index = frame.index if has_index else None
             record = Record(str(item.path), item.name, width, height, found, mask, index, frame.time_s)
             yield frame, probability, record
+
+
+def model_sha256(pipeline: Detector) -> str:
+    """Digest of a detector: of an exported one its files, else its networks' weights and all configs."""
+    digest = hashlib.sha256()
+    if isinstance(pipeline, ExportedDetectorRunner):
+        for path in pipeline.files:
+            digest.update(file_sha256(path).encode())
+        return digest.hexdigest()
+    import torch
+
+    for name, component in [("", pipeline), *sorted(pipeline.components.items())]:
+        public = {key: value for key, value in component.config.items() if not key.startswith("_")}
+        digest.update(json.dumps([name, public], default=str, sort_keys=True).encode())
+        for tensor in component.state_dict().values() if isinstance(component, torch.nn.Module) else ():
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def resolve_decision(args: argparse.Namespace, config: Mapping[str, Any]) -> targets.Decision:

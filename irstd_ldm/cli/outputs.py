@@ -1,6 +1,5 @@
 """The outputs of `detect`: pictures of a frame, its line of JSON, the log of such lines, tables made of the log."""
 
-import csv
 import dataclasses
 import io
 import json
@@ -8,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import displayable
-from ..files import finite, part_path, replacing
+from ..files import FolderInUseError, csv_line, finite, only_writer, part_path, printable, replacing
 from ..targets import Target
 from ..tracking import Track
 from . import (
@@ -41,15 +40,16 @@ BOX_MARGIN_PX = 2  # least distance of a box from its target in pixels of the in
 BOX_COLOUR = (255, 64, 64)
 TEXT_COLOUR = (255, 235, 59)
 OUTLINE_COLOUR = (0, 0, 0)
+HEAD = 2**20  # characters at the beginning of detections.json, which hold the settings
 MARKER = ".irstd-ldm"  # an empty file beside pictures that `detect` may replace
 
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def say(text: str) -> None:
-    """Prints a line at once; where the reader has left, the command ends as an interrupted one."""
+    """Prints lines at once; where the reader has left, the command ends as an interrupted one."""
     try:
-        print(text, flush=True)
+        print("\n".join(map(printable, text.split("\n"))), flush=True)
     except BrokenPipeError:
         drop_standard_output()
         sys.exit(EXIT_INTERRUPTED)
@@ -65,6 +65,19 @@ def make_folder(folder: Path) -> None:
         check_writable(folder / "writable")
     except OSError as error:
         raise CommandError(f"--output {folder}: cannot write there: {error.strerror}", EXIT_USAGE) from error
+
+
+@contextmanager
+def held(folder: Path, command: str) -> Iterator[None]:
+    """Keeps other processes of this package from writing to a folder meanwhile."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(folder, f"irstd-ldm {command}"))
+        except FolderInUseError as error:
+            raise CommandError(f"{error}; wait for it, or name another folder") from error
+        except OSError as error:  # a file system without locks
+            raise CommandError(f"{folder}: cannot be locked: {error.strerror}") from error
+        yield
 
 
 def check_writable(path: Path) -> None:
@@ -146,14 +159,23 @@ class Log:
 
     def append(self, line: str) -> None:
         """Appends a line, or nothing where the disk refuses."""
-        end = self._file.seek(0, io.SEEK_END)
+        end = self.end
         data = memoryview(f"{line}\n".encode(errors="surrogateescape"))
         try:
             while data:
                 data = data[self._file.write(data) :]
         except BaseException:  # an interruption too must not leave half a line
-            self._file.truncate(end)
+            self.cut(end)
             raise
+
+    @property
+    def end(self) -> int:
+        """Size of the file in bytes."""
+        return self._file.seek(0, io.SEEK_END)
+
+    def cut(self, end: int) -> None:
+        """Drops what was appended behind `end` bytes."""
+        self._file.truncate(end)
 
     def records(self, num_records: int | None = None) -> Iterator[Record]:
         """The records from the first on, one in memory at a time; lines of failures follow and are none."""
@@ -187,20 +209,21 @@ class Pictures:
         for path in self.folders:
             make_folder(path)
 
-    @contextmanager
-    def written(self, name: str, image: np.ndarray, probability: np.ndarray, record: Record) -> Iterator[None]:
-        """Writes a frame's pictures; they go again where one of them, or the block, fails or is interrupted."""
+    def add(self, log: Log, name: str, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
+        """Writes a frame's pictures, then its line; none of them stays where one fails or is interrupted."""
         draw: dict[str, Callable[[], Image.Image]] = {
             "masks": lambda: Image.fromarray(record.mask.astype(np.uint8) * 255),
             "overlays": lambda: draw_overlay(displayable(image, self._value_range), record.targets),
             "probability": lambda: Image.fromarray(np.rint(probability * np.float32(65535)).astype(np.uint16)),
         }
+        end = log.end
         try:
             for path in self.folders:
                 (path / MARKER).touch()
                 save_png(path / f"{name}.png", draw[path.name]())
-            yield
+            log.append(record.to_json())
         except BaseException:
+            log.cut(end)
             for path in self.folders:
                 (path / f"{name}.png").unlink(missing_ok=True)
             raise
@@ -296,28 +319,28 @@ def json_table(header: Mapping[str, Any], records: Records, ending: Ending) -> I
 
 def csv_table(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
     """detections.csv of stills: a row per target."""
-    yield _csv_line(("file", "name", *TARGET_FIELDS))
+    yield csv_line(("file", "name", *TARGET_FIELDS))
     for record in records():
-        yield from (_csv_line((record.file, record.name, *row.values())) for row in record.row()["targets"])
+        yield from (csv_line((record.file, record.name, *row.values())) for row in record.row()["targets"])
 
 
 def sequence_csv(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
     """detections.csv of a sequence: a row per target, with the track that follows it where tracks are kept."""
     with_tracks = bool(header["tracker"])
-    yield _csv_line(("frame", "time_s", *TARGET_FIELDS, *(["track"] if with_tracks else [])))
+    yield csv_line(("frame", "time_s", *TARGET_FIELDS, *(["track"] if with_tracks else [])))
     for record in records():
         followers = {track.target: track.id for track in record.tracks or () if track.target is not None}
         for index, target in enumerate(record.row()["targets"]):
             row = (record.frame, record.time_s, *target.values())
-            yield _csv_line((*row, followers.get(index)) if with_tracks else row)
+            yield csv_line((*row, followers.get(index)) if with_tracks else row)
 
 
 def tracks_csv(header: Mapping[str, Any], records: Records, ending: Ending) -> Iterator[str]:
     """tracks.csv of a sequence: a row per track and frame."""
-    yield _csv_line(("frame", "time_s", *TRACK_FIELDS))
+    yield csv_line(("frame", "time_s", *TRACK_FIELDS))
     for record in records():
         for track in record.tracks or ():
-            yield _csv_line((record.frame, record.time_s, *dataclasses.astuple(track)))
+            yield csv_line((record.frame, record.time_s, *dataclasses.astuple(track)))
 
 
 # A new table is a function above, or in exchange.py where it needs a library, and an entry here and in `TABLE_NAMES`.
@@ -352,17 +375,14 @@ def list_elements(values: Iterable[Any], indent: str = "", end: str = "") -> Ite
     yield end if separator else ""
 
 
-def _csv_line(values: Sequence[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
-    return line.getvalue()
-
-
 class StreamOutputs:
     """Lines of JSON on the standard output, and nothing else."""
 
     def begin(self) -> None:
         pass
+
+    def held(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def holds(self, path: Path) -> bool:
         return False
@@ -392,18 +412,46 @@ class FolderOutputs:
             folder / TABLE_NAMES[kind]: table_of(kind) for kind in self.kinds if kind in {*TABLES, *EXTRAS}
         }
         make_folder(folder)
+        self._folder = folder
+        self._check_tables()
         self._pictures.make_folders()
         path = folder / TABLE_NAMES["jsonl"]
         self._path = path if "jsonl" in self.kinds else part_path(path)
         self._log: Log | None = None
 
+    def _check_tables(self) -> None:
+        """Refuses a folder with files of a table's name and without a detections.json of `detect`."""
+        found = [path for path in self.tables if path.is_file()]
+        if not found:
+            return
+        try:
+            with (self._folder / TABLE_NAMES["json"]).open(encoding="utf-8", errors="replace") as file:
+                is_ours = NAMING in file.read(HEAD)
+        except OSError:  # absent, or a folder
+            is_ours = False
+        if not is_ours:
+            raise CommandError(
+                f"--output {self._folder}: its {found[0].name} was not written by `detect`; name another", EXIT_USAGE
+            )
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps other processes out of the folder meanwhile."""
+        return held(self._folder, "detect")
+
     def begin(self) -> None:
-        """Opens the log and checks that the disk takes the tables, before anything is detected."""
+        """Opens the log and checks that the disk takes the tables, before anything is detected.
+
+        A new folder has a detections.json from the beginning, by which a later run knows it.
+        """
         for path in self._tables:
             with writing(path):
                 check_writable(path)
         with writing(self._path):
             self._log = Log(self._path)
+        path = self._folder / TABLE_NAMES["json"]
+        if not path.exists():
+            with writing(path):
+                write_table(path, json_table({}, self._log.records, Ending([], [], False)))
 
     def holds(self, path: Path) -> bool:
         """Whether an input lies among the pictures of this run."""
@@ -412,8 +460,7 @@ class FolderOutputs:
     def add(self, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
         """Writes a still's pictures and then its line."""
         assert self._log is not None
-        with self._pictures.written(record.name, image, probability, record):
-            self._log.append(record.to_json())
+        self._pictures.add(self._log, record.name, image, probability, record)
         self.num_images += 1
 
     def finish(self, header: Mapping[str, Any], ending: Ending) -> None:

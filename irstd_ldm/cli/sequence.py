@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.readers.frame import FrameSource
-from ..files import finite, write_json
+from ..files import file_sha256, finite, write_json
 from ..tracking import Tracker, TrackerParameters
 from . import PICTURE_KINDS, CommandError, InputFile, describe
 from .model import FrameDetector
@@ -59,6 +59,9 @@ def detect_sequence(
             **header,
             "file": str(source.path),
             "file_bytes": source.path.stat().st_size,
+            "file_sha256": file_sha256(source.path),
+            "model_sha256": detector.sha256,
+            "raw": None if args.raw is None else str(args.raw),
             "frames_per_second": source.frames_per_second,
             "input_range": args.input_range or "sequence",
             "value_range": input_range,
@@ -72,7 +75,6 @@ def detect_sequence(
     num_recorded, kept_bytes = _begin(folder, header, args.resume)
     pictures.make_folders()
     log, tracker, result = Log(folder / LOG, kept_bytes), Tracker() if args.tracks else None, SequenceResult()
-    write_json(folder / SUMMARY, {"header": header, **dataclasses.asdict(result)})
     with ExitStack() as at_end:
         if video is not None:
             at_end.callback(video.close)
@@ -86,8 +88,7 @@ def detect_sequence(
                     positions = np.array([(target.x, target.y) for target in record.targets]).reshape(-1, 2)
                     record = dataclasses.replace(record, tracks=tracker.update(positions))
                 if probability is not None:
-                    with pictures.written(f"{record.frame:06}", frame.image, probability, record):
-                        log.append(record.to_json())  # after the pictures, so that `--resume` need not look for them
+                    pictures.add(log, f"{record.frame:06}", frame.image, probability, record)
                 result.num_frames += 1
                 result.num_targets += len(record.targets)
                 result.num_tracks = max([result.num_tracks, *(track.id for track in record.tracks or ())])
@@ -110,21 +111,25 @@ def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, 
     """Makes DIR/NAME; returns the number of frames kept of an earlier run and the bytes of their lines."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = folder / SUMMARY
+    if any(folder.iterdir()) and not summary.exists():
+        raise CommandError(f"{folder}: holds files that `detect` did not write; name another --output")
+    kept = 0, 0
     if resume and summary.exists():
         try:
-            earlier = json.loads(summary.read_text(encoding="utf-8"))["header"]
+            earlier = dict(json.loads(summary.read_text(encoding="utf-8"))["header"])
         except (ValueError, KeyError, TypeError) as error:
             raise CommandError(f"--resume: {summary} is not what `detect` writes") from error
         for name, value in header.items():
             if earlier.get(name) != value:
                 was = f"{folder} was made with {name} {earlier.get(name)!r}"
                 raise CommandError(f"--resume: {was}, now it is {value!r}")
-        return _whole_lines(folder / LOG)
-    if summary.exists():  # an earlier run may have written what this one does not
-        for name in (TRACKS, ANNOTATED):
+        kept = _whole_lines(folder / LOG)
+    else:
+        for name in (LOG, TRACKS, ANNOTATED):  # the log before the summary: `--resume` goes by both
             (folder / name).unlink(missing_ok=True)
-    remove_frame_pictures(folder)
-    return 0, 0
+        remove_frame_pictures(folder)
+    write_json(summary, {"header": header, **dataclasses.asdict(SequenceResult())})
+    return kept
 
 
 def _whole_lines(path: Path) -> tuple[int, int]:

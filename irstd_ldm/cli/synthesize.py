@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,18 +16,21 @@ from tqdm import tqdm
 from ..data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, write_stem_list
 from ..data.ggs import squeeze_with_targets
 from ..data.planted_targets import TargetModel, plant_targets
-from ..files import write_json
+from ..files import csv_line, csv_text, write_json, write_text
+from ..hub.format import digests
 from ..pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline, unit_range
 from ..targets import label_components
 from ..tiling import image_seed
 from . import EXIT_DONE, EXIT_USAGE, CommandError, one_line
 from .model import resolve_device
-from .outputs import make_folder, save_png
+from .outputs import held, make_folder, save_png
 
 SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.txt"
 
 COLUMNS = ("name", "source", "kind", "num_groups", "num_targets", "seed")  # the columns of provenance.csv
 
+Samples = dict[str, Sample]  # by stem
+Frames = dict[str, np.ndarray]  # by stem, (H, W) each
 Made = tuple[np.ndarray, np.ndarray, int | None]  # image (H, W) uint8 or uint16, mask (H, W) bool, number of groups
 Maker = Callable[[str, int], Made]  # a function of a source and a seed, and of nothing else
 
@@ -37,17 +41,26 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--mode {args.mode}{' --originals' * args.originals} needs --data ROOT", EXIT_USAGE)
     samples = _read_samples(args) if args.data is not None else {}
     sources, make = _planter(args) if args.mode == "planted" else (samples, _sample_maker(args, samples))
-    folder = SynthesisFolder(args.output, _settings(args, sources))
+    settings = _settings(args, samples, sources)
+    SynthesisFolder.check(args.output, settings)
+    make_folder(args.output)
+    with held(args.output, "synthesize"):
+        return _synthesize(args, SynthesisFolder(args.output, settings), samples, sources, make)
+
+
+def _synthesize(
+    args: argparse.Namespace, folder: "SynthesisFolder", samples: Samples, sources: Iterable[str], make: Maker
+) -> int:
     stems = []
     if args.originals:
         for stem, sample in samples.items():
             stems.append(stem)
-            if stem not in folder.done:
+            if not folder.holds(stem):
                 folder.add(stem, (_shallow(sample.image), sample.mask, None), stem, "original", None)
     for k, source in enumerate(tqdm(_order(list(sources), args.count, args.seed), total=args.count, disable=None)):
         name = f"{source}_{args.mode}_{k:05d}"
         stems.append(name)
-        if name not in folder.done:
+        if not folder.holds(name):
             seed = image_seed(args.seed, k)
             folder.add(name, make(source, seed), source, args.mode, seed)
     write_stem_list(args.output / TRAIN_LIST, stems)  # with its list the folder is a data set
@@ -64,38 +77,49 @@ class SynthesisFolder:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.folder = folder
-        if folder.is_dir() and any(folder.iterdir()):
-            self._check(settings)
-        for made in (folder, folder / "images", folder / "masks"):
-            make_folder(made)
+        self.check(folder, settings)
         if not (folder / SETTINGS).exists():
             write_json(folder / SETTINGS, settings)
-        self.done = self._read_provenance()
-
-    def _check(self, settings: Mapping[str, Any]) -> None:
+        for made in (folder / "images", folder / "masks"):
+            make_folder(made)
         try:
-            found = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            message = f"--output {self.folder}: holds files that `synthesize` did not write; name another"
+            self._done = self._read_provenance()
+        except (ValueError, IndexError, csv.Error) as error:
+            raise CommandError(f"{folder / PROVENANCE}: is not what `synthesize` writes", EXIT_USAGE) from error
+
+    @staticmethod
+    def check(folder: Path, settings: Mapping[str, Any]) -> None:
+        """Refuses a folder with files of another origin or of other settings."""
+        if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
+            return
+        try:
+            found = dict(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            message = f"--output {folder}: holds files that `synthesize` did not write; name another"
             raise CommandError(message, EXIT_USAGE) from error
         for name, value in settings.items():
             if found.get(name) != json.loads(json.dumps(value)):
-                message = f"--output {self.folder}: was begun with another {name} ({found.get(name)}); "
+                message = f"--output {folder}: was begun with another {name} ({found.get(name)}); "
                 raise CommandError(message + "repeat that, or name another folder", EXIT_USAGE)
+
+    def holds(self, name: str) -> bool:
+        """Whether an image is there, whole."""
+        return csv_text(name) in self._done
 
     def _read_provenance(self) -> set[str]:
         path = self.folder / PROVENANCE
-        if not path.is_file():
-            self._append(COLUMNS)
-        text = path.read_text(encoding="utf-8")
-        complete = text[: text.rfind("\n") + 1]  # a kill may have cut the last row
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        complete = text[: text.rfind("\n") + 1] or csv_line(COLUMNS)  # a kill may have cut the last row
         if complete != text:
-            path.write_text(complete, encoding="utf-8")
-        return {row["name"] for row in csv.DictReader(complete.splitlines())}
+            write_text(path, complete)
+        head, *rows = csv.reader(complete.splitlines())
+        if tuple(head) != COLUMNS:
+            raise ValueError(f"`{path}` must have the columns {', '.join(COLUMNS)}, got {', '.join(head)}")
+        return {row[0] for row in rows}
 
     def _append(self, row: Sequence[Any]) -> None:
         with (self.folder / PROVENANCE).open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(row)
+            file.write(csv_line(row))
 
     def add(self, name: str, made: Made, source: str, kind: str, seed: int | None) -> None:
         """Writes one image and its mask, then its row."""
@@ -184,11 +208,22 @@ def _read_samples(args: argparse.Namespace) -> dict[str, Sample]:
         raise CommandError(f"--data {args.data}: {one_line(error)}", EXIT_USAGE) from error
 
 
-def _settings(args: argparse.Namespace, sources: Iterable[str]) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, samples: Samples, sources: Samples | Frames) -> dict[str, Any]:
     free = ("command", "output", "device", "count")  # these may differ when a folder is continued
     named = {name: value for name, value in vars(args).items() if name not in free}
     named = {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
-    return {**named, "sources": list(sources)}
+    weights = digests(Path(args.model)) if args.model is not None and Path(args.model).is_dir() else None
+    return {**named, "sources": list(sources), "data_sha256": _sha256(samples, sources), "weights_sha256": weights}
+
+
+def _sha256(*sets: Samples | Frames) -> str:
+    """Digest of images and masks, under their names."""
+    digest = hashlib.sha256()
+    for name, one in (pair for of_set in sets for pair in of_set.items()):
+        for array in (one.image, one.mask) if isinstance(one, Sample) else (one,):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode(errors="surrogateescape"))
+            digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _order(sources: list[str], count: int, seed: int) -> Iterator[str]:

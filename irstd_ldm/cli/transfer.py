@@ -1,15 +1,19 @@
 """`irstd-ldm push` and `irstd-ldm pull`: a checkpoint goes to the Hugging Face Hub, or comes from it."""
 
 import argparse
+import glob
 import os
 import shutil
-import uuid
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
-from ..hub.format import SAFE_PATTERNS, checkpoint_files
+from ..files import unfinished_folder
+from ..hub.format import INDEX, NAMED_FILES, checkpoint_files, read_json
 from ..hub.upload import HUB_ERRORS, explain, upload, upload_contents
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
 
@@ -38,7 +42,7 @@ def push(args: argparse.Namespace) -> int:
 
 
 def pull(args: argparse.Namespace) -> int:
-    """Fetches, checks and only then names the folder; returns the exit code."""
+    """Fetches what the checkpoint names, checks it and only then names the folder; returns the exit code."""
     folder = args.folder.absolute()
     try:
         validate_repo_id(args.repo_id)
@@ -48,17 +52,37 @@ def pull(args: argparse.Namespace) -> int:
     except (HFValidationError, OSError, ValueError) as error:
         raise CommandError(plain(error), EXIT_USAGE) from error
     disable_progress_bars()
-    unfinished = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
-    try:
-        patterns = list(SAFE_PATTERNS)
-        snapshot_download(args.repo_id, revision=args.revision, local_dir=unfinished, allow_patterns=patterns)
-        shutil.rmtree(unfinished / ".cache", ignore_errors=True)  # the client's notes on the download
-        files = checkpoint_files(unfinished)
-        os.replace(unfinished, folder)  # fails where something has come to lie in `folder` meanwhile
-    except (ValueError, *HUB_ERRORS) as error:
-        reason = f"{args.repo_id}: {error}" if isinstance(error, ValueError) else explain(error, args.repo_id)
-        raise CommandError(reason.replace(f"{unfinished}{os.sep}", "")) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with unfinished_folder(folder) as unfinished:
+        try:
+            repository = HfApi().model_info(args.repo_id, revision=args.revision)
+            commit = repository.sha
+            _fetch(args.repo_id, commit, unfinished, [INDEX])
+            index = read_json(unfinished / INDEX)
+            files_there = [sibling.rfilename for sibling in repository.siblings or ()]
+            _fetch(args.repo_id, commit, unfinished, [name for name in files_there if _is_named(name, index)])
+            checked = HfApi().verify_repo_checksums(args.repo_id, revision=commit, local_dir=unfinished)
+            if checked.mismatches:
+                raise ValueError(f"{checked.mismatches[0]['path']} is not what the Hub announces: its digest differs")
+            files = checkpoint_files(unfinished)
+            os.replace(unfinished, folder)  # fails where something has come to lie in `folder` meanwhile
+        except (ValueError, *HUB_ERRORS) as error:
+            reason = f"{args.repo_id}: {error}" if isinstance(error, ValueError) else explain(error, args.repo_id)
+            raise CommandError(reason.replace(f"{unfinished}{os.sep}", "")) from error
     print(f"{len(files)} files: {args.folder}")
     return EXIT_DONE
+
+
+def _fetch(repo_id: str, commit: str | None, folder: Path, files: list[str]) -> None:
+    snapshot_download(repo_id, revision=commit, local_dir=folder, allow_patterns=[*map(glob.escape, files)])
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's notes on the download
+
+
+def _is_named(path: str, index: dict[str, Any]) -> bool:
+    """Whether a file is the checkpoint's: index, card, lists, its code, configs and weights of its components."""
+    component, _, name = path.rpartition("/")
+    if not component and any(fnmatchcase(name, pattern) for pattern in NAMED_FILES):
+        return True
+    entry = index.get(component or "_class_name")
+    if not isinstance(entry, list) or len(entry) != 2:
+        return False
+    return name == f"{entry[0]}.py" or bool(component) and name.endswith((".json", ".safetensors"))

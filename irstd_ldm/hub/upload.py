@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from .format import CARD, checkpoint_files
+from .format import CARD, checkpoint_files, weights_variant
 from .model_card import make_card
 from .remote_code import remote_code
 
@@ -60,6 +60,8 @@ def upload(
 ) -> str:
     """Uploads the `contents` made of `folder` in one commit, and returns its address.
 
+    The commit removes weights of the same variants in the same folders: parts of an earlier upload would be loaded.
+
     Args:
         repo_id: "OWNER/NAME", made if absent; "NAME" is the login's own.
         private: Whether a new repository is; None = the owner's default.
@@ -73,13 +75,25 @@ def upload(
     if revision is not None:
         hub.create_branch(repo_id, branch=revision, exist_ok=True)
     prefix = f"{subfolder}/" if subfolder else ""
-    operations = [CommitOperationAdd(prefix + name, content) for name, content in contents.items()]
+    operations: list[Any] = [CommitOperationAdd(prefix + name, content) for name, content in contents.items()]
     if not subfolder and CARD not in contents and not hub.file_exists(repo_id, CARD, revision=revision):
         operations.append(CommitOperationAdd(CARD, str(make_card(folder, repo_id)).encode()))
+    sent = {prefix + name for name in contents}
+    replaced = {_weights_of(name) for name in sent} - {None}
+    for name in hub.list_repo_files(repo_id, revision=revision):
+        if name not in sent and _weights_of(name) in replaced:
+            operations.append(CommitOperationDelete(name))
     commit = hub.create_commit(
         repo_id, operations, commit_message=commit_message, revision=revision, create_pr=create_pr
     )
     return commit.commit_url
+
+
+def _weights_of(name: str) -> tuple[str, str] | None:
+    """Folder and variant of a repository's file of weights or of the index of their parts."""
+    folder, _, file = name.rpartition("/")
+    variant = weights_variant(file)
+    return None if variant is None else (folder, variant)
 
 
 def explain(error: BaseException, repo_id: str) -> str:

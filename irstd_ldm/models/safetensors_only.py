@@ -31,6 +31,14 @@ def align_weights(model: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
+def check_finite(component: Any, source: Path) -> None:
+    """Raises ValueError for a network with weights that are NaN or infinite: it would find nothing, without a word."""
+    if isinstance(component, nn.Module):
+        for name, tensor in component.state_dict().items():
+            if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
+                raise ValueError(f"{source}: the weights `{name}` hold NaN or infinite values")
+
+
 class SafetensorsOnlyMixin:
     """Makes a diffusers model load safetensors only. Comes before the model class in the list of bases."""
 
@@ -46,7 +54,8 @@ class SafetensorsOnlyMixin:
 
         Raises:
             OSError: If there is no safetensors file, or it cannot be read.
-            ValueError: If the weights are not those of the config: diffusers would go on without the missing ones.
+            ValueError: If the weights are not those of the config, where diffusers would go on without the missing
+                ones, or not finite.
         """
         source = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         output_loading_info = kwargs.get("output_loading_info", False)
@@ -59,4 +68,5 @@ class SafetensorsOnlyMixin:
             if info[kind]:
                 raise ValueError(f"{source}: the weights do not fit the config, {kind.replace('_', ' ')} {info[kind]}")
         align_weights(model)
+        check_finite(model, source)
         return (model, info) if output_loading_info else model

@@ -1,5 +1,6 @@
 """An exported detector, run without torch."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -11,7 +12,7 @@ import numpy as np
 from ..data.images import ImageInput, gray_range, scale_gray, to_grays
 from ..targets import Target, confidence_calibration, resolve_decision
 from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling
-from .exported import ENGINES, READABLE, TorchNoise, read_description
+from .exported import DESCRIPTION, ENGINES, READABLE, TorchNoise, read_description
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class DetectorOutput:
 
 class ExportedDetectorRunner:
     """Detects small targets in infrared images of any size, with the networks that `irstd-ldm export` has written.
+
+    Threads may call one runner at a time or all at once. A copy of it, in a pool of processes say, reads the folder
+    anew, and a forked process does so in its first call: the libraries' threads do not survive a fork.
 
     Example:
         ```py
@@ -59,7 +63,22 @@ class ExportedDetectorRunner:
                 f"{self.description.format} in {folder}"
             )
         self.config = self.description.config
+        self._arguments = (os.path.abspath(folder), runtime, num_threads)
+        self._load()
+
+    @property
+    def files(self) -> list[Path]:
+        """What the detector is made of: its description, and its graph with the weights beside it."""
+        graph = self.description.model_path(Path(self._arguments[0]))
+        return [graph.with_name(DESCRIPTION), *sorted(graph.parent.glob(f"{graph.stem}.*"))]
+
+    def _load(self) -> None:
+        folder, runtime, num_threads = self._arguments
         self._infer = ENGINES[runtime](self.description.model_path(Path(folder)), num_threads)
+        self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
 
     @property
     def max_inference_steps(self) -> int:
@@ -155,6 +174,8 @@ class ExportedDetectorRunner:
         Returns:
             (B, E, PH, PW) float32 in [0, 1].
         """
+        if self._process != os.getpid():
+            self._load()
         inputs = self.description.inputs(image, seeds, ensemble_size)
         probability = self._infer(inputs, tile_size)  # (B*E, 1, PH, PW)
         return probability.reshape(len(image), ensemble_size, *image.shape[1:])

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,11 @@ def onnxruntime_engine(path: Path, num_threads: int | None) -> Engine:
 
 
 def openvino_engine(path: Path, num_threads: int | None) -> Engine:
-    """OpenVINO is faster where it knows the sizes: a plan for single tiles and one for all else, made when needed."""
+    """OpenVINO is faster where it knows the sizes: a plan for single tiles and one for all else, made when needed.
+
+    A plan called from two threads at once gives one the other's result, so that calls wait for each other: its
+    latency mode has one stream anyway.
+    """
     openvino = required("openvino")
     # Without the precision hint a processor with bfloat16 computes in it.
     properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -143,16 +148,18 @@ def openvino_engine(path: Path, num_threads: int | None) -> Engine:
     core = openvino.Core()
     model = core.read_model(path)
     plans: dict[int | None, Any] = {}  # key: side of single tiles in pixels; None: for all else
+    lock = Lock()
 
     def run(inputs: Mapping[str, np.ndarray], tile_size: int) -> np.ndarray:
         side = tile_size if inputs["image"].shape == (1, 1, tile_size, tile_size) else None
-        if side not in plans:
-            planned = model
-            if side is not None:
-                planned = model.clone()
-                planned.reshape({name: value.shape for name, value in inputs.items()})
-            plans[side] = core.compile_model(planned, "CPU", properties)
-        return plans[side](dict(inputs))[0]
+        with lock:
+            if side not in plans:
+                planned = model
+                if side is not None:
+                    planned = model.clone()
+                    planned.reshape({name: value.shape for name, value in inputs.items()})
+                plans[side] = core.compile_model(planned, "CPU", properties)
+            return plans[side](dict(inputs))[0]
 
     return run
 

@@ -45,6 +45,7 @@ def arguments(**changed) -> argparse.Namespace:
         "write": None,
         "input_range": None,
         "polarity": "white-hot",
+        "raw": None,
         "tracks": False,
         "annotated_video": False,
         "resume": False,

@@ -1,8 +1,10 @@
 """Each output of `irstd-ldm detect`, read back by what reads it in the field."""
 
+import csv
 import dataclasses
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +306,44 @@ def test_tables_without_any_image_are_whole(tmp_path):
     assert json.loads((tmp_path / "out" / "detections_coco.json").read_text())["images"] == []
     assert json.loads((tmp_path / "out" / "detections.geojson").read_text())["features"] == []
     assert json.loads((tmp_path / "out" / "detections.json").read_text())["images"] == []
+
+
+def test_an_interruption_at_any_line_leaves_an_image_in_all_outputs_or_in_none(results, tmp_path):
+    first, _, second = results
+
+    def interrupted_at(moment: int, folder: Path) -> bool:
+        """Writes two images, the second interrupted before the n-th line of our own; whether it came so far."""
+        outputs = FolderOutputs(folder, ("masks", "csv", "jsonl"))
+        outputs.begin()
+        outputs.add(first.image, first.probability, first.record)
+        lines = iter(range(moment))
+
+        def trace(frame, event, argument):
+            if Path(frame.f_code.co_filename).name not in ("outputs.py", "files.py"):
+                return None
+            if event == "line" and next(lines, None) is None:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        earlier = sys.gettrace()
+        try:
+            sys.settrace(trace)
+            outputs.add(second.image, second.probability, second.record)
+            return False
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(earlier)
+            outputs.finish(HEADER, Ending([], [], complete=False))
+
+    moment = 0
+    while interrupted_at(moment, folder := tmp_path / str(moment)):
+        masks = sorted(path.stem for path in (folder / "masks").glob("*.png"))
+        lines = [json.loads(line)["name"] for line in (folder / "detections.jsonl").read_text().splitlines()]
+        with (folder / "detections.csv").open() as file:
+            rows = sorted({row["name"] for row in csv.DictReader(file)})
+        assert masks == lines == rows and masks[0] == "a", moment
+        assert not list(folder.rglob("*.part"))
+        moment += 1
+    assert moment > 30 and masks == ["a", "b"]

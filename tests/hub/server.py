@@ -83,6 +83,7 @@ class HubServer:
         drop_commits: so many of the next commits end with a closed connection, unread.
         upload_begun: set when half of an LFS upload has arrived.
         release: while it is not set, uploads stop there.
+        damaged: the content network sends objects of these digests with a bit flipped.
     """
 
     def __init__(self) -> None:
@@ -90,6 +91,7 @@ class HubServer:
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.drop_uploads = self.drop_commits = 0
+        self.damaged: set[str] = set()
         self.upload_begun, self.release = threading.Event(), threading.Event()
         self.release.set()
         self.lock = threading.Lock()
@@ -382,7 +384,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _content_network(self, oid: str) -> None:
         if "Authorization" in self.headers:
             raise ApiError(400, "", "a token was sent to another host")
-        data, headers, status = self.hub.objects[oid], {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"}, 200
+        data = self.hub.objects[oid]
+        if oid in self.hub.damaged:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        headers, status = {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"}, 200
         asked = self.headers.get("Range")
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from irstd_ldm.hub.format import seal
 from irstd_ldm.hub.remote_code import remote_code
 
 from .server import TOKEN
@@ -43,6 +44,7 @@ def change_weights(folder: Path, byte: bytes) -> None:
     """Makes weights that the Hub has not seen; it does not ask twice for the same ones."""
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[:-1] + byte)
+    seal(folder)
 
 
 def shared_files(folder: Path) -> dict[str, bytes]:
@@ -99,6 +101,11 @@ def test_older_code_beside_the_weights_is_not_sent(hub, command, run_folder):
     assert hub.files("you/older") == expected | {"scheduler/own.py": b"raise SystemExit\n"}
 
 
+def link(path: Path) -> None:
+    """Puts a link in the place of a file or a folder."""
+    path.symlink_to(path.rename(path.with_name("elsewhere")))
+
+
 def damage_index(folder: Path) -> None:
     index = (folder / "model_index.json").read_text()
     (folder / "model_index.json").write_text(index.replace('"format_version": 2', '"format_version": 9'))
@@ -116,6 +123,10 @@ def damage_index(folder: Path) -> None:
         (lambda c: (c / WEIGHTS).write_bytes(pickle.dumps([0] * 100)), f"run/{WEIGHTS} is not a safetensors file"),
         (lambda c: (c / "unet/extra.bin").touch(), "run/unet/extra.bin may be a pickle"),
         (lambda c: (c / "extra.PKL").touch(), "run/extra.PKL may be a pickle"),
+        (lambda c: link(c / "val.txt"), "run/val.txt is a link"),
+        (lambda c: link(c / WEIGHTS), f"run/{WEIGHTS} is a link"),
+        (lambda c: link(c / "vae"), "run/vae is a link"),
+        (lambda c: (c / WEIGHTS).write_bytes((c / WEIGHTS).read_bytes()[:-1] + b"?"), "or of another checkpoint"),
     ],
 )
 def test_push_sends_nothing_of_what_is_no_checkpoint(hub, run_folder, tmp_path, monkeypatch, capsys, damage, words):
@@ -128,6 +139,33 @@ def test_push_sends_nothing_of_what_is_no_checkpoint(hub, run_folder, tmp_path, 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("irstd-ldm push: ") and words in line
     assert len(hub.requests) == asked
+
+
+def test_a_push_replaces_the_weights_of_an_earlier_one(hub, command, run_folder, tmp_path):
+    """In the same commit; parts of the earlier weights would be loaded in place of the new ones."""
+    stale = ("unet/diffusion_pytorch_model.safetensors.index.json", WEIGHTS.replace(".", "-00001-of-00002."))
+    other = (WEIGHTS.replace(".", ".fp16."), "other/diffusion_pytorch_model-00001-of-00002.safetensors")
+    hub.add("you/parts", dict.fromkeys((*stale, *other), b"x"))
+    done = command("push", "run", "you/parts")
+    assert done.returncode == 0, done.stderr
+    assert hub.files("you/parts") == uploaded_files(run_folder) | dict.fromkeys(other, b"x")
+    assert hub.repos["you/parts"].messages[1:] == ["Upload run"]
+
+
+def test_a_pull_takes_what_the_checkpoint_names_and_checks_it(hub, command, run_folder, tmp_path):
+    assert command("push", "run", "you/named").returncode == 0
+    extra = ("numpy.py", "unet/json.py", "requirements.txt", "data.json", "unet/sub/config.json", "other/config.json")
+    hub.add("you/named", hub.files("you/named") | dict.fromkeys(extra, b"{}"))
+    done = command("pull", "you/named", "pulled")
+    assert done.returncode == 0, done.stderr
+    assert shared_files(tmp_path / "pulled") == uploaded_files(run_folder)
+    oid = hub.repos["you/named"].commits[hub.repos["you/named"].branches["main"]][WEIGHTS].oid
+    hub.damaged.add(oid)
+    done = command("pull", "you/named", "damaged")
+    hub.damaged.clear()
+    assert done.returncode == 1
+    assert done.stderr == f"irstd-ldm pull: you/named: {WEIGHTS} is not what the Hub announces: its digest differs\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "pulled"}
 
 
 SEVERAL = """

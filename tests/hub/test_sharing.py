@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -193,12 +194,14 @@ def damaged(files: dict[str, bytes], executed: Path) -> dict[str, dict[str, byte
     wrong = {name: tensor for name, tensor in tensors.items() if name != "conv_out.weight"}
     folder = [path for path in files if path.startswith("vae/")]
     bad_pickle = pickle.dumps(Touch(executed))
+    unsealed = {name: entry for name, entry in index.items() if name != "_sha256"}
     return {
         "you/newer": {"model_index.json": json.dumps(index | {"format_version": 3}).encode()},
         "you/pickled": {weights: None, "unet/diffusion_pytorch_model.bin": bad_pickle},
         "you/disguised": {weights: bad_pickle},
         "you/truncated": {weights: files[weights][: len(files[weights]) // 2]},
-        "you/misfit": {weights: save(wrong, {"format": "pt"})},
+        "you/misfit": {weights: save(wrong, {"format": "pt"}), "model_index.json": json.dumps(unsealed).encode()},
+        "you/damaged": {weights: files[weights][:-1] + bytes([files[weights][-1] ^ 1])},
         "you/no_folder": dict.fromkeys(folder),
         "you/no_index": {"model_index.json": None},
     }
@@ -210,7 +213,10 @@ def test_push_commits_the_finished_files_once(hub, work, first_commit):
     pushed = hub.files("you/tiny", first_commit)
     assert pushed == checkpoint | {"README.md": pushed["README.md"]}
     changed = hub.files("you/tiny", list(repo.commits)[-2])
-    code = {name: data for name, data in checkpoint.items() if name.endswith((".py", "index.json"))}
+    code = {name: data for name, data in checkpoint.items() if name.endswith(".py")}
+    index = json.loads(checkpoint["model_index.json"])
+    index["_sha256"] = {name: sha256(changed[name]).hexdigest() for name in index["_sha256"]}
+    code["model_index.json"] = (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
     assert changed == files_of(work / "changed") | code | {"README.md": pushed["README.md"]}
     nested = hub.files("you/nested")
     assert nested.pop(".gitattributes", None) in (None, b"")
@@ -299,6 +305,7 @@ def test_it_computes_the_same_bits_with_the_package(loaded, expected, name, vers
         ("you/disguised", "OSError", f"unet/{WEIGHTS}"),
         ("you/truncated", "OSError", f"unet/{WEIGHTS}"),
         ("you/misfit", "ValueError", "unet: the weights do not fit the config, missing keys ['conv_out.weight']"),
+        ("you/damaged", "OSError", f"unet/{WEIGHTS} is damaged or of another checkpoint"),
         ("you/no_folder", "ValueError", "vae/irstd_mask_vae.py"),
         ("you/no_index", "OSError", "model_index.json"),
         ("you/hidden", "OSError", "the Hub has no such repository, or it is private and this login"),

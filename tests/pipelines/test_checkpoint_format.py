@@ -106,9 +106,11 @@ def test_golden_model_index(checkpoint):
         "vae": ["irstd_ldm.models.mask_vae", "MaskAutoencoderKL"],
     }
     assert (index["_class_name"], index["format_version"]) == ("IRSTDLatentPipeline", 2)
+    assert set(index["_sha256"]) == {f"{name}/{WEIGHTS}" for name in COMPONENTS}
     assert settings == {
         "_class_name",
         "_diffusers_version",
+        "_sha256",
         "calibration",
         "default_ensemble_size",
         "default_num_inference_steps",

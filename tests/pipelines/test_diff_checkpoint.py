@@ -46,6 +46,7 @@ def test_golden_files_and_index(checkpoint):
     }
     index = read_json(checkpoint / "model_index.json")
     index.pop("_diffusers_version")
+    assert set(index.pop("_sha256")) == {f"unet/{WEIGHTS}", f"conditional_encoder/{WEIGHTS}"}
     assert index == {
         "_class_name": "IRSTDDiffPipeline",
         "calibration": None,

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -119,7 +120,7 @@ def test_the_moving_average_is_saved(settings, tmp_path):
     task = Regression()
     train(settings(ema_decay=0.5), task, Points(), {})
     saved = torch.load(tmp_path / "run" / "model.pt")["weight"]
-    shadow = torch.load(tmp_path / "run" / "checkpoint-9" / "custom_checkpoint_1.pkl")["module.weight"]
+    shadow = load_file(tmp_path / "run" / "checkpoint-9" / "average.safetensors")["module.weight"]
     assert torch.equal(saved, shadow) and not torch.equal(saved, task.model.weight)
 
 

@@ -1,8 +1,6 @@
 """Writes a report into a folder: one page that stands alone, its plots, and a row per image."""
 
 import base64
-import csv
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -236,30 +234,16 @@ def _image_addresses(evaluation: NamedEvaluation, folder: Path) -> dict[str, str
 
 def _per_image_csv(evaluations: Sequence[NamedEvaluation], addresses: Sequence[Mapping[str, str]]) -> str:
     """The counts of every image as CSV; `image` is the file relative to the report, empty where there is none."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        (
-            "detector",
-            "data",
-            "stem",
-            "image",
-            "protocol",
-            "matching",
-            "mask_threshold",
-            "score_threshold",
-            "iou",
-            *COUNT_FIELDS,
-        )
-    )
+    names = ("detector", "data", "stem", "image", "protocol", "matching", "mask_threshold", "score_threshold", "iou")
+    lines = [files.csv_line((*names, *COUNT_FIELDS))]
     for one, files_of_images in zip(evaluations, addresses, strict=True):
         decision = one.result.decision
         settings = one.result.protocol.name, one.result.matching, decision.mask_threshold, decision.score_threshold
         for image in one.result.per_image:
             numbers = iou(image.counts), *(getattr(image.counts, name) for name in COUNT_FIELDS)
             address = files_of_images.get(image.stem, "")
-            writer.writerow((one.detector, one.data, image.stem, address, *settings, *numbers))
-    return text.getvalue()
+            lines.append(files.csv_line((one.detector, one.data, image.stem, address, *settings, *numbers)))
+    return "".join(lines)
 
 
 def _data_uri(png: bytes) -> str:
