@@ -11,7 +11,7 @@ import numpy as np
 from ..data.images import ImageInput, gray_range, scale_gray, to_grays
 from ..targets import Target, confidence_calibration, resolve_threshold
 from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling
-from .exported import ENGINES, READABLE, TorchNoise, read_description
+from .exported import BUNDLED_GRAPH, ENGINES, READABLE, TorchNoise, fastest_engine, read_description
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class ExportedDetectorRunner:
         ```py
         >>> from irstd_ldm.runtime.detector import ExportedDetectorRunner
 
-        >>> detector = ExportedDetectorRunner("exported", runtime="openvino")
+        >>> detector = ExportedDetectorRunner()
         >>> detector("frame.png").targets[0]
         ```
 
     Args:
-        folder: Written by `irstd-ldm export`.
-        runtime: ``onnxruntime`` or ``openvino``, which reads both formats.
+        folder: Written by `irstd-ldm export`; None = the bundled detector.
+        runtime: ``onnxruntime``, ``openvino``, which reads both formats, or ``auto``, the faster of those installed.
         num_threads: Threads of the runtime; None = its own choice.
 
     Raises:
@@ -49,16 +49,19 @@ class ExportedDetectorRunner:
     device = "cpu"
     min_inference_steps = 1
 
-    def __init__(self, folder: str | PathLike, runtime: str, num_threads: int | None = None):
-        if runtime not in ENGINES:
-            raise ValueError(f"`runtime` must be one of {', '.join(ENGINES)}, got {runtime!r}")
+    def __init__(self, folder: str | PathLike | None = None, runtime: str = "auto", num_threads: int | None = None):
+        if runtime not in (*ENGINES, "auto"):
+            raise ValueError(f"`runtime` must be one of {', '.join(ENGINES)}, auto, got {runtime!r}")
+        folder = BUNDLED_GRAPH if folder is None else folder
         self.description = read_description(folder)
+        if runtime == "auto":
+            runtime = fastest_engine(self.description.format)
         if self.description.format not in READABLE[runtime]:
             raise ValueError(
                 f"`runtime` {runtime!r} reads the format {' or '.join(READABLE[runtime])}, got "
                 f"{self.description.format} in {folder}"
             )
-        self.config = self.description.config
+        self.config, self.runtime = self.description.config, runtime
         self._infer = ENGINES[runtime](self.description.model_path(Path(folder)), num_threads)
 
     @property

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ CONFIG_FIELDS = {
     "default_tile_overlap",
     "default_tile_size",
 }
+# The bundled detector as `make graph` exports it.
+BUNDLED_GRAPH = Path(__file__).parents[1] / "checkpoints" / "tiny" / "exported"
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # OpenVINO's weights lie beside it, in model.bin
 _BLOCK = 16  # normal numbers that torch makes at a time: 8 radii, 8 angles
 
@@ -104,17 +107,23 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
     return description
 
 
-def required(name: str) -> Any:
-    """A module of the extra `export`; ModuleNotFoundError names the extra."""
+def required(name: str, extra: str = "export") -> Any:
+    """A module of an extra; ModuleNotFoundError names the extra."""
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[export]") from error
+        raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[{extra}]") from error
+
+
+def fastest_engine(format: str) -> str:
+    """The first of `ENGINES` that reads a format and is installed; where none is, the first that reads it."""
+    able = [name for name in ENGINES if format in READABLE[name]]
+    return next((name for name in able if find_spec(name) is not None), able[0])
 
 
 def onnxruntime_engine(path: Path, num_threads: int | None) -> Engine:
     """onnxruntime has one plan for all sizes, tiles or not. What fails in it is a RuntimeError."""
-    onnxruntime = required("onnxruntime")
+    onnxruntime = required("onnxruntime", "runtime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     if num_threads is not None:
@@ -154,6 +163,7 @@ def openvino_engine(path: Path, num_threads: int | None) -> Engine:
     return run
 
 
+# The faster one first.
 ENGINES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}
 READABLE = {"onnxruntime": ("onnx",), "openvino": ("openvino", "onnx")}  # formats, the runtime's own first
 
