@@ -126,7 +126,7 @@ class ExportedDetectorRunner:
         for tiles in iterate_tiles(grays, settings):
             pixels = np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles])  # (B, PH, PW)
             tile_seeds = [seeds[tile.index] for tile in tiles]
-            members = self.predict_probability(pixels, tile_seeds, settings.ensemble_size, settings.tile_size)
+            members = self.predict_probability(pixels, tile_seeds, settings.ensemble_size)
             for tile, of_tile in zip(tiles, members, strict=True):
                 blenders[tile.index].add(tile.window, of_tile)
 
@@ -134,20 +134,17 @@ class ExportedDetectorRunner:
         found = decide(blenders, grays, threshold, confidence_calibration(self.config))
         return DetectorOutput(*found) if return_dict else found
 
-    def predict_probability(
-        self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int, tile_size: int
-    ) -> np.ndarray:
+    def predict_probability(self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int) -> np.ndarray:
         """Probabilities of the ensemble's members, an image's encoded once per member.
 
         Args:
             image: (B, PH, PW) float32, about [-1, 1].
             seeds: One seed per image.
             ensemble_size: Members per image; a single one decodes the posterior's mode.
-            tile_size: Side of the call's tiles in pixels; OpenVINO has a plan for single images of it.
 
         Returns:
             (B, E, PH, PW) float32 in [0, 1].
         """
         inputs = self.description.inputs(image, seeds, ensemble_size)
-        probability = self._infer(inputs, tile_size)  # (B*E, 1, PH, PW)
+        probability = self._infer(inputs)  # (B*E, 1, PH, PW)
         return probability.reshape(len(image), ensemble_size, *image.shape[1:])
