@@ -16,7 +16,6 @@ from torch import nn
 
 from .. import __version__
 from ..files import unfinished_folder
-from ..tiling import MIN_PADDED_SIZE, PAD_MULTIPLE
 from .exported import DESCRIPTION, MODEL_FILES, ExportedDetector, required
 from .quantize import Calibration, calibration_inputs, quantize_onnx
 
@@ -135,14 +134,9 @@ def write_onnx(networks: LatentDetector, description: ExportedDetector, path: Pa
         torch.zeros(EXAMPLE_BATCH, 2 * channels, *size),
         torch.zeros(EXAMPLE_BATCH, channels, *size),
     )
-    # Sides as multiples of one unknown: of sides that are unknown themselves torch reasons several times as long.
-    rows, columns = (torch.export.Dim(name, min=MIN_PADDED_SIZE // PAD_MULTIPLE) for name in ("rows", "columns"))
-    dynamic = [
-        {0: torch.export.Dim.AUTO, 2: multiple * rows, 3: multiple * columns}
-        for multiple in (PAD_MULTIPLE, PAD_MULTIPLE // downscale, PAD_MULTIPLE // downscale)
-    ]
+    dynamic = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
     with torch.no_grad():
-        exported = torch.export.export(networks, example, dynamic_shapes=tuple(dynamic), strict=False)
+        exported = torch.export.export(networks, example, dynamic_shapes=(dynamic,) * len(example), strict=False)
         program: Any = torch.onnx.export(
             exported, (), dynamo=True, verbose=False, input_names=list(INPUTS), output_names=[OUTPUT]
         )
