@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: help install demo test test-all check docs style clean
+.PHONY: help install demo test test-all check docs style graph clean
 
 help:
 	@echo "make demo      install, detect targets in a synthetic scene, show them"
@@ -14,6 +14,7 @@ help:
 	@echo "make check     ruff and mypy only"
 	@echo "make docs      the documentation as a site in docs/_build/html"
 	@echo "make style     let ruff fix and format"
+	@echo "make graph     export the bundled detector anew, after its weights have changed"
 	@echo "make clean     remove the virtual environment and build products"
 
 install: $(STAMP)
@@ -21,7 +22,7 @@ install: $(STAMP)
 $(STAMP): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[runtime,test]"
 	$(BIN)/python -m pip install --no-deps -c constraints.txt pyirstdmetrics
 	touch $@
 
@@ -44,6 +45,10 @@ docs: $(STAMP)
 style: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+graph: $(STAMP)
+	rm -rf irstd_ldm/checkpoints/tiny/exported
+	$(BIN)/irstd-ldm export --format onnx --output irstd_ldm/checkpoints/tiny/exported
 
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info demo-output .mypy_cache .pytest_cache .ruff_cache

@@ -1,5 +1,6 @@
 """irstd-ldm: infrared small target detection with diffusion models."""
 
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ FEATURES = {
     "eval": ["datasets>=4", "jinja2>=3.1", "matplotlib>=3.8"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "openvino>=2025.0"],
     "geo": ["rasterio>=1.4"],
+    "runtime": ["onnxruntime>=1.20"],
     "train": ["datasets>=4", "pyyaml", "tensorboard"],
     "video": ["av>=14", "imagecodecs>=2024.6"],
 }
@@ -34,7 +36,21 @@ EXTRAS = {
     ],
     "dev": ["mypy", "pytest", "ruff"],
 }
-CHECKPOINT_SUFFIXES = ("json", "safetensors", "md", "png", "txt")
+CHECKPOINT_SUFFIXES = ("json", "onnx", "safetensors", "md", "png", "txt")
+TORCH_FREE = ["pillow>=10.1", "numpy>=1.26", "scipy>=1.12", "tifffile>=2024.8", "tqdm>=4.66"]
+CORE = [
+    "torch>=2.6",
+    "diffusers>=0.42",
+    "transformers>=5",
+    "accelerate>=1.0",
+    "safetensors>=0.4",
+    "huggingface-hub>=1.0",
+    "PyWavelets>=1.6",
+    *TORCH_FREE,
+]
+# IRSTD_LDM_DISTRIBUTION=irstd-ldm-runtime builds the same files under that name, for machines without torch.
+NAME = os.environ.get("IRSTD_LDM_DISTRIBUTION", "irstd-ldm")
+REQUIRES = {"irstd-ldm": CORE, "irstd-ldm-runtime": [*TORCH_FREE, *FEATURES["runtime"]]}
 
 
 def version() -> str:
@@ -44,7 +60,7 @@ def version() -> str:
 
 
 setup(
-    name="irstd-ldm",
+    name=NAME,
     version=version(),
     description="Infrared small target detection with diffusion models, as a diffusers-style package",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
@@ -72,20 +88,7 @@ setup(
         "irstd_ldm.evaluation.report": ["page.html.jinja"],
         "irstd_ldm.training": ["recipes/*.yaml"],
     },
-    install_requires=[
-        "torch>=2.6",
-        "diffusers>=0.42",
-        "transformers>=5",
-        "accelerate>=1.0",
-        "safetensors>=0.4",
-        "huggingface-hub>=1.0",
-        "PyWavelets>=1.6",
-        "pillow>=10.1",
-        "numpy>=1.26",
-        "scipy>=1.12",
-        "tifffile>=2024.8",
-        "tqdm>=4.66",
-    ],
-    extras_require=EXTRAS,
+    install_requires=REQUIRES[NAME],
+    extras_require=EXTRAS if NAME == "irstd-ldm" else {"video": FEATURES["video"]},
     entry_points={"console_scripts": ["irstd-ldm = irstd_ldm.cli.main:main"]},
 )

@@ -97,21 +97,28 @@ def pad_image(image: np.ndarray) -> np.ndarray:
     return np.pad(image, padding, mode="reflect")
 
 
-def tile_starts(extent: int, tile_size: int, tile_overlap: int) -> list[int]:
-    """First pixels of the tiles that cover `extent` pixels; the last tile ends at the border."""
+def tile_spans(extent: int, tile_size: int, tile_overlap: int, multiple: int = PAD_MULTIPLE) -> list[slice]:
+    """Spans of the fewest tiles of at most `tile_size` pixels that cover `extent` pixels, all of nearly one length.
+
+    The length is a multiple of `multiple` where `tile_size` is, the least that keeps the overlap. The last tile ends
+    at the border of the padded image, beyond the last pixel: networks then see the grid that they see in the whole.
+    """
     if extent <= tile_size:
-        return [0]
-    return [*range(0, extent - tile_size, tile_size - tile_overlap), extent - tile_size]
+        return [slice(0, extent)]
+    padded = -(-extent // multiple) * multiple
+    count = -(-(padded - tile_overlap) // (tile_size - tile_overlap))
+    side = -(-(padded + (count - 1) * tile_overlap) // (count * multiple)) * multiple
+    side = min(max(side, MIN_PADDED_SIZE), tile_size)
+    starts = [min(index * (side - tile_overlap), padded - side) for index in range(count)]
+    return [slice(start, min(start + side, extent)) for start in starts]
 
 
-def tile_windows(shape: tuple[int, ...], tile_size: int, tile_overlap: int) -> list[Window]:
-    """Windows (rows, columns) that cover an image of shape (H, W), in raster order; all are of one size."""
-    height, width = shape
-    return [
-        (slice(top, min(top + tile_size, height)), slice(left, min(left + tile_size, width)))
-        for top in tile_starts(height, tile_size, tile_overlap)
-        for left in tile_starts(width, tile_size, tile_overlap)
-    ]
+def tile_windows(
+    shape: tuple[int, ...], tile_size: int, tile_overlap: int, multiple: int = PAD_MULTIPLE
+) -> list[Window]:
+    """Windows (rows, columns) that cover an image of shape (H, W), in raster order; lengths as in [`tile_spans`]."""
+    rows, columns = (tile_spans(extent, tile_size, tile_overlap, multiple) for extent in shape)
+    return [(of_rows, of_columns) for of_rows in rows for of_columns in columns]
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,14 +228,17 @@ class TileBlender:
         """Adds the members (E, PH, PW) of the next tile in raster order."""
         height, width = self.probability.shape
         rows, columns = (axis.stop - axis.start for axis in window)
-        ramp = self._settings.tile_overlap if len(self._windows) > 1 else 0
+        if len(self._windows) == 1:
+            self._end_row(0, members[:, :rows, :columns])
+            return
+        ramp = self._settings.tile_overlap
         if self._strip is None:
             self._strip = np.zeros((len(members), rows, width), np.float32)
             self._blend = blend_weight(rows, columns, ramp)
             self._row_weight = _total_weight(height, self._tops, rows, ramp)  # (H,)
             lefts = sorted({of_window.start for _, of_window in self._windows})
             self._column_weight = _total_weight(width, lefts, columns, ramp)  # (W,)
-        self._strip[:, :, window[1]] += members[:, :rows, :columns] * self._blend
+        self._strip[:, :rows, window[1]] += members[:, :rows, :columns] * self._blend[:rows, :columns]
         if window[1] == self._windows[-1][1]:
             self._strip = self._end_row(window[0].start, self._strip)
 
@@ -237,8 +247,9 @@ class TileBlender:
         following = [start for start in self._tops if start > top]
         end = following[0] if following else len(self.probability)
         done = strip[:, : end - top]
-        done /= np.outer(self._row_weight[top:end], self._column_weight)
-        np.minimum(done, 1, out=done)  # members of 1 may add up to 1 and some rounding
+        if len(self._windows) > 1:
+            done /= np.outer(self._row_weight[top:end], self._column_weight)
+            np.minimum(done, 1, out=done)  # members of 1 may add up to 1 and some rounding
         if self._decisions is None:
             self.probability[top:end] = FUSIONS[self._settings.ensemble_fusion](done)
         else:
@@ -260,7 +271,8 @@ def _total_weight(extent: int, starts: list[int], tile_extent: int, ramp: int) -
     """Sum of all tiles' weights along one axis (extent,) float32."""
     total = np.zeros(extent, np.float32)
     for start in starts:
-        total[start : start + tile_extent] += ramp_weight(tile_extent, ramp)
+        part = total[start : start + tile_extent]
+        part += ramp_weight(tile_extent, ramp)[: len(part)]
     return total
 
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -370,7 +371,8 @@ def _tiled(
         return function(x)
     total: torch.Tensor | None = None
     weight = np.zeros((height * up // down, width * up // down), np.float32)
-    for rows, columns in tile_windows((height, width), tile_size, tile_overlap):
+    multiple = gcd(tile_size, tile_overlap)  # of that many pixels, or of their eighths in a latent
+    for rows, columns in tile_windows((height, width), tile_size, tile_overlap, multiple):
         part = function(x[:, :, rows, columns])  # (B, C', tile height, tile width)
         if total is None:
             total = part.new_zeros(*part.shape[:2], *weight.shape)

@@ -1,12 +1,14 @@
-"""Latency of a detector in clocks, by part and by runtime, and its peak memory.
+"""Latency of a detector in every runtime, its frames per second and its memory, in one table.
 
 A *clock* is the time of a fixed convolution stack (1.44 GMAC at 256x256) in eager torch, measured in turns with the
 subjects, so that figures of different machines and of a busy machine compare.
 
-    python scripts/benchmark.py --threads 2 --exported exported/onnx exported/openvino
+    python scripts/benchmark.py --threads 2 --exported exported/onnx exported/onnx-int8 exported/openvino-int8
 
-`--exported` names folders that `irstd-ldm export` wrote; each runs in every runtime that reads it,
-the image as one tile.
+Times are those of a call, from the array (8 bits) to its targets, with the checkpoint's own tiles; medians over the
+rounds. Memory is the largest resident set of a process `irstd-ldm detect frame.png`, which is timed from its start to
+its end too. `--exported` names folders that `irstd-ldm export` wrote; each runs in every runtime that reads it.
+`--random` times the parts of the network in torch as well.
 
     python scripts/benchmark.py --random lgldnet --device cuda --throughput
 
@@ -14,15 +16,22 @@ the image as one tile.
 """
 
 import argparse
+import os
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
+from markdown_tables import markdown
+from PIL import Image
 from torch import nn
 
 from irstd_ldm import (
@@ -37,13 +46,20 @@ from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import CONFIGURATIONS, PIXEL_CONFIGURATIONS
 from irstd_ldm.pipelines.detection import IRSTDDetectionPipeline
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
-from irstd_ldm.runtime.exported import READABLE, read_description
+from irstd_ldm.runtime.exported import BUNDLED_GRAPH, READABLE, read_description
 from irstd_ldm.training import train_pixel
 from irstd_ldm.training.train_latent import make_scheduler
 
 Subjects = dict[str, Callable[[], object]]
 SIZES, BATCHES = ((256, 256), (512, 640)), (1, 16)  # (H, W) in pixels: papers, cameras
 MODES = (("float32", False), ("bfloat16", False), ("bfloat16", True))  # of the networks, compiled or not
+COLUMNS = ("image", "runtime", "ms", "clocks", "frames/s", "`detect`, MiB", "`detect`, s")
+# A small process between: the resident set of this one would count as its child's (Linux).
+USAGE = """\
+import resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"""
 
 
 def clock_net() -> nn.Sequential:
@@ -65,13 +81,13 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def clocks_in_turns(
+def in_turns(
     subjects: Mapping[str, Callable[[], object]], device: torch.device, rounds: int
-) -> dict[str, float]:
-    """Median over rounds of (seconds / clock's seconds), all timed in turns in each round, after three warm-ups."""
+) -> dict[str, tuple[float, float]]:
+    """Medians over rounds of the seconds and of (seconds / clock's seconds), timed in turns, after three warm-ups."""
     x = torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
     tick: Callable[[], object] = partial(clock_net().to(device), x)
-    ratios: dict[str, list[float]] = {name: [] for name in subjects}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
     with torch.inference_mode():
         for _ in range(3):
             for subject in (tick, *subjects.values()):
@@ -79,17 +95,18 @@ def clocks_in_turns(
         for _ in range(rounds):
             for name, subject in subjects.items():
                 subject_s = seconds(subject, device)
-                ratios[name].append(subject_s / statistics.fmean((seconds(tick, device), seconds(tick, device))))
-    return {name: statistics.median(of_subject) for name, of_subject in ratios.items()}
+                clock_s = statistics.fmean((seconds(tick, device), seconds(tick, device)))
+                times[name].append((subject_s, subject_s / clock_s))
+    return {name: tuple(map(statistics.median, zip(*pairs, strict=True))) for name, pairs in times.items()}
 
 
-def parts(pipe: IRSTDLatentPipeline, size: int) -> Subjects:
+def parts(pipe: IRSTDLatentPipeline, height: int, width: int) -> Subjects:
     """The networks' calls of one image at one step."""
     device, dtype = pipe.device, pipe.unet.dtype
-    image = torch.zeros(1, 1, size, size, device=device, dtype=dtype)
+    image = torch.zeros(1, 1, height, width, device=device, dtype=dtype)
     with torch.inference_mode():
         encoded = pipe.image_encoder(image)
-        noisy = torch.zeros(1, pipe.unet.config.out_channels, size // 8, size // 8, device=device, dtype=dtype)
+        noisy = torch.zeros(1, pipe.unet.config.out_channels, height // 8, width // 8, device=device, dtype=dtype)
         sample = torch.cat([noisy, encoded.image_latent], dim=1)
         z = noisy[:, : pipe.vae.config.latent_channels]
     timestep = torch.tensor(pipe.scheduler.config.num_train_timesteps - 1, device=device)
@@ -103,16 +120,18 @@ def parts(pipe: IRSTDLatentPipeline, size: int) -> Subjects:
     return calls | {"networks": lambda: [call() for call in together]}
 
 
-def runtimes(exported: Sequence[str], scene: np.ndarray, num_threads: int) -> Subjects:
-    """The whole call of every exported detector in every runtime that reads it."""
-    subjects: Subjects = {}
-    for folder in exported:
-        description = read_description(folder)
-        precision = "float32" if description.quantization is None else "int8"
-        for runtime in (name for name, formats in READABLE.items() if description.format in formats):
-            run = partial(ExportedDetectorRunner(folder, runtime, num_threads), scene, tile_size=scene.shape[0])
-            subjects[f"{runtime}, {description.format} {precision}"] = run
-    return subjects
+def detect_process(scene: np.ndarray, flags: Sequence[str], num_threads: int) -> list[str]:
+    """MiB and seconds of `irstd-ldm detect` of one PNG file, the second of two times."""
+    with tempfile.TemporaryDirectory() as folder:
+        Image.fromarray(scene).save(Path(folder) / "frame.png")
+        command = [sys.executable, "-m", "irstd_ldm.cli", "detect", f"{folder}/frame.png", "--output", folder, *flags]
+        environment = os.environ | {"OMP_NUM_THREADS": str(num_threads)}
+        for _ in range(2):
+            done = subprocess.run(
+                [sys.executable, "-c", USAGE, *command], stdout=subprocess.PIPE, check=True, text=True, env=environment
+            )
+    seconds_s, peak_mib = map(float, done.stdout.split())
+    return [f"{peak_mib:.0f}", f"{seconds_s:.1f}"]
 
 
 def random_weights(configuration: str) -> IRSTDDetectionPipeline:
@@ -132,10 +151,33 @@ def random_weights(configuration: str) -> IRSTDDetectionPipeline:
     )
 
 
-def load(model: str, device: str) -> IRSTDDetectionPipeline:
-    pipe = pipeline_class(model).from_pretrained(model).to(device)
+def load(args: argparse.Namespace) -> IRSTDDetectionPipeline:
+    """The pipeline that `--random` or `--model` names, on the device."""
+    if args.random:
+        pipe: IRSTDDetectionPipeline = random_weights(args.random)
+    else:
+        model = args.model or str(bundled_checkpoint())
+        pipe = pipeline_class(model).from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(args.device)
+
+
+def detectors(args: argparse.Namespace, pipe: IRSTDDetectionPipeline) -> dict[str, tuple[Callable, list[str]]]:
+    """Name of a runtime -> the detector in it, and the flags with which `irstd-ldm detect` runs it."""
+    on_device = ["--device", args.device, *(["--model", args.model] if args.model else [])]
+    found: dict[str, tuple[Callable, list[str]]] = {"torch": (pipe, ["--runtime", "torch", *on_device])}
+    if args.compile:
+        compiled = load(args)
+        compile_networks(compiled)
+        found["torch.compile"] = (compiled, ["--runtime", "compile", *on_device])
+    for folder in args.exported or ([] if args.model or args.random else [BUNDLED_GRAPH]):
+        description = read_description(folder)
+        precision = "float32" if description.quantization is None else "int8"
+        for runtime in (name for name, formats in READABLE.items() if description.format in formats):
+            runner = ExportedDetectorRunner(folder, runtime, torch.get_num_threads())
+            flags = ["--runtime", runtime, "--model", str(folder)]
+            found[f"{runtime}, {description.format} {precision}"] = (runner, flags)
+    return found
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -170,51 +212,42 @@ def throughput(pipe: IRSTDDetectionPipeline, rounds: int) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(bundled_checkpoint()), help="default: the bundled checkpoint")
+    parser.add_argument("--model", metavar="DIR", help="default: the bundled checkpoint and its graph")
     parser.add_argument(
         "--random",
         choices=[*CONFIGURATIONS, *PIXEL_CONFIGURATIONS],
         help="random weights of this configuration instead",
     )
-    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels, a multiple of 32")
+    sizes = ("256x256", "640x512", "1280x1024")
+    parser.add_argument("--sizes", nargs="+", default=sizes, metavar="WIDTHxHEIGHT", help="multiples of 32 pixels")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, help="of every runtime; default: torch's choice")
     parser.add_argument("--device", default="cpu", help="of torch")
     parser.add_argument("--compile", action="store_true", help="torch.compile too; it takes a minute or more to start")
     parser.add_argument("--exported", nargs="+", default=[], metavar="DIR", help="what `irstd-ldm export` wrote")
     parser.add_argument("--throughput", action="store_true", help="the networks at every precision, size and batch")
-    arguments = parser.parse_args()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    scene = synthetic_scene(arguments.size, arguments.size, seed=0).image  # (size, size) uint8
-    if arguments.random is not None:
-        pipe: IRSTDDetectionPipeline = random_weights(arguments.random).to(device)
-    else:
-        pipe = load(arguments.model, arguments.device)
-    if arguments.throughput:
-        for line in throughput(pipe, arguments.rounds):
+    args = parser.parse_args()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    pipe = load(args)
+    if args.throughput:
+        for line in throughput(pipe, args.rounds):
             print(line, flush=True)
         return
-    before = peak_memory_mib(device)
-    pipe(scene, tile_size=0)
-    after = peak_memory_mib(device)
-
-    subjects = parts(pipe, arguments.size) if isinstance(pipe, IRSTDLatentPipeline) else {}
-    subjects["pipeline"] = lambda: pipe(scene, tile_size=0)
-    if arguments.compile:
-        compiled = load(arguments.model, arguments.device)
-        compile_networks(compiled)
-        subjects["torch.compile"] = lambda: compiled(scene, tile_size=0)
-    subjects |= runtimes(arguments.exported, scene, torch.get_num_threads())
-    measured = clocks_in_turns(subjects, device, arguments.rounds)
-    if "networks" in measured:
-        measured["the rest"] = measured["pipeline"] - measured["networks"]
-    steps, threads = pipe.config.default_num_inference_steps, torch.get_num_threads()
-    print(f"{arguments.size}x{arguments.size}, batch 1, steps {steps}, {device}, {threads} threads")
-    for name, of_subject in measured.items():
-        print(f"{name:<32}{of_subject:>8.2f} clocks")
-    print(f"peak memory of eager torch {after:.0f} MiB, {after - before:.0f} MiB above the loaded model")
+    chosen, threads, rows = detectors(args, pipe), torch.get_num_threads(), []
+    for size in args.sizes:
+        width, height = map(int, size.split("x"))
+        scene = synthetic_scene(height, width, seed=0).image  # (H, W) uint8
+        subjects: Subjects = {name: partial(detector, scene) for name, (detector, _) in chosen.items()}
+        if isinstance(pipe, IRSTDLatentPipeline) and args.random:
+            subjects |= parts(pipe, height, width)
+        for name, (taken_s, clocks) in in_turns(subjects, pipe.device, args.rounds).items():
+            has_command = name in chosen and not (args.random and name.startswith("torch"))
+            process = detect_process(scene, chosen[name][1], threads) if has_command else ["-", "-"]
+            rows.append([size, name, f"{1000 * taken_s:.1f}", f"{clocks:.2f}", f"{1 / taken_s:.1f}", *process])
+    steps, tile_size = pipe.config.default_num_inference_steps, pipe.config.default_tile_size
+    print(f"batch 1, steps {steps}, tiles of at most {tile_size} px, torch on {args.device}, {threads} threads")
+    print(markdown(COLUMNS, rows))
 
 
 if __name__ == "__main__":

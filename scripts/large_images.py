@@ -63,7 +63,7 @@ def large_scene(side: int) -> np.ndarray:
 
 def measure(path: Path, model: str | None) -> dict[str, float]:
     """Runs `detect` on one file in this process, the model loaded before."""
-    command = ["detect", str(path), "--output", str(path.with_suffix(""))]
+    command = ["detect", str(path), "--runtime", "torch", "--output", str(path.with_suffix(""))]
     args = build_parser().parse_args([*command, "--model", model] if model else command)
     pipeline = load_pipeline(args, resolve_device(None))
     tile_size, tile_overlap = pipeline.config.default_tile_size, pipeline.config.default_tile_overlap

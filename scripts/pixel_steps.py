@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark import Subjects, clocks_in_turns
+from benchmark import Subjects, in_turns
 from markdown_tables import QUALITY, count_images, markdown, percent, publish, quality, samples_of_split, scores
 
 from irstd_ldm import IRSTDDiffPipeline
@@ -38,7 +38,7 @@ def measure(pipe: IRSTDDiffPipeline, samples: list[Sample], steps: Sequence[int]
         row = {"steps": number, **scores(counts), "iou_difference": difference.difference}
         row["iou_difference_interval_95"] = (difference.low, difference.high)
         timed: Subjects = {"": partial(pipe, image, num_inference_steps=number, tile_size=0)}
-        rows.append(row | {"clocks": clocks_in_turns(timed, pipe.device, rounds)[""]})
+        rows.append(row | {"clocks": in_turns(timed, pipe.device, rounds)[""][1]})
     return rows
 
 

@@ -32,7 +32,7 @@ def test_they_are_small_and_safe():
     assert sum(path.stat().st_size for path in files) <= 24 * MIB
     pixel = [path.stat().st_size for path in bundled_checkpoint("irstd_diff_small").rglob("*") if path.is_file()]
     assert sum(pixel) <= 8 * MIB
-    assert {path.suffix for path in files} == {".json", ".md", ".png", ".safetensors", ".txt"}
+    assert {path.suffix for path in files} == {".json", ".md", ".onnx", ".png", ".safetensors", ".txt"}
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -1,6 +1,7 @@
 """What the sdist and the wheel hold, and the lazy public names."""
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,28 @@ def distributions(tmp_path_factory) -> tuple[set[str], set[str], str]:
     with zipfile.ZipFile(next(dist.glob("*.whl"))) as wheel:
         (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
         return in_sdist, set(wheel.namelist()), wheel.read(entry_points).decode()
+
+
+@pytest.mark.slow
+def test_the_dockerfile_installs_a_detector_without_torch(tmp_path):
+    """What it runs, in a virtual environment instead of a container."""
+    tree = tmp_path / "irstd-ldm"
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=NOT_TRACKED)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "clean"], check=True)
+    (line,) = re.findall(r"^RUN --mount=\S+ (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    command = line.replace("pip install", f"{tmp_path}/clean/bin/pip install").replace("/source", str(tree))
+    subprocess.run(command, shell=True, check=True)
+    subprocess.run([tmp_path / "clean/bin/pip", "check"], check=True)
+    files = [path for path in (tmp_path / "clean").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert sum(path.stat().st_size for path in files) < 400 * 10**6
+    detect = [tmp_path / "clean/bin/irstd-ldm", "detect", "--output", tmp_path / "out"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(detect, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "runtime: onnxruntime" in done.stdout
+    done = subprocess.run(
+        [*detect, "--runtime", "torch"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, "irstd-ldm detect: needs torch: pip install irstd-ldm\n")
 
 
 def checkpoint_files() -> list[Path]:
@@ -108,8 +131,9 @@ def test_the_package_and_the_checkpoints_place_need_no_torch():
 def test_constraints_pin_every_core_dependency_to_one_version():
     pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
-    requirements = re.search(r"install_requires=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.DOTALL)
-    for name in re.findall(r'"([\w-]+)[><=]', requirements.group(1)):
+    setup = (ROOT / "setup.py").read_text()
+    requirements = re.findall(r"^(?:CORE|TORCH_FREE) = \[(.*?)\]", setup, re.DOTALL | re.MULTILINE)
+    for name in re.findall(r'"([\w-]+)[><=]', "".join(requirements)):
         assert name.lower() in pinned
     assert pinned["torch"] == "2.13.0"
 

@@ -73,34 +73,32 @@ def test_the_clock_is_the_reference_stack():
     assert macs == pytest.approx(1.44e9, rel=0.01)
 
 
-def test_the_benchmark_prints_every_part(tiny_checkpoint, capsys, monkeypatch):
-    benchmark = load("benchmark")
-    arguments = ["--model", str(tiny_checkpoint), "--size", "128", "--rounds", "2"]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
-    benchmark.main()
-    printed = capsys.readouterr().out
-    for part in ("encoder", "denoiser", "decoder", "networks", "the rest", "pipeline", "peak memory"):
-        assert part in printed
-
-
-def test_the_benchmark_of_random_weights(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--random", "tiny", "--size", "128", "--rounds", "1"])
-    load("benchmark").main()
-    printed = capsys.readouterr().out
-    assert "denoiser" in printed and "pipeline" in printed
-
-
-def test_the_benchmark_takes_the_pixel_pipeline(tiny_diff_checkpoint, capsys, monkeypatch):
-    arguments = ["--model", str(tiny_diff_checkpoint), "--size", "128", "--rounds", "1", "--threads", "1"]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+def run_benchmark(monkeypatch, capsys, *arguments: object) -> list[str]:
+    """The lines that the script prints."""
+    flags = ["--sizes", "160x128", "--rounds", "1", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments), *flags])
     threads = torch.get_num_threads()
     try:
         load("benchmark").main()
     finally:
         torch.set_num_threads(threads)
-    printed = capsys.readouterr().out
-    assert "128x128, batch 1, steps 1, cpu, 1 threads" in printed
-    assert "pipeline" in printed and "encoder" not in printed
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_benchmark_of_random_weights(capsys, monkeypatch):
+    first, _, _, *rows = run_benchmark(monkeypatch, capsys, "--random", "tiny")
+    assert first == "batch 1, steps 1, tiles of at most 256 px, torch on cpu, 1 threads"
+    assert [row.split(" | ")[1] for row in rows] == ["torch", "encoder", "denoiser", "decoder", "networks"]
+    assert all(row.endswith("| - | - |") for row in rows)
+
+
+def test_the_benchmark_runs_detect(tiny_diff_checkpoint, capsys, monkeypatch):
+    _, head, _, row = run_benchmark(monkeypatch, capsys, "--model", tiny_diff_checkpoint)
+    assert head == "| image | runtime | ms | clocks | frames/s | `detect`, MiB | `detect`, s |"
+    *names, ms, clocks, frames, mib, seconds = row.strip("| ").split(" | ")
+    assert names == ["160x128", "torch"]
+    assert float(ms) * float(frames) == pytest.approx(1000, rel=0.1) and float(clocks) > 0
+    assert float(mib) > 100 and float(seconds) > 1
 
 
 def test_the_throughput_has_a_line_for_each_precision_size_and_batch(tiny_pipeline, tiny_diff_pipeline, monkeypatch):
@@ -120,6 +118,6 @@ def test_the_throughput_has_a_line_for_each_precision_size_and_batch(tiny_pipeli
 def test_subjects_are_timed_in_turns():
     benchmark, calls = load("benchmark"), []
     subjects = {name: lambda name=name: calls.append(name) for name in "ab"}
-    measured = benchmark.clocks_in_turns(subjects, torch.device("cpu"), rounds=2)
+    measured = benchmark.in_turns(subjects, torch.device("cpu"), rounds=2)
     assert calls == ["a", "b"] * 5  # three warm-ups, two rounds
-    assert set(measured) == {"a", "b"} and 0 < measured["a"] < 1
+    assert set(measured) == {"a", "b"} and all(0 < value < 1 for value in measured["a"])

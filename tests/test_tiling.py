@@ -14,43 +14,67 @@ from irstd_ldm.tiling import (
     iterate_tiles,
     pad_image,
     staple,
-    tile_starts,
+    tile_spans,
     tile_windows,
 )
 
 
 @pytest.mark.parametrize(
-    ("extent", "starts"),
+    ("extent", "spans"),
     (
-        (1, [0]),
-        (128, [0]),
-        (129, [0, 1]),
-        (200, [0, 72]),
-        (224, [0, 96]),  # 96 + 128: the second tile ends at the border as it is
-        (320, [0, 96, 192]),
-        (321, [0, 96, 192, 193]),
+        (1, [(0, 1)]),
+        (256, [(0, 256)]),
+        (257, [(0, 160), (128, 257)]),  # 288 when padded: two tiles of 160 that share 32
+        (480, [(0, 256), (224, 480)]),
+        (512, [(0, 192), (160, 352), (320, 512)]),
+        (700, [(0, 256), (224, 480), (448, 700)]),  # 704 when padded
     ),
 )
-def test_starts_by_hand(extent, starts):
-    assert tile_starts(extent, 128, 32) == starts
+def test_spans_by_hand(extent, spans):
+    assert [(span.start, span.stop) for span in tile_spans(extent, 256, 32)] == spans
 
 
 def test_windows_are_in_raster_order():
-    assert tile_windows((100, 200), 128, 32) == [np.s_[0:100, 0:128], np.s_[0:100, 72:200]]
-    assert tile_windows((200, 130), 128, 0) == [
-        np.s_[0:128, 0:128],
-        np.s_[0:128, 2:130],
-        np.s_[72:200, 0:128],
-        np.s_[72:200, 2:130],
+    assert tile_windows((100, 200), 128, 32) == [np.s_[0:100, 0:128], np.s_[0:100, 96:200]]
+    assert tile_windows((300, 260), 256, 0) == [
+        np.s_[0:160, 0:160],
+        np.s_[0:160, 128:260],
+        np.s_[160:300, 0:160],
+        np.s_[160:300, 128:260],
     ]
 
 
-@pytest.mark.parametrize("extent", (1, 127, 128, 129, 255, 256, 257, 1000))
-@pytest.mark.parametrize("overlap", (0, 1, 64, 127))
-def test_tiles_cover_every_pixel_and_overlap_enough(extent, overlap):
-    starts = tile_starts(extent, 128, overlap)
-    assert starts[0] == 0 and starts[-1] == max(extent - 128, 0)
-    assert all(0 < right - left <= 128 - overlap for left, right in zip(starts, starts[1:], strict=False))
+@pytest.mark.parametrize("extent", (1, 127, 128, 129, 255, 256, 257, 1000, 8191))
+@pytest.mark.parametrize(("tile_size", "overlap"), ((128, 0), (128, 1), (128, 127), (200, 64), (640, 32)))
+def test_tiles_cover_every_pixel_and_overlap_enough(extent, tile_size, overlap):
+    spans = tile_spans(extent, tile_size, overlap)
+    assert spans[0].start == 0 and spans[-1].stop == extent
+    assert all(0 < span.stop - span.start <= tile_size for span in spans)
+    for left, right in zip(spans, spans[1:], strict=False):
+        assert left.start < right.start and min(right.start + overlap, extent) <= left.stop
+    assert len(spans) == 1 or (len(spans) - 1) * (tile_size - overlap) + overlap < -(-extent // 32) * 32
+
+
+@pytest.mark.parametrize("shape", ((512, 640), (480, 640), (1024, 1280), (1080, 1920), (4320, 7680), (8192, 8192)))
+@pytest.mark.parametrize("tile_size", (1024, 1280))
+def test_few_pixels_are_computed_twice(shape, tile_size):
+    windows = tile_windows(shape, tile_size, 32)
+    computed = sum(pad_image(np.empty(shape, bool)[window]).size for window in windows)
+    assert computed <= 1.15 * shape[0] * shape[1]
+
+
+def test_tiles_lie_on_the_grid_of_the_padded_image():
+    """Networks that halve the map five times see the pixels of a tile as they see those of the whole."""
+    image = np.random.default_rng(0).random((300, 500))
+    whole = pad_image(image)
+    windows = tile_windows(image.shape, 256, 32)
+    assert len(windows) == 2 * 3
+    for rows, columns in windows:
+        tile = pad_image(image[rows, columns])
+        assert rows.start % 32 == columns.start % 32 == 0
+        np.testing.assert_array_equal(
+            tile, whole[rows.start : rows.start + len(tile), columns.start : columns.start + tile.shape[1]]
+        )
 
 
 def test_blend_weight_by_hand():
@@ -107,12 +131,13 @@ def test_strips_of_the_blender_make_the_image(shape, overlap):
 
 
 def test_tiles_that_differ_are_weighed_in_the_overlap():
-    """Three tiles of constant 0, 1, 0 in a row, ramps of 4: between the first two 1/5, 2/5, 3/5, 4/5."""
-    blender = TileBlender((8, 16), settings_of(8, 4))
-    for value, window in zip((0, 1, 0), tile_windows((8, 16), 8, 4), strict=True):
-        blender.add(window, np.full((1, 8, 8), value, np.float32))
-    expected = [0, 0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.6, 0.4, 0.2, 0, 0, 0, 0]
-    np.testing.assert_allclose(blender.probability, np.broadcast_to(expected, (8, 16)), atol=1e-6)
+    """Three tiles of constant 0, 1, 0 in a row, ramps of 32: between the first two 1/33, ..., 32/33."""
+    blender = TileBlender((128, 320), settings_of(128, 32))
+    for value, window in zip((0, 1, 0), tile_windows((128, 320), 128, 32), strict=True):
+        blender.add(window, np.full((1, 128, 128), value, np.float32))
+    ramp = np.arange(1, 33) / 33
+    expected = np.concatenate([np.zeros(96), ramp, np.ones(64), ramp[::-1], np.zeros(96)])
+    np.testing.assert_allclose(blender.probability, np.broadcast_to(expected, (128, 320)), atol=1e-6)
 
 
 @pytest.mark.parametrize("overlap", (20, 40, 100))

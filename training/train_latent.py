@@ -25,8 +25,8 @@ from irstd_ldm.training.training_data import TrainingData
 
 NORMALIZATION = "robust"  # rule of a detector from random weights; a pretrained one keeps its own
 # Default tiles in pixels. Statistics and attention of a whole map want tiles of the size of the crops; without them
-# the frames of most thermal cameras are one tile.
-TILE_SIZES = {"group": 256, "batch": 640}
+# frames of 640x512 and of 1280x1024 are one tile, which takes some 300 MiB of a process in onnxruntime.
+TILE_SIZES = {"group": 256, "batch": 1280}
 
 
 @dataclass(kw_only=True)

@@ -38,7 +38,15 @@ from . import (
     InputFile,
     describe,
 )
-from .model import FrameDetector, load_detector, model_name, resolve_decision, resolve_device, settings
+from .model import (
+    FrameDetector,
+    load_detector,
+    model_name,
+    resolve_decision,
+    resolve_device,
+    resolve_runtime,
+    settings,
+)
 from .outputs import MARKER, TARGET_FIELDS, Ending, FolderOutputs, Record, StreamOutputs, make_folder, save_png, say
 from .sequence import SequenceResult, detect_sequence
 
@@ -55,6 +63,7 @@ STILL_TABLES = ("coco", "geojson")
 def run(args: argparse.Namespace) -> int:
     """Detects targets in every input and returns the exit code."""
     # 1. Inputs, and the flags that must fit them.
+    args.runtime = resolve_runtime(args)
     device = resolve_device(args.device, args.runtime)
     inputs, failures = collect_inputs(
         args.inputs, FRAME_SUFFIXES if args.raw is None else FRAME_SUFFIXES + RAW_SUFFIXES
@@ -113,7 +122,7 @@ def _detect(
             if "overlays" in outputs.kinds:
                 say(f"overlay: {args.output / 'overlays' / inputs[0].name}.png")
         tables = ", ".join(map(str, outputs.tables))
-        say(f"images: {outputs.num_images}, {detection.summary()}; {tables}")
+        say(f"images: {outputs.num_images}, {detection.summary()}; {tables}; runtime: {args.runtime}")
     return _close(num_inputs, failures, interrupted)
 
 

@@ -30,7 +30,16 @@ from ..runtime.exported import ENGINES
 from ..targets import confidence_calibration
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import ImageSet
-from .model import load_detector, model_folder, model_name, predict, resolve_decision, resolve_device, settings
+from .model import (
+    load_detector,
+    model_folder,
+    model_name,
+    predict,
+    resolve_decision,
+    resolve_device,
+    resolve_runtime,
+    settings,
+)
 from .outputs import held, make_folder, writing
 
 WRITTEN = ("metrics.json", "cross_dataset.json", "report.html", "per_image.csv")
@@ -49,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         for predictions in args.predictions or [None]
         for data in args.data
     ]
+    for one in one_at_a_time:
+        one.runtime = resolve_runtime(one)
     detectors = short_names([str(one.predictions or model_name(one)) for one in one_at_a_time])
     data = short_names([str(one.data) for one in one_at_a_time])
     if len(set(zip(detectors, data, strict=True))) < len(one_at_a_time):

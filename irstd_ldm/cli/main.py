@@ -9,8 +9,10 @@ from typing import Any
 
 from .. import __version__
 from ..data.readers.frame import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
-from . import DEFAULT_KINDS, EXIT_INTERRUPTED, KINDS, CommandError, drop_standard_output
+from . import DEFAULT_KINDS, EXIT_INTERRUPTED, EXIT_USAGE, KINDS, CommandError, drop_standard_output
 
+# What an install without torch lacks; commands that run networks in torch, or talk to the Hub, need it.
+CORE = ("accelerate", "diffusers", "huggingface_hub", "pywt", "safetensors", "torch", "transformers", "yaml")
 DEFAULT_OUTPUT = Path("irstd-ldm-output")
 
 DETECT_HELP = """\
@@ -128,6 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"irstd-ldm {args.command}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except ModuleNotFoundError as error:
+        if error.name not in CORE:
+            raise
+        print(f"irstd-ldm {args.command}: needs {error.name}: pip install irstd-ldm", file=sys.stderr)
+        return EXIT_USAGE
     except BrokenPipeError:  # the reader of the output has left
         drop_standard_output()
         return EXIT_INTERRUPTED
@@ -375,10 +382,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
-        choices=("torch", "compile", "onnxruntime", "openvino"),
-        default="torch",
-        help="runs the networks by torch, torch.compile (a minute or more to start), or, with a --model that "
-        "`export` wrote, onnxruntime or openvino; default: torch",
+        choices=("auto", "torch", "compile", "onnxruntime", "openvino"),
+        default="auto",
+        help="what runs the networks: torch, torch.compile (a minute or more to start), or, with the bundled model or "
+        "one that `export` wrote, onnxruntime or openvino; auto: the faster of the latter that are installed, else, "
+        "for other models and steps and on CUDA, torch; default: auto",
     )
 
 

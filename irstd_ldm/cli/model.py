@@ -6,12 +6,15 @@ torch is imported only where it runs the networks.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +29,7 @@ from ..data.readers.sequence_range import sequence_range
 from ..files import file_sha256
 from ..hub.format import bundled_checkpoint
 from ..runtime.detector import ExportedDetectorRunner
-from ..runtime.exported import DESCRIPTION, ENGINES
+from ..runtime.exported import BUNDLED_GRAPH, DESCRIPTION, ENGINES, MODEL_FILES, fastest_engine, read_description
 from ..tiling import resolve_sampling
 from . import EXIT_USAGE, CommandError, InputFile
 from .outputs import Record
@@ -66,18 +69,47 @@ def is_exported(folder: str | PathLike) -> bool:
     return (Path(folder) / DESCRIPTION).is_file()
 
 
+def resolve_runtime(args: argparse.Namespace) -> str:
+    """What runs the networks: `--runtime`, or for auto what is fast.
+
+    An exported detector, or the bundled one at the steps of its graph unless a CUDA device is there or asked for, runs
+    in the faster of the runtimes that are installed; all else, and all without one, in torch.
+    """
+    if args.runtime != "auto":
+        return args.runtime
+    graph = BUNDLED_GRAPH if args.model is None else Path(args.model)
+    if not is_exported(graph):
+        return "torch"
+    runtime = fastest_engine("onnx" if (graph / MODEL_FILES["onnx"]).is_file() else "openvino")
+    if args.model is not None:
+        return runtime
+    has_steps = args.num_inference_steps in (None, read_description(graph).num_inference_steps)
+    on_cpu = not _has_cuda() if args.device is None else args.device == "cpu"
+    return runtime if has_steps and on_cpu and find_spec(runtime) is not None else "torch"
+
+
+def _has_cuda() -> bool:
+    """Whether torch has a CUDA device; it takes seconds to import and is asked only where a driver is installed."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        import torch
+    except (OSError, ModuleNotFoundError):
+        return False
+    return torch.cuda.is_available()
+
+
 def load_detector(args: argparse.Namespace, device: torch.device | None) -> Detector:
     """The detector that `--model` names (default: the bundled checkpoint) for `--runtime`, on `device` with torch."""
     if args.runtime in ENGINES:
-        if args.model is None or not is_exported(args.model):
+        if args.model is not None and not is_exported(args.model):
             raise CommandError(
-                f"--runtime {args.runtime} needs as --model a folder that `export` wrote, got {model_name(args)}",
-                EXIT_USAGE,
+                f"--runtime {args.runtime} needs as --model a folder that `export` wrote, got {args.model}", EXIT_USAGE
             )
         try:
             return ExportedDetectorRunner(args.model, args.runtime)
         except Exception as error:  # an exported model is foreign input, read by a library with errors of its own
-            raise CommandError(f"--model {args.model}: cannot load this folder: {error}", EXIT_USAGE) from error
+            failed = f"--model {model_name(args)}: cannot load this folder: {error}"
+            raise CommandError(failed, EXIT_USAGE) from error
     pipeline = load_pipeline(args, device)
     if args.runtime == "compile":
         compile_networks(pipeline)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pywt
 from scipy import ndimage
 
 from ..targets import EIGHT_CONNECTIVITY, RING_PX, Component, label_components, ring_window, signal_to_clutter_ratios
@@ -140,6 +139,8 @@ class TargetModel:
 
 def noise_sigma(frame: np.ndarray) -> float:
     """Standard deviation of a frame's pixel noise, from its finest diagonal Haar details; (H, W) in raw values."""
+    import pywt  # absent where torch is: synthetic scenes are made there too
+
     _, (_, _, diagonal) = pywt.dwt2(frame.astype(np.float64), "haar")
     return float(np.median(np.abs(diagonal)) / MAD_TO_SIGMA)
 

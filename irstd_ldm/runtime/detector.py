@@ -12,7 +12,7 @@ import numpy as np
 from ..data.images import ImageInput, gray_range, scale_gray, to_grays
 from ..targets import Target, confidence_calibration, resolve_decision
 from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling
-from .exported import DESCRIPTION, ENGINES, READABLE, TorchNoise, read_description
+from .exported import BUNDLED_GRAPH, DESCRIPTION, ENGINES, READABLE, TorchNoise, fastest_engine, read_description
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class ExportedDetectorRunner:
         ```py
         >>> from irstd_ldm.runtime.detector import ExportedDetectorRunner
 
-        >>> detector = ExportedDetectorRunner("exported", runtime="openvino")
+        >>> detector = ExportedDetectorRunner()
         >>> detector("frame.png").targets[0]
         ```
 
     Args:
-        folder: Written by `irstd-ldm export`.
-        runtime: ``onnxruntime`` or ``openvino``, which reads both formats.
+        folder: Written by `irstd-ldm export`; None = the bundled detector.
+        runtime: ``onnxruntime``, ``openvino``, which reads both formats, or ``auto``, the faster of those installed.
         num_threads: Threads of the runtime; None = its own choice.
 
     Raises:
@@ -53,16 +53,19 @@ class ExportedDetectorRunner:
     device = "cpu"
     min_inference_steps = 1
 
-    def __init__(self, folder: str | PathLike, runtime: str, num_threads: int | None = None):
-        if runtime not in ENGINES:
-            raise ValueError(f"`runtime` must be one of {', '.join(ENGINES)}, got {runtime!r}")
+    def __init__(self, folder: str | PathLike | None = None, runtime: str = "auto", num_threads: int | None = None):
+        if runtime not in (*ENGINES, "auto"):
+            raise ValueError(f"`runtime` must be one of {', '.join(ENGINES)}, auto, got {runtime!r}")
+        folder = BUNDLED_GRAPH if folder is None else folder
         self.description = read_description(folder)
+        if runtime == "auto":
+            runtime = fastest_engine(self.description.format)
         if self.description.format not in READABLE[runtime]:
             raise ValueError(
                 f"`runtime` {runtime!r} reads the format {' or '.join(READABLE[runtime])}, got "
                 f"{self.description.format} in {folder}"
             )
-        self.config = self.description.config
+        self.config, self.runtime = self.description.config, runtime
         self._arguments = (os.path.abspath(folder), runtime, num_threads)
         self._load()
 
@@ -152,7 +155,7 @@ class ExportedDetectorRunner:
         for tiles in iterate_tiles(grays, settings):
             pixels = np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles])  # (B, PH, PW)
             tile_seeds = [seeds[tile.index] for tile in tiles]
-            members = self.predict_probability(pixels, tile_seeds, settings.ensemble_size, settings.tile_size)
+            members = self.predict_probability(pixels, tile_seeds, settings.ensemble_size)
             for tile, of_tile in zip(tiles, members, strict=True):
                 blenders[tile.index].add(tile.window, of_tile)
 
@@ -160,16 +163,13 @@ class ExportedDetectorRunner:
         found = decide(blenders, grays, decision, confidence_calibration(self.config))
         return DetectorOutput(*found) if return_dict else found
 
-    def predict_probability(
-        self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int, tile_size: int
-    ) -> np.ndarray:
+    def predict_probability(self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int) -> np.ndarray:
         """Probabilities of the ensemble's members, an image's encoded once per member.
 
         Args:
             image: (B, PH, PW) float32, about [-1, 1].
             seeds: One seed per image.
             ensemble_size: Members per image; a single one decodes the posterior's mode.
-            tile_size: Side of the call's tiles in pixels; OpenVINO has a plan for single images of it.
 
         Returns:
             (B, E, PH, PW) float32 in [0, 1].
@@ -177,5 +177,5 @@ class ExportedDetectorRunner:
         if self._process != os.getpid():
             self._load()
         inputs = self.description.inputs(image, seeds, ensemble_size)
-        probability = self._infer(inputs, tile_size)  # (B*E, 1, PH, PW)
+        probability = self._infer(inputs)  # (B*E, 1, PH, PW)
         return probability.reshape(len(image), ensemble_size, *image.shape[1:])

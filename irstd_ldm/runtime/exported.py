@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from threading import Lock
@@ -28,11 +29,14 @@ CONFIG_FIELDS = {
     "default_tile_overlap",
     "default_tile_size",
 }
+# The bundled detector as `make graph` exports it.
+BUNDLED_GRAPH = Path(__file__).parents[1] / "checkpoints" / "tiny" / "exported"
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # OpenVINO's weights lie beside it, in model.bin
 _BLOCK = 16  # normal numbers that torch makes at a time: 8 radii, 8 angles
 
-# (inputs by name, side of the call's tiles in pixels) -> probability (B, 1, PH, PW)
-Engine = Callable[[Mapping[str, np.ndarray], int], np.ndarray]
+PLANNED_FROM = 4  # batches of one shape in a row after which OpenVINO plans for it, which takes a second
+
+Engine = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # inputs by name -> probability (B, 1, PH, PW)
 
 
 @dataclass(frozen=True)
@@ -108,24 +112,30 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
     return description
 
 
-def required(name: str) -> Any:
-    """A module of the extra `export`; ModuleNotFoundError names the extra."""
+def required(name: str, extra: str = "export") -> Any:
+    """A module of an extra; ModuleNotFoundError names the extra."""
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[export]") from error
+        raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[{extra}]") from error
+
+
+def fastest_engine(format: str) -> str:
+    """The first of `ENGINES` that reads a format and is installed; where none is, the first that reads it."""
+    able = [name for name in ENGINES if format in READABLE[name]]
+    return next((name for name in able if find_spec(name) is not None), able[0])
 
 
 def onnxruntime_engine(path: Path, num_threads: int | None) -> Engine:
-    """onnxruntime has one plan for all sizes, tiles or not. What fails in it is a RuntimeError."""
-    onnxruntime = required("onnxruntime")
+    """onnxruntime has one plan for all sizes. What fails in it is a RuntimeError."""
+    onnxruntime = required("onnxruntime", "runtime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(inputs: Mapping[str, np.ndarray], tile_size: int) -> np.ndarray:
+    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         try:
             return session.run(None, dict(inputs))[0]
         except Exception as error:  # onnxruntime's own have no base class in common
@@ -135,7 +145,7 @@ def onnxruntime_engine(path: Path, num_threads: int | None) -> Engine:
 
 
 def openvino_engine(path: Path, num_threads: int | None) -> Engine:
-    """OpenVINO is faster where it knows the sizes: a plan for single tiles and one for all else, made when needed.
+    """OpenVINO is faster where it knows the sizes: it has a plan for all, and one for a size that comes in a row.
 
     A plan called from two threads at once gives one the other's result, so that calls wait for each other: its
     latency mode has one stream anyway.
@@ -147,23 +157,26 @@ def openvino_engine(path: Path, num_threads: int | None) -> Engine:
         properties["INFERENCE_NUM_THREADS"] = num_threads
     core = openvino.Core()
     model = core.read_model(path)
-    plans: dict[int | None, Any] = {}  # key: side of single tiles in pixels; None: for all else
+    plan_of_all = core.compile_model(model, "CPU", properties)
+    plan, shape, in_a_row = plan_of_all, (), 0
     lock = Lock()
 
-    def run(inputs: Mapping[str, np.ndarray], tile_size: int) -> np.ndarray:
-        side = tile_size if inputs["image"].shape == (1, 1, tile_size, tile_size) else None
+    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        nonlocal plan, shape, in_a_row
         with lock:
-            if side not in plans:
-                planned = model
-                if side is not None:
-                    planned = model.clone()
-                    planned.reshape({name: value.shape for name, value in inputs.items()})
-                plans[side] = core.compile_model(planned, "CPU", properties)
-            return plans[side](dict(inputs))[0]
+            if inputs["image"].shape != shape:
+                plan, shape, in_a_row = plan_of_all, inputs["image"].shape, 0
+            in_a_row += 1
+            if in_a_row == PLANNED_FROM:
+                planned = model.clone()
+                planned.reshape({name: value.shape for name, value in inputs.items()})
+                plan = core.compile_model(planned, "CPU", properties)
+            return plan(dict(inputs))[0]
 
     return run
 
 
+# The faster one first.
 ENGINES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}
 READABLE = {"onnxruntime": ("onnx",), "openvino": ("openvino", "onnx")}  # formats, the runtime's own first
 

@@ -114,6 +114,7 @@ DECISIONS: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("OMP_WAIT_POLICY=PASSIVE accelerate launch training/", trained),
     ("torchrun ", two_processes),
     ("pip install ", installed),
+    ("IRSTD_LDM_DISTRIBUTION=irstd-ldm-runtime pip install ", installed),  # tests/test_packaging.py
     ("make ", made),
     ("python scripts/", scripted),
     ("mkdir -p space", lambda command: None),  # tests/app/test_space.py

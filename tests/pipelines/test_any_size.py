@@ -8,7 +8,7 @@ import pytest
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.data.images import scale_gray
 from irstd_ldm.data.synthetic import synthetic_scene
-from irstd_ldm.tiling import SamplingSettings, TileBlender, iterate_tiles, tile_starts
+from irstd_ldm.tiling import SamplingSettings, TileBlender, iterate_tiles, tile_spans
 
 TILE, OVERLAP = 256, 32
 
@@ -25,8 +25,8 @@ def border_jumps(pipeline: IRSTDLatentPipeline, seed: int, overlap: int) -> list
     both = []
     for axis in (0, 1):
         jumps = np.moveaxis(np.abs(np.diff(probability, axis=axis)), axis, 0)
-        starts = tile_starts(probability.shape[axis], TILE, overlap)
-        borders = sorted({*(start - 1 for start in starts[1:]), *(start + TILE - 1 for start in starts[:-1])})
+        spans = tile_spans(probability.shape[axis], TILE, overlap)
+        borders = sorted({*(span.start - 1 for span in spans[1:]), *(span.stop - 1 for span in spans[:-1])})
         both.append((jumps[borders], np.delete(jumps, borders, axis=0)))
     return both
 

@@ -11,7 +11,7 @@ import torch
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
-from irstd_ldm.runtime.exported import ENGINES, MODEL_FILES, read_description
+from irstd_ldm.runtime.exported import ENGINES, MODEL_FILES, PLANNED_FROM, read_description
 
 FLOAT32 = (("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino"))
 # Image size, tile size: padded, equal and unequal sides, tiled.
@@ -67,6 +67,13 @@ def test_the_batch_changes_nothing(detector):
     np.testing.assert_allclose(together.probability, alone.probability, rtol=0, atol=1e-5)
 
 
+def test_a_size_that_comes_again_and_again_is_detected_as_at_first(detector):
+    """OpenVINO plans for it meanwhile."""
+    image = synthetic_scene(128, 160, seed=1).image
+    first, *_, last = [detector(image).probability for _ in range(PLANNED_FROM + 1)]
+    np.testing.assert_allclose(last, first, rtol=0, atol=1e-5)
+
+
 def test_arguments_of_the_call(exported, pipeline):
     detector = ExportedDetectorRunner(exported["openvino"], "openvino")
     image = (np.arange(128 * 128).reshape(128, 128) % 5000).astype(np.uint16)
@@ -117,7 +124,7 @@ def test_a_description_without_a_normalisation_has_the_first_one(exported, tmp_p
 
 
 def test_what_a_runtime_does_not_read(exported):
-    with pytest.raises(ValueError, match="`runtime` must be one of onnxruntime, openvino, got 'torch'"):
+    with pytest.raises(ValueError, match="`runtime` must be one of onnxruntime, openvino, auto, got 'torch'"):
         ExportedDetectorRunner(exported["onnx"], "torch")
     with pytest.raises(ValueError, match="`runtime` 'onnxruntime' reads the format onnx, got openvino"):
         ExportedDetectorRunner(exported["openvino"], "onnxruntime")
@@ -132,4 +139,4 @@ def test_what_fails_in_onnxruntime_is_a_runtime_error(exported):
         "posterior_noise": np.zeros((1, 4, 8, 8), np.float32),
     }
     with pytest.raises(RuntimeError, match="image"):
-        infer(inputs, 256)
+        infer(inputs)

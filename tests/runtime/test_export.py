@@ -1,10 +1,12 @@
 """The graph that is exported computes what the pipeline computes."""
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
-from irstd_ldm.runtime.export import LatentDetector
+from irstd_ldm.runtime.export import LatentDetector, make_smaller
 
 
 @pytest.mark.parametrize("steps", (1, 3))
@@ -17,3 +19,26 @@ def test_the_graph_is_the_pipeline(pipeline, steps):
             torch.from_numpy(image)[:, None], noise, torch.zeros(2, 4, 16, 20)
         )
     np.testing.assert_allclose(probability[:, 0].numpy(), expected, rtol=0, atol=1e-4)
+
+
+def test_weights_of_half_precision_are_stored_so(tmp_path):
+    """A half is exact in float16 and a third is not; the product is the same, and no folder is named any more."""
+    half, third = np.full((4, 4), 1 / 2, np.float32), np.full((4, 4), 1 / 3, np.float32)
+    nodes = [
+        onnx.helper.make_node("MatMul", names[:2], names[2:]) for names in (("x", "half", "y"), ("y", "third", "z"))
+    ]
+    nodes[0].metadata_props.add(key="stack_trace", value="/home/somebody/export.py")
+    x, z = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4, 4]) for name in "xz")
+    weights = [onnx.numpy_helper.from_array(half, "half"), onnx.numpy_helper.from_array(third, "third")]
+    graph = onnx.helper.make_graph(nodes, "products", [x], [z], weights)
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=[opset]), tmp_path / "model.onnx")
+    run = {}
+    for name in ("before", "after"):
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        (run[name],) = session.run(None, {"x": np.eye(4, dtype=np.float32)})
+        make_smaller(tmp_path / "model.onnx")
+    np.testing.assert_array_equal(run["before"], run["after"])
+    stored = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert stored == {"half_half": onnx.TensorProto.FLOAT16, "third": onnx.TensorProto.FLOAT}
+    assert b"somebody" not in (tmp_path / "model.onnx").read_bytes()
