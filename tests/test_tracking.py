@@ -99,12 +99,11 @@ def test_a_detection_belongs_to_one_track():
 
 def test_the_gate_is_one_of_mahalanobis():
     """A new track: variance 0.7^2 + 3^2 + 0.5^2 / 4 + 0.7^2 per axis; the gate 9.21 of it is 9.62 px."""
-    filter = ConstantVelocityFilter(np.array([0.0, 0.0]), TrackerParameters())
+    filter = ConstantVelocityFilter(np.zeros((1, 2)), TrackerParameters())
     filter.predict()
     variance = 0.49 + 9 + 0.25 / 4 + 0.49
-    squared, log_volume = filter.distances(np.array([[3.0, 4.0]]))
-    assert squared == pytest.approx(25 / variance)
-    assert log_volume == pytest.approx(np.log(variance**2))
+    row, column, cost = filter.near(np.array([0]), np.array([[90.0, 0.0], [3.0, 4.0]]), 9.21)
+    assert (row, column) == ([0], [1]) and cost == pytest.approx(25 / variance + np.log(variance**2))
     radius = np.sqrt(9.21 * variance)
     for distance, confirmed in ((radius - 0.01, 1), (radius + 0.01, 0)):
         tracker = Tracker(TrackerParameters(birth_hits=2, birth_frames=2))
@@ -114,15 +113,15 @@ def test_the_gate_is_one_of_mahalanobis():
 
 def test_one_update_by_hand():
     """One axis: prior variance 0.49 + 9 + 0.0625, noise 0.49; the gain is their ratio."""
-    filter = ConstantVelocityFilter(np.array([0.0, 0.0]), TrackerParameters())
+    filter = ConstantVelocityFilter(np.zeros((1, 2)), TrackerParameters())
     filter.predict()
-    filter.update(np.array([1.0, 0.0]))
+    filter.update(np.array([0]), np.array([[1.0, 0.0]]))
     prior = 0.49 + 9 + 0.0625
     gain = prior / (prior + 0.49)
-    assert filter.state[0] == pytest.approx(gain)
-    assert filter.state[2] == pytest.approx((9 + 0.125) / (prior + 0.49))
-    assert filter.covariance[0, 0] == pytest.approx((1 - gain) * prior)
-    np.testing.assert_allclose(filter.covariance, filter.covariance.T)
+    assert filter.state[0, 0] == pytest.approx(gain)
+    assert filter.state[0, 2] == pytest.approx((9 + 0.125) / (prior + 0.49))
+    assert filter.covariance[0, 0, 0] == pytest.approx((1 - gain) * prior)
+    np.testing.assert_allclose(filter.covariance[0], filter.covariance[0].T)
 
 
 @pytest.mark.parametrize("positions", (np.zeros(2), np.zeros((3, 3)), np.array([[0.0, np.nan]])))
