@@ -6,6 +6,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..data.readers.frame import Address
+
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 PICTURE_KINDS = ("masks", "overlays", "probability")  # DIR/KIND/NAME.png
 TABLE_NAMES = {
@@ -30,9 +32,9 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class InputFile:
-    """One image to read; `name` is the stem of everything that is written for it."""
+    """One image or sequence to read; `name` is the stem of everything that is written for it."""
 
-    path: Path
+    path: Path | Address
     name: str
 
 

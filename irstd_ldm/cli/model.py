@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -23,8 +24,9 @@ from ..data.readers.sequence_range import sequence_range
 from ..hub.format import bundled_checkpoint
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.exported import DESCRIPTION, ENGINES
+from ..stream import WAITING, FrameError, ahead, checked_frames
 from ..tiling import resolve_sampling
-from . import EXIT_USAGE, CommandError, InputFile
+from . import EXIT_USAGE, CommandError, Failure, InputFile, describe
 from .outputs import Record
 
 if TYPE_CHECKING:
@@ -177,8 +179,14 @@ def predict(
 class FrameDetector:
     """Detects targets in frames, each in a call of its own, with a command's range of gray values and polarity."""
 
-    def __init__(self, pipeline: Detector, args: argparse.Namespace, threshold: float):
-        self._pipeline, self._args, self._threshold = pipeline, args, threshold
+    def __init__(
+        self,
+        pipeline: Detector,
+        args: argparse.Namespace,
+        threshold: float,
+        fail: Callable[[Failure], None] = lambda failure: None,
+    ):
+        self._pipeline, self._args, self._threshold, self._fail = pipeline, args, threshold, fail
         self._normalization = pipeline.config["normalization"]
 
     def value_range(self, source: FrameSource) -> tuple[float, float] | None:
@@ -186,7 +194,7 @@ class FrameDetector:
         asked = self._args.input_range
         if isinstance(asked, tuple):
             return asked
-        if asked == "frame" or not is_sequence(source):
+        if asked == "frame" or not is_sequence(source) or source.is_live:
             return None
         return sequence_range(source, normalization=self._normalization)
 
@@ -204,14 +212,45 @@ class FrameDetector:
     def frames(
         self, source: FrameSource, item: InputFile, input_range: tuple[float, float] | None, first: int = 0
     ) -> Iterator[tuple[Frame, np.ndarray, Record]]:
-        """The frames from `first` on, one in memory at a time, each with its probability (H, W) and its record."""
+        """The frames from `first` on, each with its probability (H, W) and its record.
+
+        Those of a sequence are read, and detected, while the caller works; one that cannot be is given to `fail`.
+        """
+        frames = checked_frames(source.frames(first))
+        if not is_sequence(source):
+            yield from self._results(frames, source, item, input_range)
+            return
+        drop = source.is_live and not self._args.keep_frames
+        with (
+            closing(ahead(frames, 1 if drop else WAITING, drop)) as read,
+            closing(ahead(self._results(read, source, item, input_range))) as results,
+        ):
+            yield from results
+
+    def summary(self) -> str:
+        """How many frames the last source gave, and how many of them were dropped, damaged or named as failures."""
+        return f"{self._num_frames} frames, {self._num_frames - self._num_done} of them left out"
+
+    def _results(
+        self,
+        frames: Iterator[Frame | FrameError],
+        source: FrameSource,
+        item: InputFile,
+        input_range: tuple[float, float] | None,
+    ) -> Iterator[tuple[Frame, np.ndarray, Record]]:
         has_index = is_sequence(source)
-        for frame in source.frames(first):
+        self._num_frames = self._num_done = 0
+        for frame in frames:
+            self._num_frames = frame.index + 1
+            if isinstance(frame, FrameError):
+                self._fail(describe(item.path, frame))
+                continue
             is_mirrored = self._args.polarity == BLACK_HOT
             seen = invert_polarity(frame.image, input_range) if is_mirrored else frame.image
             probability, mask, found = predict(self._pipeline, seen, self._args, self._threshold, input_range)
             height, width = mask.shape
             index = frame.index if has_index else None
+            self._num_done += 1
             record = Record(str(item.path), item.name, width, height, found, mask, index, frame.time_s)
             yield frame, probability, record
 

@@ -4,12 +4,11 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from ..data.readers.frame import FrameSource
@@ -28,6 +27,7 @@ class SequenceResult:
     """What a sequence came to; one that is not complete has an error or was interrupted."""
 
     num_frames: int = 0
+    num_left_out: int = 0  # dropped, damaged or of another size
     num_targets: int = 0
     num_tracks: int = 0  # 0 without `--tracks`
     complete: bool = False
@@ -45,7 +45,8 @@ def detect_sequence(
 ) -> None:
     """Detects targets in every frame of a file and writes DIR/NAME.
 
-    A frame's result is that of the frame as a single image with the same range of gray values. With `--resume` frames
+    A frame's result is that of the frame as a single image with the same range of gray values; frames that cannot be
+    read, or are of another size than the first, are left out and named. With `--resume` frames
     that an earlier run has written are not detected again; their tracks and tables are made anew, so that the files
     are those of a run without interruption. sequence.json tells what was run and, at the end, how far it came. What
     was written before an error or an interruption stays, and `report` is called with it.
@@ -58,7 +59,7 @@ def detect_sequence(
         {
             **header,
             "file": str(source.path),
-            "file_bytes": source.path.stat().st_size,
+            "file_bytes": source.path.stat().st_size if isinstance(source.path, Path) else None,
             "frames_per_second": source.frames_per_second,
             "input_range": args.input_range or "sequence",
             "value_range": input_range,
@@ -69,7 +70,7 @@ def detect_sequence(
     )
     pictures = Pictures(folder, kinds, shown_range)
     video = AnnotatedVideo(folder / ANNOTATED, source.frames_per_second) if args.annotated_video else None
-    num_recorded, kept_bytes = _begin(folder, header, args.resume)
+    num_recorded, first, kept_bytes = _begin(folder, header, args.resume)
     pictures.make_folders()
     log, tracker, result = Log(folder / LOG, kept_bytes), Tracker() if args.tracks else None, SequenceResult()
     write_json(folder / SUMMARY, {"header": header, **dataclasses.asdict(result)})
@@ -78,17 +79,19 @@ def detect_sequence(
             at_end.callback(video.close)
         try:
             images = source.frames() if video is not None else iter(())  # an earlier run's frames are drawn again
-            recorded = ((next(images, None), None, record) for record in log.records(num_recorded))
-            detected = detector.frames(source, item, input_range, num_recorded)
+            recorded = (
+                (next((image for image in images if image.index == record.frame), None), None, record)
+                for record in log.records(num_recorded)
+            )
+            detected = at_end.enter_context(closing(detector.frames(source, item, input_range, first)))
             frames = tqdm(chain(recorded, detected), total=source.num_frames, unit="frame", disable=None)
             for frame, probability, record in frames:
-                if tracker is not None:
-                    positions = np.array([(target.x, target.y) for target in record.targets]).reshape(-1, 2)
-                    record = dataclasses.replace(record, tracks=tracker.update(positions))
+                record = tracked(record, tracker)
                 if probability is not None:
                     with pictures.written(f"{record.frame:06}", frame.image, probability, record):
                         log.append(record.to_json())  # after the pictures, so that `--resume` need not look for them
                 result.num_frames += 1
+                result.num_left_out = record.frame + 1 - result.num_frames
                 result.num_targets += len(record.targets)
                 result.num_tracks = max([result.num_tracks, *(track.id for track in record.tracks or ())])
                 if video is not None:
@@ -106,8 +109,15 @@ def detect_sequence(
                 write_table(folder / name, table(header, log.records, ending))
 
 
-def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, int]:
-    """Makes DIR/NAME; returns the number of frames kept of an earlier run and the bytes of their lines."""
+def tracked(record: Record, tracker: Tracker | None) -> Record:
+    """A frame's record with its tracks, where there is a tracker."""
+    if tracker is None:
+        return record
+    return dataclasses.replace(record, tracks=tracker.update_targets(record.targets, record.frame, record.time_s))
+
+
+def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, int, int]:
+    """Makes DIR/NAME; returns the frames kept of an earlier run, the first to do, and the bytes of the kept lines."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = folder / SUMMARY
     if resume and summary.exists():
@@ -124,21 +134,21 @@ def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, 
         for name in (TRACKS, ANNOTATED):
             (folder / name).unlink(missing_ok=True)
     remove_frame_pictures(folder)
-    return 0, 0
+    return 0, 0, 0
 
 
-def _whole_lines(path: Path) -> tuple[int, int]:
-    """Number of lines that hold the frames 0, 1, 2, ... of a sequence, and their size in bytes."""
-    count = end = 0
+def _whole_lines(path: Path) -> tuple[int, int, int]:
+    """Number of lines that hold a sequence's frames in their order, the frame after them, their size in bytes."""
+    count = first = end = 0
     if not path.exists():
-        return 0, 0
+        return 0, 0, 0
     with path.open("rb") as lines:
         for line in lines:
             try:
-                is_next = line.endswith(b"\n") and Record.from_json(line.decode()).frame == count
+                frame = Record.from_json(line.decode()).frame if line.endswith(b"\n") else None
             except (ValueError, KeyError, TypeError):
-                is_next = False
-            if not is_next:
+                frame = None
+            if frame is None or frame < first:
                 break
-            count, end = count + 1, end + len(line)
-    return count, end
+            count, first, end = count + 1, frame + 1, end + len(line)
+    return count, first, end
