@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -20,8 +21,8 @@ from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Address, Frame, ImageR
 from .data.readers.video import TIMEOUT_S, LiveFrames
 from .runtime.detector import ExportedDetectorRunner
 from .runtime.exported import DESCRIPTION, ENGINES, READABLE, read_description
-from .targets import Target
-from .tracking import Track, Tracker
+from .targets import Target, confidence_calibration, extract_targets, resolve_threshold
+from .tracking import EvidenceFilter, Track, Tracker
 
 Item = TypeVar("Item")
 WAITING = 2  # frames, and results, that wait for the next part of the work
@@ -91,6 +92,8 @@ class StreamDetector:
         runtime: ``torch``, ``onnxruntime``, ``openvino``, or ``auto``: what is installed for an exported folder,
             torch for a checkpoint.
         tracks: Whether targets are followed from frame to frame.
+        fuse_frames: Whether the frames before count too, so that weak targets that persist are found: the probability
+            is then that of [`EvidenceFilter`]. For cameras that stand still or move by less than a pixel a frame.
         num_threads: Threads of onnxruntime or OpenVINO; None = its own choice.
         settings: Arguments of every call, such as `threshold` or `input_range`; [`ExportedDetectorRunner`] has them.
 
@@ -104,11 +107,19 @@ class StreamDetector:
         runtime: str = "auto",
         tracks: bool = True,
         *,
+        fuse_frames: bool = False,
         num_threads: int | None = None,
         **settings: Any,
     ):
         self.detector = load_detector(model, runtime, num_threads)
-        self.tracks, self.settings = tracks, settings
+        self.tracks, self.fuse_frames, self.settings = tracks, fuse_frames, settings
+
+        self._make = partial(
+            type(self), model, runtime, tracks, fuse_frames=fuse_frames, num_threads=num_threads, **settings
+        )
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return self._make, ()  # a copy loads the model anew: the libraries' sessions cannot be sent
 
     def __call__(self, frame: ImageInput) -> StreamResult:
         """Detects targets in one frame, without tracks.
@@ -161,6 +172,7 @@ class StreamDetector:
 
     def _results(self, arrived: Iterator[tuple[float, Frame | FrameError]]) -> Iterator[StreamResult]:
         tracker = Tracker() if self.tracks else None
+        evidence = EvidenceFilter() if self.fuse_frames else None
         ends_s: deque[float] = deque(maxlen=RATE_RESULTS)
         with closing(arrived):  # type: ignore[type-var]
             for count, (arrived_s, frame) in enumerate(arrived):
@@ -170,6 +182,9 @@ class StreamDetector:
                         raise frame
                     image, time_s = frame.image, frame.time_s
                     found = self._detect(image)
+                    if evidence is not None:
+                        fused = evidence.update(found[0], frame.index, time_s)
+                        found = fused, *decide_fused(fused, image, self.detector.config, **self.settings)
                     if tracker is not None:
                         tracks = tracker.update_targets(found[2], frame.index, time_s)
                 except IMAGE_ERRORS as caught:
@@ -178,6 +193,19 @@ class StreamDetector:
                 rate = (len(ends_s) - 1) / (ends_s[-1] - ends_s[0]) if len(ends_s) > 1 else 0.0
                 latency_s, num_dropped = ends_s[-1] - arrived_s, frame.index - count
                 yield StreamResult(frame.index, time_s, image, *found, tracks, error, latency_s, rate, num_dropped)
+
+
+def decide_fused(
+    probability: np.ndarray,
+    gray: np.ndarray,
+    config: Mapping[str, Any],
+    threshold: float | None = None,
+    max_fa_per_million_px: float | None = None,
+    **others: Any,
+) -> tuple[np.ndarray, list[Target]]:
+    """Mask (H, W) and targets of a probability (H, W) that several frames have made, as of one frame's."""
+    mask = probability > resolve_threshold(config, threshold, max_fa_per_million_px)
+    return mask, extract_targets(probability, mask, gray, confidence_calibration(config))
 
 
 def load_detector(model: str | PathLike | None, runtime: str = "auto", num_threads: int | None = None) -> Any:

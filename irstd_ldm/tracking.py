@@ -1,4 +1,4 @@
-"""Nearest-neighbour tracking of many targets: one-to-one assignment inside gates, birth by M of N, death by misses."""
+"""Targets over time: tracks, by one-to-one assignment inside gates; and the evidence of successive frames, fused."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -6,12 +6,19 @@ from dataclasses import dataclass, fields
 from statistics import median
 
 import numpy as np
+from scipy.ndimage import label, maximum_filter
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scipy.spatial import KDTree
+from scipy.special import expit, logit
 
 from .targets import Target
 
+# Evidence, in log odds. The weight and the offset were chosen on synthetic sequences: tests/test_evidence.py.
+MIN_PROBABILITY, FIRST_VARIANCE, USUAL_WEIGHT, SURPRISE_RANGE = 1e-6, 4.0, 0.12, (-1, 3)
+SURPRISE_WEIGHT, EVIDENCE_OFFSET, LEAST_EVIDENCE = 10.0, 9.0, -5.0
+PEAK_PX, OUTLINE_ODDS = 3, 2.0  # a summit is sought so far from a peak, and reaches down so far
+MAX_REACH_FRAMES = 5
 UNASSIGNED = 1e9  # cost of a track without a detection, far above any inside a gate
 RATE_FRAMES = 32  # the frame interval is the median of so many
 ID, TARGET, HITS, FRAMES, MISSES = range(5)  # columns of the tracks' counts; an id of 0 is not confirmed
@@ -144,6 +151,23 @@ class Track:
     num_frames: int
 
 
+class FrameClock:
+    """How many frame intervals lie between successive frames of a stream."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int | None, float | None] = None, None
+        self._intervals_s: deque[float] = deque(maxlen=RATE_FRAMES)
+
+    def elapsed(self, index: int | None, time_s: float | None) -> float:
+        """Frame intervals since the last frame, by time stamps, else by numbers, else 1."""
+        (last_index, last_time_s), self._last = self._last, (index, time_s)
+        by_index = 1 if index is None or last_index is None else max(index - last_index, 1)
+        if time_s is None or last_time_s is None or time_s <= last_time_s:
+            return by_index
+        self._intervals_s.append((time_s - last_time_s) / by_index)
+        return (time_s - last_time_s) / median(self._intervals_s)
+
+
 class Tracker:
     """Follows targets through successive frames.
 
@@ -160,8 +184,7 @@ class Tracker:
         self._filter = ConstantVelocityFilter(np.empty((0, 2)), self.parameters)
         self._counts = np.empty((0, 5), np.int64)  # (T, 5)
         self._num_confirmed = 0
-        self._last: tuple[int | None, float | None] = None, None
-        self._intervals_s: deque[float] = deque(maxlen=RATE_FRAMES)
+        self._clock = FrameClock()
 
     def update(self, positions: np.ndarray, index: int | None = None, time_s: float | None = None) -> list[Track]:
         """Takes the detections of the next frame in.
@@ -180,7 +203,7 @@ class Tracker:
         positions = np.asarray(positions, np.float64)
         if positions.ndim != 2 or positions.shape[1] != 2 or not np.isfinite(positions).all():
             raise ValueError(f"`positions` must be finite, of shape (M, 2), got the shape {positions.shape}")
-        num_frames = self._elapsed(index, time_s)
+        num_frames = self._clock.elapsed(index, time_s)
         if num_frames > self.parameters.max_gap_frames:
             self._keep(np.zeros(len(self._counts), bool))
         self._filter.predict(num_frames)
@@ -199,37 +222,20 @@ class Tracker:
         born = np.flatnonzero((counts[:, ID] == 0) & (counts[:, HITS] >= self.parameters.birth_hits))
         counts[born, ID] = self._num_confirmed + 1 + np.arange(len(born))
         self._num_confirmed += len(born)
-        confirmed = np.flatnonzero(counts[:, ID])
         std = np.sqrt(np.diagonal(self._filter.covariance, axis1=1, axis2=2)[:, :2].max(axis=1))  # (T,)
-        return [
-            Track(
-                int(number),
-                *map(float, state),
-                float(std_px),
-                None if target < 0 else int(target),
-                int(hits),
-                int(age),
-            )
-            for (number, target, hits, age, _), state, std_px in sorted(
-                zip(counts[confirmed], self._filter.state[confirmed], std[confirmed], strict=True),
-                key=lambda track: track[0][ID],
-            )
-        ]
+        tracks = [self._track(row, float(std[row])) for row in np.flatnonzero(counts[:, ID])]
+        return sorted(tracks, key=lambda track: track.id)
+
+    def _track(self, row: int, std_px: float) -> Track:
+        number, target, num_hits, num_frames, _ = map(int, self._counts[row])
+        x, y, speed_x, speed_y = map(float, self._filter.state[row])
+        return Track(number, x, y, speed_x, speed_y, std_px, None if target < 0 else target, num_hits, num_frames)
 
     def update_targets(
         self, targets: Sequence[Target], index: int | None = None, time_s: float | None = None
     ) -> list[Track]:
         """As `update`, with the positions of a frame's targets."""
         return self.update(np.array([(target.x, target.y) for target in targets]).reshape(-1, 2), index, time_s)
-
-    def _elapsed(self, index: int | None, time_s: float | None) -> float:
-        """Frame intervals since the last update."""
-        (last_index, last_time_s), self._last = self._last, (index, time_s)
-        by_index = 1 if index is None or last_index is None else max(index - last_index, 1)
-        if time_s is None or last_time_s is None or time_s <= last_time_s:
-            return by_index
-        self._intervals_s.append((time_s - last_time_s) / by_index)
-        return (time_s - last_time_s) / median(self._intervals_s)
 
     def _keep(self, kept: np.ndarray) -> None:
         """Ends the tracks (T,) that are not kept."""
@@ -266,3 +272,62 @@ class Tracker:
         self._counts[tracks, TARGET] = detections
         self._counts[tracks, HITS] += 1
         return np.delete(free, column)
+
+
+class EvidenceFilter:
+    """Track before detect: weighs the probability maps of successive frames together, by dynamic programming.
+
+    A pixel's evidence is a mean over time, and passes on to its neighbours as far as a target moves: the larger
+    prevails (Barniv, "Dynamic programming solution for detecting dim moving targets", IEEE TAES 21(1), 1985; Tonissen
+    and Evans, "Performance of dynamic programming techniques for track-before-detect", IEEE TAES 32(4), 1996). There
+    are two kinds: log odds, and how many standard deviations they are above what the pixel has shown before, which
+    clutter that stays in its place never is. Where their sum has a peak, the summit of the frame's own log odds beside
+    it is raised to the peak's: a target keeps its outline and its place, and nothing that one frame shows is lost.
+
+    Args:
+        memory_frames: Frames that the means reach back, about.
+        max_speed_px: Largest movement of a target in px/frame.
+    """
+
+    def __init__(self, memory_frames: float = 10.0, max_speed_px: int = 1):
+        if not (memory_frames >= 1 and max_speed_px >= 0):
+            raise ValueError(
+                f"`memory_frames` must be at least 1 and `max_speed_px` 0, got {memory_frames} and {max_speed_px}"
+            )
+        self._weight, self._max_speed_px = 1 / memory_frames, max_speed_px
+        self._clock, self._count = FrameClock(), 0
+
+    def update(self, probability: np.ndarray, index: int | None = None, time_s: float | None = None) -> np.ndarray:
+        """The probability of targets, (H, W) float32, by this frame's (H, W) and those before, all of one size.
+
+        `index` and `time_s` are as in [`Tracker`].
+        """
+        num_frames = self._clock.elapsed(index, time_s)
+        odds = logit(np.clip(probability, MIN_PROBABILITY, 1 - MIN_PROBABILITY)).astype(np.float32)  # (H, W)
+        self._count += 1
+        if self._count == 1:
+            self._odds, self._surprise = odds, np.zeros_like(odds)
+            self._usual, self._variance = maximum_filter(odds, 3), np.full_like(odds, FIRST_VARIANCE)
+            return probability
+        surprise = np.clip((odds - self._usual) / np.sqrt(self._variance), *SURPRISE_RANGE)
+        reach = 2 * self._max_speed_px * min(max(round(num_frames), 1), MAX_REACH_FRAMES) + 1
+        self._odds = _mean(maximum_filter(self._odds, reach), odds, max(self._weight, 1 / self._count))
+        self._surprise = _mean(maximum_filter(self._surprise, reach), surprise, self._weight)
+        weight = max(USUAL_WEIGHT, 1 / self._count)
+        self._usual = _mean(self._usual, odds, weight)
+        self._variance = np.maximum(_mean(self._variance, (odds - self._usual) ** 2, weight), 1)
+        evidence = self._odds + SURPRISE_WEIGHT * self._surprise - EVIDENCE_OFFSET
+        fused = np.array(probability, np.float32)
+        peaks = (evidence == maximum_filter(evidence, 2 * PEAK_PX + 1)) & (evidence > LEAST_EVIDENCE)
+        for row, column in np.argwhere(peaks):
+            window = np.s_[max(row - PEAK_PX, 0) : row + PEAK_PX + 1, max(column - PEAK_PX, 0) : column + PEAK_PX + 1]
+            near = odds[window]
+            outlines = label(near >= near.max() - OUTLINE_ODDS, np.ones((3, 3)))[0]
+            outline = outlines == outlines.flat[near.argmax()]
+            fused[window][outline] = np.maximum(fused[window][outline], expit(evidence[row, column]))
+        return fused
+
+
+def _mean(old: np.ndarray, new: np.ndarray, weight: float) -> np.ndarray:
+    """Exponential mean of maps (H, W) float32."""
+    return old + np.float32(weight) * (new - old)

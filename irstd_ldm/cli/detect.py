@@ -47,7 +47,7 @@ from .sequence import SequenceResult, detect_sequence, tracked
 TABLE_ROWS = 20
 STANDARD_OUTPUT = Path("-")
 # Flags that fit inputs of several frames alone, and tables that fit stills alone.
-SEQUENCE_FLAGS = ("tracks", "annotated_video", "resume")
+SEQUENCE_FLAGS = ("tracks", "annotated_video", "fuse_frames", "resume")
 LIVE_FLAGS = ("keep_frames", "stream_options", "timeout_s")
 STILL_TABLES = ("coco", "geojson")
 
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         "band": args.band,
         "input_range": args.input_range,
         "polarity": args.polarity,
+        "fuse_frames": args.fuse_frames,
     }
     outputs.begin()
     # 4. Frames.
@@ -277,10 +278,14 @@ def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_strea
     if args.input_range == "sequence":
         flags.append("--input-range sequence")
     live = [item.path for item in inputs if isinstance(item.path, Address) or item.path.is_char_device()]
-    if live and (unfit := flags[len(_flags(args, ("tracks", "annotated_video"))) :]):
+    if live and (unfit := flags[len(_flags(args, SEQUENCE_FLAGS[:3])) :]):
         raise CommandError(f"{unfit[0]}: not for network addresses and devices, such as {live[0]}", EXIT_USAGE)
     if not live and (unfit := _flags(args, LIVE_FLAGS)):
         raise CommandError(f"{unfit[0]}: for network addresses and devices, and there is none", EXIT_USAGE)
+    if args.fuse_frames and args.resume:
+        raise CommandError(
+            "--resume: not with --fuse-frames, whose results are those of all frames before", EXIT_USAGE
+        )
     tables = ",".join(kind for kind in args.write or () if kind in STILL_TABLES)
     if not flags and not tables:
         return

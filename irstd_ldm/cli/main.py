@@ -236,6 +236,9 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
         "--annotated-video", action="store_true", help="the frames with targets and tracks: DIR/NAME/annotated.mp4"
     )
     add_for_sequences(
+        "--fuse-frames", action="store_true", help="the frames before count too: weak targets that persist are found"
+    )
+    add_for_sequences(
         "--keep-frames", action="store_true", help="of addresses and cameras every frame; default: the newest one"
     )
     add_for_sequences(

@@ -24,8 +24,9 @@ from ..data.readers.sequence_range import sequence_range
 from ..hub.format import bundled_checkpoint
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.exported import DESCRIPTION, ENGINES
-from ..stream import WAITING, FrameError, ahead, checked_frames
+from ..stream import WAITING, FrameError, ahead, checked_frames, decide_fused
 from ..tiling import resolve_sampling
+from ..tracking import EvidenceFilter
 from . import EXIT_USAGE, CommandError, Failure, InputFile, describe
 from .outputs import Record
 
@@ -240,6 +241,7 @@ class FrameDetector:
     ) -> Iterator[tuple[Frame, np.ndarray, Record]]:
         has_index = is_sequence(source)
         self._num_frames = self._num_done = 0
+        evidence = EvidenceFilter() if has_index and self._args.fuse_frames else None
         for frame in frames:
             self._num_frames = frame.index + 1
             if isinstance(frame, FrameError):
@@ -248,6 +250,9 @@ class FrameDetector:
             is_mirrored = self._args.polarity == BLACK_HOT
             seen = invert_polarity(frame.image, input_range) if is_mirrored else frame.image
             probability, mask, found = predict(self._pipeline, seen, self._args, self._threshold, input_range)
+            if evidence is not None:
+                probability = evidence.update(probability, frame.index, frame.time_s)
+                mask, found = decide_fused(probability, seen, self._pipeline.config, self._threshold)
             height, width = mask.shape
             index = frame.index if has_index else None
             self._num_done += 1

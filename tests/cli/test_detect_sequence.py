@@ -46,6 +46,7 @@ def arguments(**changed) -> argparse.Namespace:
         "polarity": "white-hot",
         "tracks": False,
         "annotated_video": False,
+        "fuse_frames": False,
         "resume": False,
     }
     return argparse.Namespace(**values | changed)
