@@ -12,7 +12,7 @@ from .frame import MAX_PIXELS, Address, Frame, FrameSource, ImageReadError, chec
 GRAY_FORMATS = ("gray", "gray10le", "gray12le", "gray16le", "gray16be")
 # What an address may lead to: no files, whatever a server's playlist says.
 PROTOCOLS = "http,https,httpproxy,rtp,srtp,tcp,tls,udp"
-TIMEOUT_S = 10.0
+OPEN_TIMEOUT_S, TIMEOUT_S = 20.0, 10.0
 
 
 class VideoFrames(FrameSource):
@@ -131,7 +131,7 @@ class LiveFrames(VideoFrames):
         path: A network address, or a device of Video4Linux such as /dev/video0.
         max_pixels: Refuse larger frames.
         options: FFmpeg's for the protocol or the device, such as {"rtsp_transport": "udp"}; RTSP is carried by TCP.
-        timeout_s: How long to wait for the source to answer, and then for each frame, in seconds.
+        timeout_s: How long to wait for a frame, in seconds; for the first one at least 20.
     """
 
     is_live = True
@@ -178,6 +178,7 @@ class LiveFrames(VideoFrames):
             raise self.error("without frames")
 
     def _open(self) -> Any:
+        timeouts_s = max(self._timeout_s, OPEN_TIMEOUT_S), self._timeout_s
         options: dict[str, str] = {**self._options}
         keywords = {}
         if isinstance(self.path, Address):
@@ -187,4 +188,4 @@ class LiveFrames(VideoFrames):
                 options = {"rtsp_transport": "tcp", **options}
         else:
             name, keywords["format"] = str(self.path), "v4l2"
-        return self._opened(name, "cannot be opened: {}", options, timeout=self._timeout_s, **keywords)
+        return self._opened(name, "cannot be opened: {}", options, timeout=timeouts_s, **keywords)
