@@ -113,7 +113,6 @@ class StreamDetector:
     ):
         self.detector = load_detector(model, runtime, num_threads)
         self.tracks, self.fuse_frames, self.settings = tracks, fuse_frames, settings
-
         self._make = partial(
             type(self), model, runtime, tracks, fuse_frames=fuse_frames, num_threads=num_threads, **settings
         )
@@ -174,8 +173,10 @@ class StreamDetector:
         tracker = Tracker() if self.tracks else None
         evidence = EvidenceFilter() if self.fuse_frames else None
         ends_s: deque[float] = deque(maxlen=RATE_RESULTS)
+        first = None
         with closing(arrived):  # type: ignore[type-var]
             for count, (arrived_s, frame) in enumerate(arrived):
+                first = frame.index if first is None else first
                 image, found, time_s, tracks, error = None, (None, None, []), None, None, None
                 try:
                     if isinstance(frame, FrameError):
@@ -191,7 +192,7 @@ class StreamDetector:
                     error = " ".join(str(caught).split())
                 ends_s.append(time.monotonic())
                 rate = (len(ends_s) - 1) / (ends_s[-1] - ends_s[0]) if len(ends_s) > 1 else 0.0
-                latency_s, num_dropped = ends_s[-1] - arrived_s, frame.index - count
+                latency_s, num_dropped = ends_s[-1] - arrived_s, frame.index - first - count
                 yield StreamResult(frame.index, time_s, image, *found, tracks, error, latency_s, rate, num_dropped)
 
 

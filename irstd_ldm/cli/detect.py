@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     inputs, failures = collect_inputs(
         args.inputs,
         FRAME_SUFFIXES if args.raw is None else FRAME_SUFFIXES + RAW_SUFFIXES,
-        args.tracks or args.annotated_video or args.input_range == "sequence",
+        args.tracks or args.annotated_video or args.fuse_frames or args.input_range == "sequence",
     )
     is_stream = args.output == STANDARD_OUTPUT
     _check_flags(inputs, args, is_stream)

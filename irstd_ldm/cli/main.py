@@ -19,7 +19,7 @@ Detects infrared small targets.
 INPUT is a file, a folder (its images and videos, without its subfolders), a quoted glob ('frames/**/*.png'), a network
 address (rtsp, rtsps, udp, http or https://...) or a camera (/dev/video0). A file that is named more than once is done
 once. Without INPUT a synthetic scene is made and detected. A folder whose files are still images of numbered names is
-one sequence where --tracks, --annotated-video or --input-range sequence ask for one.
+one sequence where --tracks, --annotated-video, --fuse-frames or --input-range sequence ask for one.
 Read are PNG, BMP, JPEG, PGM, TIFF and BigTIFF, NumPy .npy (never pickled objects), raw frames (--raw) and video (MP4,
 AVI, MKV, MOV, WebM, WMV, MPEG); what EXIF and TIFF say of the orientation is ignored: positions are those of the
 stored pixels.

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..data.readers.frame import FrameSource
 from ..files import finite, write_json
+from ..stream import checked_frames
 from ..tracking import Tracker, TrackerParameters
 from . import PICTURE_KINDS, CommandError, InputFile, describe
 from .model import FrameDetector
@@ -27,9 +28,9 @@ class SequenceResult:
     """What a sequence came to; one that is not complete has an error or was interrupted."""
 
     num_frames: int = 0
-    num_left_out: int = 0  # dropped, damaged or of another size
     num_targets: int = 0
     num_tracks: int = 0  # 0 without `--tracks`
+    num_left_out: int = 0  # frames that were dropped, damaged or of another size
     complete: bool = False
     error: str | None = None
 
@@ -46,10 +47,10 @@ def detect_sequence(
     """Detects targets in every frame of a file and writes DIR/NAME.
 
     A frame's result is that of the frame as a single image with the same range of gray values; frames that cannot be
-    read, or are of another size than the first, are left out and named. With `--resume` frames
-    that an earlier run has written are not detected again; their tracks and tables are made anew, so that the files
-    are those of a run without interruption. sequence.json tells what was run and, at the end, how far it came. What
-    was written before an error or an interruption stays, and `report` is called with it.
+    read, or are of another size than the first, are left out and named. With `--resume` frames that an earlier run has
+    written are not detected again; their tracks and tables are made anew, so that the files are those of a run without
+    interruption. sequence.json tells what was run and, at the end, how far it came. What was written before an error
+    or an interruption stays, and `report` is called with it.
     """
     folder = folder / item.name
     input_range = detector.value_range(source)
@@ -78,7 +79,9 @@ def detect_sequence(
         if video is not None:
             at_end.callback(video.close)
         try:
-            images = source.frames() if video is not None else iter(())  # an earlier run's frames are drawn again
+            images = (
+                checked_frames(source.frames()) if video is not None else iter(())
+            )  # an earlier run's frames are drawn again
             recorded = (
                 (next((image for image in images if image.index == record.frame), None), None, record)
                 for record in log.records(num_recorded)

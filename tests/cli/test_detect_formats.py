@@ -140,6 +140,7 @@ def test_an_input_of_several_frames_has_a_folder_of_its_own(detect, frame16, thr
             "num_frames": 3,
             "num_targets": num_targets,
             "num_tracks": 0,
+            "num_left_out": 0,
             "complete": True,
             "error": None,
         }
