@@ -156,11 +156,11 @@ class StreamDetector:
             ImageReadError, OSError, ImportError: The source cannot be opened or read on. What an iterable raises is
                 passed on. All come after the results of the frames before.
         """
-        source: Any = frames
+        items: Any = frames
         if isinstance(frames, str | PathLike | Address):
             source = open_source(frames, max_pixels, options, timeout_s)
-            drop, frames = source.is_live if drop is None else drop, source.frames()
-        arrived = ahead(_arrivals(checked_frames(frames)), 1 if drop else WAITING, bool(drop))
+            drop, items = source.is_live if drop is None else drop, source.frames()
+        arrived = ahead(_arrivals(checked_frames(items)), 1 if drop else WAITING, bool(drop))
         with closing(ahead(self._results(arrived), WAITING)) as results:
             yield from results
 
@@ -177,7 +177,8 @@ class StreamDetector:
         with closing(arrived):  # type: ignore[type-var]
             for count, (arrived_s, frame) in enumerate(arrived):
                 first = frame.index if first is None else first
-                image, found, time_s, tracks, error = None, (None, None, []), None, None, None
+                image, time_s, tracks, error = None, None, None, None
+                found: tuple[Any, Any, list[Target]] = None, None, []
                 try:
                     if isinstance(frame, FrameError):
                         raise frame
@@ -242,10 +243,11 @@ def open_source(
     open_file: Callable[..., Any] = open_frames,
 ) -> Any:
     """The frames of a file, a device or a network address; a text that names a file is no address."""
-    address = Address.parse(source) if isinstance(source, str) else source
-    if isinstance(address, Address) or Path(source).is_char_device():
-        return LiveFrames(address or Path(source), max_pixels, options, timeout_s)
-    return open_file(source, max_pixels=max_pixels)
+    address = Address.parse(source) if isinstance(source, str) else None
+    live = source if isinstance(source, Address) else address or Path(source)
+    if isinstance(live, Address) or live.is_char_device():
+        return LiveFrames(live, max_pixels, options, timeout_s)
+    return open_file(live, max_pixels=max_pixels)
 
 
 def checked_frames(frames: Iterable[ImageInput | Frame]) -> Iterator[Frame | FrameError]:

@@ -18,6 +18,7 @@ from .targets import Target
 MIN_PROBABILITY, FIRST_VARIANCE, USUAL_WEIGHT, SURPRISE_RANGE = 1e-6, 4.0, 0.12, (-1, 3)
 SURPRISE_WEIGHT, EVIDENCE_OFFSET, LEAST_EVIDENCE = 10.0, 9.0, -5.0
 PEAK_PX, OUTLINE_ODDS = 3, 2.0  # a summit is sought so far from a peak, and reaches down so far
+SPREAD_PX = 8  # as far as a peak's own evidence spreads, there is no other
 MAX_REACH_FRAMES = 5
 UNASSIGNED = 1e9  # cost of a track without a detection, far above any inside a gate
 RATE_FRAMES = 32  # the frame interval is the median of so many
@@ -223,7 +224,7 @@ class Tracker:
         counts[born, ID] = self._num_confirmed + 1 + np.arange(len(born))
         self._num_confirmed += len(born)
         std = np.sqrt(np.diagonal(self._filter.covariance, axis1=1, axis2=2)[:, :2].max(axis=1))  # (T,)
-        tracks = [self._track(row, float(std[row])) for row in np.flatnonzero(counts[:, ID])]
+        tracks = [self._track(int(row), float(std[row])) for row in np.flatnonzero(counts[:, ID])]
         return sorted(tracks, key=lambda track: track.id)
 
     def _track(self, row: int, std_px: float) -> Track:
@@ -318,7 +319,7 @@ class EvidenceFilter:
         self._variance = np.maximum(_mean(self._variance, (odds - self._usual) ** 2, weight), 1)
         evidence = self._odds + SURPRISE_WEIGHT * self._surprise - EVIDENCE_OFFSET
         fused = np.array(probability, np.float32)
-        peaks = (evidence == maximum_filter(evidence, 2 * PEAK_PX + 1)) & (evidence > LEAST_EVIDENCE)
+        peaks = (evidence == maximum_filter(evidence, 2 * SPREAD_PX + 1)) & (evidence > LEAST_EVIDENCE)
         for row, column in np.argwhere(peaks):
             window = np.s_[max(row - PEAK_PX, 0) : row + PEAK_PX + 1, max(column - PEAK_PX, 0) : column + PEAK_PX + 1]
             near = odds[window]

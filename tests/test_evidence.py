@@ -18,7 +18,7 @@ NUM_FRAMES, HIT_PX, CLEAR_PX, PEAK_PX = 14, 3, 5, 7
 def log_odds(num_frames: int = NUM_FRAMES, side: int = 64, seed: int = 0):
     """Noise, one spot of clutter that stays, one weak target that moves by (0.7, 0.4) px a frame; (N, H, W)."""
     rng = np.random.default_rng(seed)
-    maps = rng.normal(-10, 1.5, (num_frames, side, side))
+    maps = rng.normal(-10, 0.5, (num_frames, side, side))
     path = np.array([(15 + 0.7 * time, 20 + 0.4 * time) for time in range(num_frames)])
     for odds, (x, y) in zip(maps, path, strict=True):
         for column, row, level in ((45, 45, -2.0), (round(x), round(y), rng.normal(-3.5, 1))):

@@ -1,5 +1,7 @@
 """The tracker on simulated targets: crossing, missed, among clutter; and the filter by hand."""
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 
@@ -137,3 +139,26 @@ def test_positions_are_checked(positions):
 def test_parameters_are_checked(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
         TrackerParameters(**{name: value})
+
+
+def test_dropped_frames_split_no_track_and_a_long_gap_ends_all():
+    """At 5 px a frame; numbers tell of frames that were not looked at, time stamps of those the camera dropped."""
+    for numbers, stamps in (
+        ((*range(8), 13, 14), False),
+        ((*range(8), 13, 14), True),
+        ((*range(8), 40, 41, 42), False),
+    ):
+        tracker = Tracker()
+        for place, number in enumerate(numbers):
+            here = np.array([[20.0 + 5 * number, 60.0]])
+            tracks = tracker.update(here, place, number / 25) if stamps else tracker.update(here, number)
+        assert [track.id for track in tracks] == ([1] if numbers[-1] < 20 else [2])
+
+
+def test_thousands_of_tracks_take_seconds():
+    rng, tracker = np.random.default_rng(0), Tracker()
+    start, speed = rng.uniform(0, 1, (4000, 2)) * (640, 512), rng.normal(0, 1, (4000, 2))
+    begin = perf_counter()
+    for number in range(4):
+        tracks = tracker.update(start + speed * number + rng.normal(0, 0.4, start.shape))
+    assert len(tracks) > 3900 and perf_counter() - begin < 30

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from importlib import import_module
 from os import PathLike
@@ -212,7 +212,7 @@ class FrameDetector:
 
     def frames(
         self, source: FrameSource, item: InputFile, input_range: tuple[float, float] | None, first: int = 0
-    ) -> Iterator[tuple[Frame, np.ndarray, Record]]:
+    ) -> Generator[tuple[Frame, np.ndarray, Record], None, None]:
         """The frames from `first` on, each with its probability (H, W) and its record.
 
         Those of a sequence are read, and detected, while the caller works; one that cannot be is given to `fail`.

@@ -94,7 +94,7 @@ def detect_sequence(
                     with pictures.written(f"{record.frame:06}", frame.image, probability, record):
                         log.append(record.to_json())  # after the pictures, so that `--resume` need not look for them
                 result.num_frames += 1
-                result.num_left_out = record.frame + 1 - result.num_frames
+                result.num_left_out = (record.frame or 0) + 1 - result.num_frames
                 result.num_targets += len(record.targets)
                 result.num_tracks = max([result.num_tracks, *(track.id for track in record.tracks or ())])
                 if video is not None:

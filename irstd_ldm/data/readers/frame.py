@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ class Frame:
 class FrameSource:
     """The frames of one source; a class per format derives from it."""
 
-    path: Path | Address
+    path: Any  #: a Path; of a network address an Address
     num_frames: int | None  #: None where the file does not tell
     frames_per_second: float | None = None  #: None where the file does not tell
     can_seek = True  #: whether any frame can be the first without decoding those before it
