@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline as GaussianAgnosticPipeline
     from .pipelines.pipeline_irstd_diff import IRSTDDiffPipeline as IRSTDDiffPipeline
     from .pipelines.pipeline_irstd_latent import IRSTDLatentPipeline as IRSTDLatentPipeline
+    from .stream import StreamDetector as StreamDetector
     from .targets import Target as Target
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ PUBLIC = {
     "IRSTDUNet2DConditionModel": ".models.unet",
     "IRSTDUNet2DModel": ".models.pixel_unet",
     "MaskAutoencoderKL": ".models.mask_vae",
+    "StreamDetector": ".stream",
     "Target": ".targets",
 }
 __all__ = sorted([*PUBLIC, "__version__", "bundled_checkpoint"])

@@ -16,6 +16,10 @@ from scipy.special import expit, logit
 EIGHT_CONNECTIVITY = np.ones((3, 3), dtype=bool)
 STRIP_PX = 2**20  # a foreground pixel takes some 50 bytes while it is counted
 RING_PX = 10  # width of the ring around a target's box
+DECIDING = (  # the arguments of a call that name thresholds
+    *("threshold", "mask_threshold", "score_threshold"),
+    *("max_false_targets_per_megapixel", "max_fa_per_million_px"),
+)
 MIN_CONFIDENCE = 1e-6  # a confidence of 1 in float32 has no finite logit
 
 

@@ -10,7 +10,16 @@ import irstd_ldm.data
 import irstd_ldm.evaluation
 
 MADE_OF_TENSORS = {"irstd_ldm.data.crops", "irstd_ldm.data.ggs"}  # they feed the trainers
-GROUND_FLOOR = ("files", "targets", "tiling", "tracking", "hub.upload", "runtime.detector", "runtime.quantize")
+GROUND_FLOOR = (
+    "files",
+    "targets",
+    "tiling",
+    "tracking",
+    "hub.upload",
+    "runtime.detector",
+    "runtime.quantize",
+    "stream",
+)
 CLI_MODULES = ("detect", "image_set", "main", "model", "outputs")
 
 

@@ -1,5 +1,7 @@
 """The tracker on simulated targets: crossing, missed, among clutter; and the filter by hand."""
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 
@@ -99,12 +101,11 @@ def test_a_detection_belongs_to_one_track():
 
 def test_the_gate_is_one_of_mahalanobis():
     """A new track: variance 0.7^2 + 3^2 + 0.5^2 / 4 + 0.7^2 per axis; the gate 9.21 of it is 9.62 px."""
-    filter = ConstantVelocityFilter(np.array([0.0, 0.0]), TrackerParameters())
+    filter = ConstantVelocityFilter(np.zeros((1, 2)), TrackerParameters())
     filter.predict()
     variance = 0.49 + 9 + 0.25 / 4 + 0.49
-    squared, log_volume = filter.distances(np.array([[3.0, 4.0]]))
-    assert squared == pytest.approx(25 / variance)
-    assert log_volume == pytest.approx(np.log(variance**2))
+    row, column, cost = filter.near(np.array([0]), np.array([[90.0, 0.0], [3.0, 4.0]]), 9.21)
+    assert (row, column) == ([0], [1]) and cost == pytest.approx(25 / variance + np.log(variance**2))
     radius = np.sqrt(9.21 * variance)
     for distance, confirmed in ((radius - 0.01, 1), (radius + 0.01, 0)):
         tracker = Tracker(TrackerParameters(birth_hits=2, birth_frames=2))
@@ -114,15 +115,15 @@ def test_the_gate_is_one_of_mahalanobis():
 
 def test_one_update_by_hand():
     """One axis: prior variance 0.49 + 9 + 0.0625, noise 0.49; the gain is their ratio."""
-    filter = ConstantVelocityFilter(np.array([0.0, 0.0]), TrackerParameters())
+    filter = ConstantVelocityFilter(np.zeros((1, 2)), TrackerParameters())
     filter.predict()
-    filter.update(np.array([1.0, 0.0]))
+    filter.update(np.array([0]), np.array([[1.0, 0.0]]))
     prior = 0.49 + 9 + 0.0625
     gain = prior / (prior + 0.49)
-    assert filter.state[0] == pytest.approx(gain)
-    assert filter.state[2] == pytest.approx((9 + 0.125) / (prior + 0.49))
-    assert filter.covariance[0, 0] == pytest.approx((1 - gain) * prior)
-    np.testing.assert_allclose(filter.covariance, filter.covariance.T)
+    assert filter.state[0, 0] == pytest.approx(gain)
+    assert filter.state[0, 2] == pytest.approx((9 + 0.125) / (prior + 0.49))
+    assert filter.covariance[0, 0, 0] == pytest.approx((1 - gain) * prior)
+    np.testing.assert_allclose(filter.covariance[0], filter.covariance[0].T)
 
 
 @pytest.mark.parametrize("positions", (np.zeros(2), np.zeros((3, 3)), np.array([[0.0, np.nan]])))
@@ -138,3 +139,26 @@ def test_positions_are_checked(positions):
 def test_parameters_are_checked(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):
         TrackerParameters(**{name: value})
+
+
+def test_dropped_frames_split_no_track_and_a_long_gap_ends_all():
+    """At 5 px a frame; numbers tell of frames that were not looked at, time stamps of those the camera dropped."""
+    for numbers, stamps in (
+        ((*range(8), 13, 14), False),
+        ((*range(8), 13, 14), True),
+        ((*range(8), 40, 41, 42), False),
+    ):
+        tracker = Tracker()
+        for place, number in enumerate(numbers):
+            here = np.array([[20.0 + 5 * number, 60.0]])
+            tracks = tracker.update(here, place, number / 25) if stamps else tracker.update(here, number)
+        assert [track.id for track in tracks] == ([1] if numbers[-1] < 20 else [2])
+
+
+def test_thousands_of_tracks_take_seconds():
+    rng, tracker = np.random.default_rng(0), Tracker()
+    start, speed = rng.uniform(0, 1, (4000, 2)) * (640, 512), rng.normal(0, 1, (4000, 2))
+    begin = perf_counter()
+    for number in range(4):
+        tracks = tracker.update(start + speed * number + rng.normal(0, 0.4, start.shape))
+    assert len(tracks) > 3900 and perf_counter() - begin < 30

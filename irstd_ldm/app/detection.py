@@ -80,6 +80,8 @@ def read_input(path: Path, limits: Limits, normalization: str) -> Input:
             left_out = f"the first {len(frames)} frames; this page takes up to {limits.max_frames} frames"
             left_out += f" and {limits.max_pixels / 1e6:.0f} million pixels of a file"
             break
+        if frames and frame.image.shape != frames[0].image.shape:
+            raise source.error(f"frame {frame.index} is of another size than the first one")
         frames.append(frame)
     if not frames:
         raise ValueError(f"{path} holds no frame")

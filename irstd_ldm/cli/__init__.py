@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..data.readers.frame import Address
 from ..files import printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -32,9 +33,9 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class InputFile:
-    """One image to read; `name` is the stem of everything that is written for it."""
+    """One image or sequence to read; `name` is the stem of everything that is written for it."""
 
-    path: Path
+    path: Path | Address
     name: str
 
 

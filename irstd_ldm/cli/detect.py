@@ -10,7 +10,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.readers import FRAME_SUFFIXES, RAW_SUFFIXES, is_sequence, open_frames
-from ..data.readers.frame import IMAGE_ERRORS, FrameSource
+from ..data.readers import FRAME_SUFFIXES, IMAGE_SUFFIXES, RAW_SUFFIXES, is_sequence, open_frames
+from ..data.readers.folder import NumberedFrames, are_numbered, natural
+from ..data.readers.frame import IMAGE_ERRORS, Address, FrameSource
+from ..data.readers.video import TIMEOUT_S
 from ..data.synthetic import synthetic_scene
 from ..files import printable
+from ..stream import open_source
 from ..targets import Target
+from ..tracking import Tracker
 from . import (
     DEFAULT_KINDS,
     EXIT_DONE,
@@ -48,7 +53,7 @@ from .model import (
     settings,
 )
 from .outputs import MARKER, TARGET_FIELDS, Ending, FolderOutputs, Record, StreamOutputs, make_folder, save_png, say
-from .sequence import SequenceResult, detect_sequence
+from .sequence import SequenceResult, detect_sequence, tracked
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +61,8 @@ if TYPE_CHECKING:
 TABLE_ROWS = 20
 STANDARD_OUTPUT = Path("-")
 # Flags that fit inputs of several frames alone, and tables that fit stills alone.
-SEQUENCE_FLAGS = ("tracks", "annotated_video", "resume")
+SEQUENCE_FLAGS = ("tracks", "annotated_video", "fuse_frames", "resume")
+LIVE_FLAGS = ("keep_frames", "stream_options", "timeout_s")
 STILL_TABLES = ("coco", "geojson")
 
 
@@ -66,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     args.runtime = resolve_runtime(args)
     device = resolve_device(args.device, args.runtime)
     inputs, failures = collect_inputs(
-        args.inputs, FRAME_SUFFIXES if args.raw is None else FRAME_SUFFIXES + RAW_SUFFIXES
+        args.inputs,
+        FRAME_SUFFIXES if args.raw is None else FRAME_SUFFIXES + RAW_SUFFIXES,
+        args.tracks or args.annotated_video or args.fuse_frames or args.input_range == "sequence",
     )
     is_stream = args.output == STANDARD_OUTPUT
     _check_flags(inputs, args, is_stream)
@@ -101,10 +109,13 @@ def _detect(
         "band": args.band,
         "input_range": args.input_range,
         "polarity": args.polarity,
+        "fuse_frames": args.fuse_frames,
     }
     outputs.begin()
     # 4. Frames.
-    detection = _Run(FrameDetector(pipeline, args, decision), args, header, outputs, failures)
+    detection = _Run(
+        FrameDetector(pipeline, args, decision, partial(_fail, failures)), args, header, outputs, failures
+    )
     interrupted, complete = None, False
     try:
         with readers_are_quiet():
@@ -142,22 +153,26 @@ class _Run:
     def detect(self, item: InputFile) -> None:
         """Detects targets in one input."""
         try:
-            if self.outputs.holds(item.path):
+            if self.outputs.holds(Path(str(item.path))):
                 raise ValueError("is in the folder that this command writes")
             source = _open(item.path, self.args)
             if is_sequence(source) and isinstance(self.outputs, FolderOutputs):
                 self._detect_sequence(item, source)
-                return
-            for frame, probability, record in self.detector.frames(source, item, self.detector.value_range(source)):
-                self._add(item, frame.image, probability, record)
+            else:
+                tracker = Tracker() if self.args.tracks and is_sequence(source) else None
+                with closing(self.detector.frames(source, item, self.detector.value_range(source))) as frames:
+                    for frame, probability, record in frames:
+                        self._add(item, frame.image, probability, tracked(record, tracker))
+            if source.is_live:
+                _tell(Failure(str(item.path), f"ended, {self.detector.summary()}"))
         except IMAGE_ERRORS as error:
-            self._fail(describe(item.path, error))
+            _fail(self.failures, describe(item.path, error))
 
     def _add(self, item: InputFile, image: np.ndarray, probability: np.ndarray, record: Record) -> None:
         try:
             self.outputs.add(image, probability, record)
         except OSError as error:
-            self._fail(Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
+            _fail(self.failures, Failure(str(item.path), f"cannot write its results: {describe('', error).error}"))
             return
         self.last_targets = record.targets
         self.num_targets += len(record.targets)
@@ -170,15 +185,13 @@ class _Run:
         try:
             detect_sequence(source, item, self.detector, self.args, self.args.output, self.header, report)
         except CommandError as error:
-            self._fail(Failure(str(item.path), str(error)))
+            _fail(self.failures, Failure(str(item.path), str(error)))
         except OSError as error:
             if error.filename is None or str(error.filename) == str(item.path):
                 raise
-            self._fail(Failure(str(item.path), f"cannot write its results: {error.filename}: {error.strerror}"))
-
-    def _fail(self, failure: Failure) -> None:
-        self.failures.append(failure)
-        _tell(failure)
+            _fail(
+                self.failures, Failure(str(item.path), f"cannot write its results: {error.filename}: {error.strerror}")
+            )
 
     def summary(self) -> str:
         """The number of sequences, where there are any, and of targets."""
@@ -196,31 +209,37 @@ class _Run:
 
 
 def collect_inputs(
-    arguments: Iterable[str], suffixes: Sequence[str] = FRAME_SUFFIXES
+    arguments: Iterable[str], suffixes: Sequence[str] = FRAME_SUFFIXES, as_sequences: bool = False
 ) -> tuple[list[InputFile], list[Failure]]:
     """The image files that the arguments name, in their order, each file once, and a failure per argument without any.
 
     An argument is an existing file (of any suffix), an existing folder (its files with these suffixes, sorted, without
-    subfolders), or a glob (each match as if it had been named, sorted; `**` crosses folders).
+    subfolders), a glob (each match as if it had been named, sorted; `**` crosses folders), or a network address. With
+    `as_sequences` a folder of numbered still images is one input.
     """
-    paths: dict[Path, Path] = {}  # resolved path -> path as named
+    paths: dict[Path | str, Path | Address] = {}  # resolved path or address -> as named
     failures: list[Failure] = []
     for argument in arguments:
+        address = Address.parse(argument)
+        if address is not None:
+            paths.setdefault(address.url, address)
+            continue
         try:
-            for path in _expand(argument, suffixes):
+            for path in _expand(argument, suffixes, as_sequences):
                 paths.setdefault(Path(os.path.realpath(path)), path)
         except (OSError, ValueError) as error:
             failures.append(describe(argument, error))
     return unique_names(paths.values()), failures
 
 
-def _expand(argument: str, suffixes: Sequence[str]) -> list[Path]:
+def _expand(argument: str, suffixes: Sequence[str], as_sequences: bool) -> list[Path]:
     path = Path(argument)
     if path.is_dir():
         files = _image_files(path, suffixes)
         if not files:
             raise ValueError(f"folder without images ({', '.join(suffixes)})")
-        return files
+        are_stills = all(file.suffix.lower() in IMAGE_SUFFIXES + RAW_SUFFIXES for file in files)
+        return [path] if as_sequences and are_stills and are_numbered(files) else files
     if path.exists() or not glob.has_magic(argument):
         return [path]
     matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]
@@ -233,17 +252,19 @@ def _expand(argument: str, suffixes: Sequence[str]) -> list[Path]:
 
 
 def _image_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder with these suffixes, sorted, without subfolders and hidden files; a broken link is one."""
-    return sorted(
+    """The files of a folder with these suffixes, by the numbers in their names, and then the letters; a broken link is
+    one, subfolders and hidden files are not."""
+    files = (
         path
         for path in folder.iterdir()
         if path.suffix.lower() in suffixes
         and not path.name.startswith(".")
         and (path.is_file() or (path.is_symlink() and not path.exists()))
     )
+    return sorted(files, key=natural)
 
 
-def unique_names(paths: Iterable[Path]) -> list[InputFile]:
+def unique_names(paths: Iterable[Path | Address]) -> list[InputFile]:
     """Names every file by its stem, a stem's second file STEM-2, its third STEM-3, whatever the case of letters.
 
     A name has no dots at its beginning and no control characters, and is none of those that `detect` gives itself.
@@ -251,7 +272,8 @@ def unique_names(paths: Iterable[Path]) -> list[InputFile]:
     taken = {*PICTURE_KINDS, *TABLE_NAMES.values(), "images"}
     files = []
     for path in paths:
-        stem = "".join(c if printable(c) == c else "_" for c in path.stem).lstrip(".") or "unnamed"
+        stem = path.stem or Path(os.path.realpath(str(path))).stem  # "." has none
+        stem = "".join(c if printable(c) == c else "_" for c in stem).lstrip(".") or "unnamed"
         name, number = stem, 1
         while name.casefold() in taken:
             number += 1
@@ -279,11 +301,20 @@ def readers_are_quiet() -> Iterator[None]:
 
 def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_stream: bool) -> None:
     """Refuses flags that fit no input, and tables of stills for sequences; where only some fit, a note says so."""
-    flags = [f"--{name.replace('_', '-')}" for name in SEQUENCE_FLAGS if getattr(args, name)]
-    unfit = ([] if args.inputs else ["no INPUT"]) + flags + (["--write"] if args.write else [])
+    flags, of_files = _flags(args, SEQUENCE_FLAGS), _flags(args, ("annotated_video", "resume", "write"))
+    unfit = ([] if args.inputs else ["no INPUT"]) + of_files
     if is_stream and unfit:
         raise CommandError(f"--output -: not with {unfit[0]}: it writes JSON lines and no files", EXIT_USAGE)
     flags += ["--input-range sequence"] if args.input_range == "sequence" else []
+    live = [item.path for item in inputs if isinstance(item.path, Address) or item.path.is_char_device()]
+    if live and (unfit := flags[len(_flags(args, SEQUENCE_FLAGS[:3])) :]):
+        raise CommandError(f"{unfit[0]}: not for network addresses and devices, such as {live[0]}", EXIT_USAGE)
+    if not live and (unfit := _flags(args, LIVE_FLAGS)):
+        raise CommandError(f"{unfit[0]}: for network addresses and devices, and there is none", EXIT_USAGE)
+    if args.fuse_frames and args.resume:
+        raise CommandError(
+            "--resume: not with --fuse-frames, whose results are those of all frames before", EXIT_USAGE
+        )
     tables = ",".join(kind for kind in args.write or () if kind in STILL_TABLES)
     if not flags and not tables:
         return
@@ -300,11 +331,21 @@ def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_strea
         print(f"irstd-ldm detect: {named}: for the {of_all}", file=sys.stderr)
 
 
-def _open(path: Path, args: argparse.Namespace) -> FrameSource:
-    return open_frames(path, args.raw, args.max_pixels, args.band)
+def _flags(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Those of these flags that are given."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
 
 
-def _is_sequence(path: Path, args: argparse.Namespace) -> bool | None:
+def _open(path: Path | Address, args: argparse.Namespace) -> FrameSource:
+    options = {"raw": args.raw, "band": args.band}
+    if isinstance(path, Path) and path.is_dir():
+        suffixes = IMAGE_SUFFIXES if args.raw is None else IMAGE_SUFFIXES + RAW_SUFFIXES
+        return NumberedFrames(path, _image_files(path, suffixes), args.max_pixels, **options)
+    open_file = partial(open_frames, **options)
+    return open_source(path, args.max_pixels, args.stream_options, args.timeout_s or TIMEOUT_S, open_file)
+
+
+def _is_sequence(path: Path | Address, args: argparse.Namespace) -> bool | None:
     """None for what cannot be read, which fails in its turn."""
     try:
         return is_sequence(_open(path, args))
@@ -345,11 +386,17 @@ def _table(targets: Sequence[Target]) -> str:
 
 def _close(num_inputs: int, failures: Sequence[Failure], interrupted: str | None) -> int:
     if failures:
-        print(f"irstd-ldm detect: {len(failures)} of {num_inputs} inputs failed", file=sys.stderr)
+        num_failed = len({failure.file for failure in failures})  # of one, several frames may have failed
+        print(f"irstd-ldm detect: {num_failed} of {num_inputs} inputs failed", file=sys.stderr)
     if interrupted is not None:
         print(f"irstd-ldm detect: {printable(interrupted)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_FAILED if failures else EXIT_DONE
+
+
+def _fail(failures: list[Failure], failure: Failure) -> None:
+    failures.append(failure)
+    _tell(failure)
 
 
 def _tell(failure: Failure) -> None:

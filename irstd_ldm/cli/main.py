@@ -18,8 +18,10 @@ DEFAULT_OUTPUT = Path("irstd-ldm-output")
 DETECT_HELP = """\
 Detects infrared small targets.
 
-INPUT is a file, a folder (its images and videos, without its subfolders) or a quoted glob ('frames/**/*.png'). A file
-that is named more than once is done once. Without INPUT a synthetic scene is made and detected.
+INPUT is a file, a folder (its images and videos, without its subfolders), a quoted glob ('frames/**/*.png'), a network
+address (rtsp, rtsps, udp, http or https://...) or a camera (/dev/video0). A file that is named more than once is done
+once. Without INPUT a synthetic scene is made and detected. A folder whose files are still images of numbered names is
+one sequence where --tracks, --annotated-video, --fuse-frames or --input-range sequence ask for one.
 Read are PNG, BMP, JPEG, PGM, TIFF and BigTIFF, NumPy .npy (never pickled objects), raw frames (--raw) and video (MP4,
 AVI, MKV, MOV, WebM, WMV, MPEG); what EXIF and TIFF say of the orientation is ignored: positions are those of the
 stored pixels.
@@ -189,6 +191,13 @@ def _output_kinds(text: str) -> tuple[str, ...]:
     return kinds
 
 
+def _options(text: str) -> dict[str, str]:
+    options = dict(part.partition("=")[::2] for part in text.split(","))
+    if not all(key and value for key, value in options.items()):
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, with commas between, got {text!r}")
+    return options
+
+
 def _raw_format(text: str) -> RawFormat:
     try:
         return RawFormat.parse(text)
@@ -234,6 +243,21 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
     add_for_sequences("--tracks", action="store_true", help="follow targets from frame to frame: DIR/NAME/tracks.csv")
     add_for_sequences(
         "--annotated-video", action="store_true", help="the frames with targets and tracks: DIR/NAME/annotated.mp4"
+    )
+    add_for_sequences(
+        "--fuse-frames", action="store_true", help="the frames before count too: weak targets that persist are found"
+    )
+    add_for_sequences(
+        "--keep-frames", action="store_true", help="of addresses and cameras every frame; default: the newest one"
+    )
+    add_for_sequences(
+        "--stream-options",
+        type=_options,
+        metavar="KEY=VALUE,...",
+        help="FFmpeg's options for addresses and cameras, such as rtsp_transport=udp",
+    )
+    add_for_sequences(
+        "--timeout-s", type=_positive_float, metavar="S", help="longest wait for a frame of an address; default: 10"
     )
     add_for_sequences("--resume", action="store_true", help="go on after the last frame in DIR/NAME/detections.jsonl")
 

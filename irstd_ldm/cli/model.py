@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,8 +31,10 @@ from ..files import file_sha256
 from ..hub.format import bundled_checkpoint
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.exported import BUNDLED_GRAPH, DESCRIPTION, ENGINES, MODEL_FILES, fastest_engine, read_description
+from ..stream import WAITING, FrameError, ahead, checked_frames, decide_fused
 from ..tiling import resolve_sampling
-from . import EXIT_USAGE, CommandError, InputFile
+from ..tracking import EvidenceFilter
+from . import EXIT_USAGE, CommandError, Failure, InputFile, describe
 from .outputs import Record
 
 if TYPE_CHECKING:
@@ -43,13 +46,6 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-DECISION = (
-    "threshold",
-    "mask_threshold",
-    "score_threshold",
-    "max_false_targets_per_megapixel",
-    "max_fa_per_million_px",
-)
 SAMPLING = ("num_inference_steps", "ensemble_size", "tile_size", "tile_overlap")
 
 
@@ -219,8 +215,14 @@ def predict(
 class FrameDetector:
     """Detects targets in frames, each in a call of its own, with a command's range of gray values and polarity."""
 
-    def __init__(self, pipeline: Detector, args: argparse.Namespace, decision: targets.Decision):
-        self._pipeline, self._args, self._decision = pipeline, args, decision
+    def __init__(
+        self,
+        pipeline: Detector,
+        args: argparse.Namespace,
+        decision: targets.Decision,
+        fail: Callable[[Failure], None] = lambda failure: None,
+    ):
+        self._pipeline, self._args, self._decision, self._fail = pipeline, args, decision, fail
         self._normalization = pipeline.config["normalization"]
 
     @cached_property
@@ -233,7 +235,7 @@ class FrameDetector:
         asked = self._args.input_range
         if isinstance(asked, tuple):
             return asked
-        if asked == "frame" or not is_sequence(source):
+        if asked == "frame" or not is_sequence(source) or source.is_live:
             return None
         return sequence_range(source, normalization=self._normalization)
 
@@ -250,15 +252,50 @@ class FrameDetector:
 
     def frames(
         self, source: FrameSource, item: InputFile, input_range: tuple[float, float] | None, first: int = 0
+    ) -> Generator[tuple[Frame, np.ndarray, Record], None, None]:
+        """The frames from `first` on, each with its probability (H, W) and its record.
+
+        Those of a sequence are read, and detected, while the caller works; one that cannot be is given to `fail`.
+        """
+        frames = checked_frames(source.frames(first))
+        if not is_sequence(source):
+            yield from self._results(frames, source, item, input_range)
+            return
+        drop = source.is_live and not self._args.keep_frames
+        with (
+            closing(ahead(frames, 1 if drop else WAITING, drop)) as read,
+            closing(ahead(self._results(read, source, item, input_range))) as results,
+        ):
+            yield from results
+
+    def summary(self) -> str:
+        """How many frames the last source gave, and how many of them were dropped, damaged or named as failures."""
+        return f"{self._num_frames} frames, {self._num_frames - self._num_done} of them left out"
+
+    def _results(
+        self,
+        frames: Iterator[Frame | FrameError],
+        source: FrameSource,
+        item: InputFile,
+        input_range: tuple[float, float] | None,
     ) -> Iterator[tuple[Frame, np.ndarray, Record]]:
-        """The frames from `first` on, one in memory at a time, each with its probability (H, W) and its record."""
         has_index = is_sequence(source)
-        for frame in source.frames(first):
+        self._num_frames = self._num_done = 0
+        evidence = EvidenceFilter() if has_index and self._args.fuse_frames else None
+        for frame in frames:
+            self._num_frames = frame.index + 1
+            if isinstance(frame, FrameError):
+                self._fail(describe(item.path, frame))
+                continue
             is_mirrored = self._args.polarity == BLACK_HOT
             seen = invert_polarity(frame.image, input_range) if is_mirrored else frame.image
             probability, mask, found = predict(self._pipeline, seen, self._args, self._decision, input_range)
+            if evidence is not None:
+                probability = evidence.update(probability, frame.index, frame.time_s)
+                mask, found = decide_fused(probability, seen, self._pipeline.config, **vars(self._decision))
             height, width = mask.shape
             index = frame.index if has_index else None
+            self._num_done += 1
             record = Record(str(item.path), item.name, width, height, found, mask, index, frame.time_s)
             yield frame, probability, record
 
@@ -283,7 +320,7 @@ def model_sha256(pipeline: Detector) -> str:
 def resolve_decision(args: argparse.Namespace, config: Mapping[str, Any]) -> targets.Decision:
     """The thresholds that the command names, by themselves or by a budget; default: those of the config."""
     try:
-        return targets.resolve_decision(config, **{name: getattr(args, name) for name in DECISION})
+        return targets.resolve_decision(config, **{name: getattr(args, name) for name in targets.DECIDING})
     except ValueError as error:
         raise CommandError(f"--model {model_name(args)}: {error}", EXIT_USAGE) from error
 

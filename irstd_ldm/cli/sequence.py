@@ -2,18 +2,19 @@
 
 import argparse
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from ..data.readers.frame import FrameSource
+from ..data.readers.frame import Address, FrameSource
 from ..files import file_sha256, finite, write_json
+from ..stream import checked_frames
 from ..tracking import Tracker, TrackerParameters
 from . import PICTURE_KINDS, CommandError, InputFile, describe
 from .model import FrameDetector
@@ -30,6 +31,7 @@ class SequenceResult:
     num_frames: int = 0
     num_targets: int = 0
     num_tracks: int = 0  # 0 without `--tracks`
+    num_left_out: int = 0  # frames that were dropped, damaged or of another size
     complete: bool = False
     error: str | None = None
 
@@ -45,10 +47,11 @@ def detect_sequence(
 ) -> None:
     """Detects targets in every frame of a file and writes DIR/NAME.
 
-    A frame's result is that of the frame as a single image with the same range of gray values. With `--resume` frames
-    that an earlier run has written are not detected again; their tracks and tables are made anew, so that the files
-    are those of a run without interruption. sequence.json tells what was run and, at the end, how far it came. What
-    was written before an error or an interruption stays, and `report` is called with it.
+    A frame's result is that of the frame as a single image with the same range of gray values; frames that cannot be
+    read, or are of another size than the first, are left out and named. With `--resume` frames that an earlier run has
+    written are not detected again; their tracks and tables are made anew, so that the files are those of a run without
+    interruption. sequence.json tells what was run and, at the end, how far it came. What was written before an error
+    or an interruption stays, and `report` is called with it.
     """
     folder = folder / item.name
     input_range = detector.value_range(source)
@@ -58,8 +61,8 @@ def detect_sequence(
         {
             **header,
             "file": str(source.path),
-            "file_bytes": source.path.stat().st_size,
-            "file_sha256": file_sha256(source.path),
+            "file_bytes": source.path.stat().st_size if isinstance(source.path, Path) else None,
+            "file_sha256": _digest(source.path),
             "model_sha256": detector.sha256,
             "raw": None if args.raw is None else str(args.raw),
             "frames_per_second": source.frames_per_second,
@@ -72,24 +75,28 @@ def detect_sequence(
     )
     pictures = Pictures(folder, kinds, shown_range)
     video = AnnotatedVideo(folder / ANNOTATED, source.frames_per_second) if args.annotated_video else None
-    num_recorded, kept_bytes = _begin(folder, header, args.resume)
+    num_recorded, first, kept_bytes = _begin(folder, header, args.resume)
     pictures.make_folders()
     log, tracker, result = Log(folder / LOG, kept_bytes), Tracker() if args.tracks else None, SequenceResult()
     with ExitStack() as at_end:
         if video is not None:
             at_end.callback(video.close)
         try:
-            images = source.frames() if video is not None else iter(())  # an earlier run's frames are drawn again
-            recorded = ((next(images, None), None, record) for record in log.records(num_recorded))
-            detected = detector.frames(source, item, input_range, num_recorded)
+            images = (
+                checked_frames(source.frames()) if video is not None else iter(())
+            )  # an earlier run's frames are drawn again
+            recorded = (
+                (next((image for image in images if image.index == record.frame), None), None, record)
+                for record in log.records(num_recorded)
+            )
+            detected = at_end.enter_context(closing(detector.frames(source, item, input_range, first)))
             frames = tqdm(chain(recorded, detected), total=source.num_frames, unit="frame", disable=None)
             for frame, probability, record in frames:
-                if tracker is not None:
-                    positions = np.array([(target.x, target.y) for target in record.targets]).reshape(-1, 2)
-                    record = dataclasses.replace(record, tracks=tracker.update(positions))
+                record = tracked(record, tracker)
                 if probability is not None:
                     pictures.add(log, f"{record.frame:06}", frame.image, probability, record)
                 result.num_frames += 1
+                result.num_left_out = (record.frame or 0) + 1 - result.num_frames
                 result.num_targets += len(record.targets)
                 result.num_tracks = max([result.num_tracks, *(track.id for track in record.tracks or ())])
                 if video is not None:
@@ -107,13 +114,30 @@ def detect_sequence(
                 write_table(folder / name, table(header, log.records, ending))
 
 
-def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, int]:
-    """Makes DIR/NAME; returns the number of frames kept of an earlier run and the bytes of their lines."""
+def _digest(path: Path | Address) -> str | None:
+    """SHA-256 of a file, or of the names and digests of a folder's; None of what is live."""
+    if isinstance(path, Address) or path.is_char_device():
+        return None
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return hashlib.sha256("".join(f"{file.name} {file_sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def tracked(record: Record, tracker: Tracker | None) -> Record:
+    """A frame's record with its tracks, where there is a tracker."""
+    if tracker is None:
+        return record
+    return dataclasses.replace(record, tracks=tracker.update_targets(record.targets, record.frame, record.time_s))
+
+
+def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, int, int]:
+    """Makes DIR/NAME; returns the frames kept of an earlier run, the first to do, and the bytes of the kept lines."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = folder / SUMMARY
     if any(folder.iterdir()) and not summary.exists():
         raise CommandError(f"{folder}: holds files that `detect` did not write; name another --output")
-    kept = 0, 0
+    kept = 0, 0, 0
     if resume and summary.exists():
         try:
             earlier = dict(json.loads(summary.read_text(encoding="utf-8"))["header"])
@@ -132,18 +156,18 @@ def _begin(folder: Path, header: Mapping[str, Any], resume: bool) -> tuple[int, 
     return kept
 
 
-def _whole_lines(path: Path) -> tuple[int, int]:
-    """Number of lines that hold the frames 0, 1, 2, ... of a sequence, and their size in bytes."""
-    count = end = 0
+def _whole_lines(path: Path) -> tuple[int, int, int]:
+    """Number of lines that hold a sequence's frames in their order, the frame after them, their size in bytes."""
+    count = first = end = 0
     if not path.exists():
-        return 0, 0
+        return 0, 0, 0
     with path.open("rb") as lines:
         for line in lines:
             try:
-                is_next = line.endswith(b"\n") and Record.from_json(line.decode()).frame == count
+                frame = Record.from_json(line.decode()).frame if line.endswith(b"\n") else None
             except (ValueError, KeyError, TypeError):
-                is_next = False
-            if not is_next:
+                frame = None
+            if frame is None or frame < first:
                 break
-            count, end = count + 1, end + len(line)
-    return count, end
+            count, first, end = count + 1, frame + 1, end + len(line)
+    return count, first, end

@@ -9,7 +9,7 @@ _MODULES = {
     ".masks": ("mask_levels", "read_mask"),
     ".planted_targets": ("SyntheticScene",),
     ".readers": ("is_sequence", "open_frames", "read_image"),
-    ".readers.frame": ("Frame", "FrameSource", "ImageReadError", "RawFormat"),
+    ".readers.frame": ("Address", "Frame", "FrameSource", "ImageReadError", "RawFormat"),
     ".readers.sequence_range": ("sequence_range",),
     ".splits": ("split_by_scene",),
     ".synthetic": ("synthetic_scene",),

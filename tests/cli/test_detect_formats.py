@@ -62,7 +62,7 @@ def test_the_range_of_gray_values_is_the_pipelines_argument(detect, tiny_checkpo
     Image.fromarray(frame16).save(tmp_path / "a.png")
     pipeline = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
     found = {}
-    for given, input_range in ((None, None), ("frame", None), ("sequence", None), ("7000,9000", (7000, 9000))):
+    for given, input_range in ((None, None), ("frame", None), ("7000,9000", (7000, 9000))):
         flags = [] if given is None else ["--input-range", given]
         code, out = detect(tmp_path / "a.png", "--write", "probability", *flags, name=f"{given}")
         assert code == 0
@@ -140,6 +140,7 @@ def test_an_input_of_several_frames_has_a_folder_of_its_own(detect, frame16, thr
             "num_frames": 3,
             "num_targets": num_targets,
             "num_tracks": 0,
+            "num_left_out": 0,
             "complete": True,
             "error": None,
         }
@@ -273,7 +274,7 @@ def test_a_range_may_begin_below_zero(detect, frame16, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [[], *([flag, "a.png"] for flag in ("--tracks", "--annotated-video", "--resume", "--write=csv"))]
+    "flags", [[], *([flag, "a.png"] for flag in ("--annotated-video", "--resume", "--write=csv"))]
 )
 def test_what_needs_files_does_not_go_to_the_standard_output(flags, capsys):
     assert main(["detect", *flags, "--output", "-"]) == 2

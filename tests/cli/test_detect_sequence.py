@@ -48,6 +48,7 @@ def arguments(**changed) -> argparse.Namespace:
         "raw": None,
         "tracks": False,
         "annotated_video": False,
+        "fuse_frames": False,
         "resume": False,
     }
     return argparse.Namespace(**values | changed)

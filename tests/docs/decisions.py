@@ -32,7 +32,7 @@ FEW_STEPS = {
 }
 OF_ONE_TRAINER = {name: {"statistics_crops": 8} for name in ("train_mask_vae", "train_image_vae")}
 # A Python block, by words of it, that another test runs -> that test.
-ELSEWHERE = {"push_to_hub(": "tests/hub/test_readme.py"}
+ELSEWHERE = {"detector.stream(": "tests/test_stream.py", "push_to_hub(": "tests/hub/test_readme.py"}
 SPHINX = ("{toctree}", "{eval-rst}")  # tests/docs/test_site.py
 
 
@@ -107,6 +107,7 @@ DECISIONS: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("irstd-ldm pull", parsed),  # tests/hub/test_readme.py
     ("irstd-ldm export", parsed),  # tests/runtime
     ("irstd-ldm detect --runtime", parsed),  # tests/runtime
+    ("irstd-ldm detect rtsp", parsed),  # tests/test_stream.py
     ("irstd-ldm evaluate --runtime", parsed),  # tests/runtime
     ("irstd-ldm synthesize --data NUAA-SIRST --list", parsed),  # tests/cli/test_synthesize.py
     ("irstd-ldm card", card),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,7 @@ MAX_PIXELS = 100_000_000  # Larger frames are not read, unless the caller gives 
 # Errors of a file that cannot be done: unreadable, refused, too large for the memory (torch reports that as a
 # RuntimeError), of a format whose reader is not installed.
 IMAGE_ERRORS = (OSError, ValueError, TypeError, RuntimeError, MemoryError, ImportError)
+SCHEMES = ("rtsp", "rtsps", "udp", "http", "https")  # of network addresses
 WHITE_HOT, BLACK_HOT = POLARITIES = ("white-hot", "black-hot")
 # Type of raw values -> numpy's name of the type that they are read as. The 12-bit ones are packed, two in three bytes:
 # the most significant bits first, or the least (GenICam's Mono12p).
@@ -64,21 +65,42 @@ class RawFormat:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One frame of a file."""
+class Address:
+    """A network address of video; as a text it is without user, password and query."""
 
-    index: int  # Number in the file, from 0.
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Address | None":
+        """The address that a text is, None for one that begins with no scheme of `SCHEMES` or names a file."""
+        return cls(text) if re.match(rf"({'|'.join(SCHEMES)})://.", text) and not Path(text).exists() else None
+
+    def __str__(self) -> str:
+        return re.sub(r"//[^/]*@", "//", self.url.partition("?")[0])
+
+    @property
+    def stem(self) -> str:
+        """What the files that are written for it are called, such as 127_0_0_1_5000."""
+        return re.sub(r"\W+", "_", str(self).partition("://")[2]).strip("_") or "stream"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a file or of a live source."""
+
+    index: int  # Number in the source, from 0.
     image: "np.ndarray"  # (H, W) uint8, uint16, int32 or float32, as `to_gray` returns it
-    time_s: float | None  # Time stamp in the file, None where it has none.
+    time_s: float | None  # Time stamp in the source, None where it has none.
 
 
 class FrameSource:
-    """The frames of one file; a class per format derives from it."""
+    """The frames of one source; a class per format derives from it."""
 
-    path: Path
+    path: Any  #: a Path; of a network address an Address
     num_frames: int | None  #: None where the file does not tell
     frames_per_second: float | None = None  #: None where the file does not tell
     can_seek = True  #: whether any frame can be the first without decoding those before it
+    is_live = False  #: whether frames come when they come, once
 
     def stored(self, start: int = 0) -> "Iterator[np.ndarray | Image.Image]":
         """The decoded frames from `start` on before they become gray, of files without time stamps."""
@@ -102,7 +124,7 @@ class FrameSource:
         return ImageReadError(f"cannot read image '{self.path}': {reason}")
 
 
-def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+def check_size(path: Path | Address, width: int, height: int, max_pixels: int) -> None:
     """Raises ImageReadError for frames without pixels and frames of more than `max_pixels`."""
     if width < 1 or height < 1:
         raise ImageReadError(f"cannot read image '{path}': its frames of {width}x{height} have no pixel")
@@ -112,7 +134,7 @@ def check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def gray_frame(path: Path, index: int | None, pixels: "np.ndarray | Image.Image") -> Frame:
+def gray_frame(path: Path | Address, index: int | None, pixels: "np.ndarray | Image.Image") -> Frame:
     """A decoded frame without a time stamp as gray; an index of None is that of a file's only frame.
 
     Raises ImageReadError for pixels that `to_gray` refuses.

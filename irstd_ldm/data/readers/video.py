@@ -1,15 +1,18 @@
-"""Gray frames of a video file, decoded one by one by PyAV (FFmpeg)."""
+"""Gray frames of video, of a file, a network address or a camera, decoded one by one by PyAV (FFmpeg)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..images import to_gray
-from .frame import MAX_PIXELS, Frame, FrameSource, ImageReadError, check_size
+from .frame import MAX_PIXELS, Address, Frame, FrameSource, ImageReadError, check_size
 
 GRAY_FORMATS = ("gray", "gray10le", "gray12le", "gray16le", "gray16be")
+# What an address may lead to: no files, whatever a server's playlist says.
+PROTOCOLS = "http,https,httpproxy,rtp,srtp,tcp,tls,udp"
+OPEN_TIMEOUT_S, TIMEOUT_S = 20.0, 10.0
 
 
 class VideoFrames(FrameSource):
@@ -17,7 +20,7 @@ class VideoFrames(FrameSource):
 
     Gray formats keep their values, as uint8 or uint16 (10 and 12 bits too). Of colours of 8 bits the luma is taken, as
     uint8 in full range; RGB becomes gray as in `to_gray`; deeper colours become uint16 in full range. A rotation that
-    the file asks of its player is ignored: positions are those of the stored pixels.
+    the file asks of its player is ignored: positions are those of the stored pixels. Frames may differ in size.
 
     Args:
         path: the file.
@@ -32,13 +35,12 @@ class VideoFrames(FrameSource):
     can_seek = False
 
     def __init__(self, path: Path, max_pixels: int = MAX_PIXELS):
-        self.path = path
+        self.path, self._max_pixels = path, max_pixels
         with path.open("rb"):  # the file system's errors, by their own names
             pass
         with self._open() as container:
             stream = container.streams.video[0]
-            self.width, self.height = stream.codec_context.width, stream.codec_context.height
-            check_size(path, self.width, self.height, max_pixels)
+            check_size(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
             self.num_frames = stream.frames or None  # MKV does not tell
             self.frames_per_second = float(stream.average_rate) if stream.average_rate else None
 
@@ -83,16 +85,21 @@ class VideoFrames(FrameSource):
             raise self.error(f"truncated: {num_read} frames were read, to {end_s:.2f} s of {duration_s:.2f} s")
 
     def _open(self) -> Any:
+        # A file, whatever its name: FFmpeg takes "tcp:..." or "concat:a|b" for an address.
+        return self._opened(f"file:{self.path}", "not a video or truncated", {"protocol_whitelist": "file"})
+
+    def _opened(self, name: str, trouble: str, options: Mapping[str, str], **keywords: Any) -> Any:
+        """The container, which has a video stream that can be decoded."""
         try:
             import av
         except ImportError as error:
             raise ImportError("video needs PyAV: pip install irstd-ldm[video]") from error
         try:
-            # A file, whatever its name: FFmpeg takes "tcp:..." or "concat:a|b" for an address.
-            name, options = f"file:{self.path}", {"protocol_whitelist": "file"}
-            container = av.open(name, container_options=options, metadata_errors="replace")
+            container = av.open(name, container_options=dict(options), metadata_errors="replace", **keywords)
         except av.FFmpegError as error:
-            raise self.error("not a video or truncated") from error
+            raise self.error(
+                trouble.format("no answer" if isinstance(error, av.ExitError) else error.strerror)
+            ) from error
         if container.streams.video and container.streams.video[0].codec_context is not None:
             return container
         reason = "of a codec that FFmpeg does not know" if container.streams.video else "no video stream"
@@ -102,10 +109,7 @@ class VideoFrames(FrameSource):
     def _gray(self, decoded: Any, index: int) -> np.ndarray:
         if decoded.is_corrupt:
             raise self.error(f"frame {index} is damaged")
-        if (decoded.width, decoded.height) != (self.width, self.height):
-            raise self.error(
-                f"frame {index} has {decoded.width}x{decoded.height} pixels, the first one {self.width}x{self.height}"
-            )
+        check_size(self.path, decoded.width, decoded.height, self._max_pixels)
         depth = max(component.bits for component in decoded.format.components)
         if decoded.format.name in GRAY_FORMATS:
             return to_gray(decoded.to_ndarray())
@@ -115,3 +119,73 @@ class VideoFrames(FrameSource):
 
     def error(self, reason: str) -> ImageReadError:
         return ImageReadError(f"cannot read video '{self.path}': {reason}")
+
+
+class LiveFrames(VideoFrames):
+    """Frames of a network address or of a camera as they come; `VideoFrames` says what their pixels are.
+
+    Time stamps begin with 0. Frames that the way has damaged are left out; their numbers are, too. It is opened when
+    the first frame is asked for.
+
+    Args:
+        path: A network address, or a device of Video4Linux such as /dev/video0.
+        max_pixels: Refuse larger frames.
+        options: FFmpeg's for the protocol or the device, such as {"rtsp_transport": "udp"}; RTSP is carried by TCP.
+        timeout_s: How long to wait for a frame, in seconds; for the first one at least 20.
+    """
+
+    is_live = True
+    num_frames = None
+
+    def __init__(
+        self,
+        path: Path | Address,
+        max_pixels: int = MAX_PIXELS,
+        options: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ):
+        self.path, self._max_pixels, self._options, self._timeout_s = path, max_pixels, options or {}, timeout_s
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        """The frames from now on; `start` is 0.
+
+        Raises:
+            ImageReadError: No video there, or none any more for `timeout_s`; the message says after how many frames.
+        """
+        import av
+
+        index, first_s = 0, None
+        with self._open() as container:
+            try:
+                for packet in container.demux(container.streams.video[0]):
+                    try:
+                        pictures = packet.decode()
+                    except av.InvalidDataError:  # packets before the first whole picture, or lost ones
+                        index += index > 0
+                        continue
+                    for decoded in pictures:
+                        if not decoded.is_corrupt:
+                            first_s = decoded.time if first_s is None else first_s
+                            time_s = None if decoded.time is None else decoded.time - (first_s or 0.0)
+                            yield Frame(index, self._gray(decoded, index), time_s)
+                        index += 1
+            except av.FFmpegError as error:
+                silent = (
+                    f"nothing came for {self._timeout_s:g} s" if isinstance(error, av.ExitError) else error.strerror
+                )
+                raise self.error(f"broke off after {index} frames: {silent}") from error
+        if not index:
+            raise self.error("without frames")
+
+    def _open(self) -> Any:
+        timeouts_s = max(self._timeout_s, OPEN_TIMEOUT_S), self._timeout_s
+        options: dict[str, str] = {**self._options}
+        keywords = {}
+        if isinstance(self.path, Address):
+            name = self.path.url
+            options = {"protocol_whitelist": PROTOCOLS, **options}
+            if name.startswith("rtsp"):
+                options = {"rtsp_transport": "tcp", **options}
+        else:
+            name, keywords["format"] = str(self.path), "v4l2"
+        return self._opened(name, "cannot be opened: {}", options, timeout=timeouts_s, **keywords)
