@@ -13,7 +13,7 @@ from PIL import Image
 
 from irstd_ldm.cli import KINDS, TABLE_NAMES, Failure
 from irstd_ldm.cli.outputs import Ending, FolderOutputs, Record, mask_of_run_lengths, run_lengths
-from irstd_ldm.targets import Target, extract_targets
+from irstd_ldm.targets import Decision, Target, extract_targets
 
 HEADER = {"version": "0", "model": "none", "settings": {"threshold": 0.5}}
 FAILED = Failure("broken.png", "not an image")
@@ -49,8 +49,7 @@ def make_result(path: Path, height: int = 30, width: int = 40, seed: int = 0) ->
     probability[5:9, 5:9] = 0.8
     probability[6, 6] = 0.1  # a hole
     image = rng.integers(0, 256, (height, width), np.uint8)
-    mask = probability > 0.5
-    return Result(image, probability, record_of(path, mask, extract_targets(probability, mask, image)))
+    return Result(image, probability, record_of(path, *extract_targets(probability, image, Decision(0.5, 0.0))))
 
 
 def empty_result(path: Path) -> Result:
