@@ -29,7 +29,8 @@ class ExportedDetectorRunner:
     """Detects small targets in infrared images of any size, with the networks that `irstd-ldm export` has written.
 
     Threads may call one runner at a time or all at once. A copy of it, in a pool of processes say, reads the folder
-    anew, and a forked process does so in its first call: the libraries' threads do not survive a fork.
+    anew, and a forked process does so in its first call: onnxruntime's threads do not survive a fork. OpenVINO itself
+    does not, so that its runner is a RuntimeError there; processes that are spawned take it.
 
     Example:
         ```py
@@ -175,6 +176,8 @@ class ExportedDetectorRunner:
             (B, E, PH, PW) float32 in [0, 1].
         """
         if self._process != os.getpid():
+            if self._arguments[1] == "openvino":
+                raise RuntimeError("OpenVINO does not run in a forked process: spawn it, or use onnxruntime")
             self._load()
         inputs = self.description.inputs(image, seeds, ensemble_size)
         probability = self._infer(inputs)  # (B*E, 1, PH, PW)

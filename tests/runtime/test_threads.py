@@ -68,5 +68,9 @@ def test_forked_workers(runner):
     dataset = Detected(runner)
     alone = [dataset[index] for index in range(len(dataset))]
     loader = DataLoader(dataset, None, num_workers=2, multiprocessing_context="fork", timeout=60)
+    if "model.xml" in {path.name for path in runner.files}:  # where it would wait forever
+        with pytest.raises(RuntimeError, match="OpenVINO does not run in a forked process"):
+            next(iter(loader))
+        return
     for there, here in zip(loader, alone, strict=True):
         np.testing.assert_array_equal(there, here)
