@@ -2,7 +2,9 @@
 
 import functools
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are those of a CPU, also where there is a GPU
@@ -155,6 +157,19 @@ def wide_checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "wide"
     make_tiny_pipeline(unet_channels=(32,)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def seconds() -> Callable[[float], AbstractContextManager[None]]:
+    """`with seconds(5)`: the block takes at most 5 s of this process's own time, whatever else the machine does."""
+
+    @contextmanager
+    def within(limit: float) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        assert time.process_time() - start < limit
+
+    return within
 
 
 @pytest.fixture(scope="session")

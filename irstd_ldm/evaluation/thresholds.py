@@ -16,13 +16,13 @@ from ..targets import label_components
 from .counts import ImageCounts
 from .matching import (
     areas_px,
-    centroid_distances_px,
     centroids,
     check_mask,
     check_matching,
     check_probability,
+    count_pairs,
     match_pairs,
-    pairwise_iou,
+    overlapping_pairs,
 )
 
 TAIL = 10.0 ** -np.arange(2.25, 6.01, 0.25)  # (16,), distances from the ends
@@ -104,20 +104,21 @@ def count_image_at(
     levels = np.searchsorted(thresholds.astype(probability.dtype), probability)  # (H, W), thresholds below
     tp_px = _num_above(levels[truth], num)  # (T,)
     truth_labels, targets = label_components(truth)
+    targets_xy = centroids(targets)
     truth_pixels = np.flatnonzero(truth)  # (truth_px,)
     target_of_pixel = truth_labels.ravel()[truth_pixels] - 1  # (truth_px,)
     by_target = np.zeros((num, 4), dtype=np.int64)  # (T, hits, predicted, false_alarm_px, legacy_false_alarm_px)
     for index, components in components_by_level(levels, num):
-        overlap = None
+        overlapping = None
         if matching == "opdc":
             predicted = components.component_of_pixel[truth_pixels]
             both = predicted >= 0
-            common = np.zeros((len(targets), len(components.area_px)), dtype=np.int64)  # (targets, predicted)
-            np.add.at(common, (target_of_pixel[both], predicted[both]), 1)
-            overlap = pairwise_iou(common, areas_px(targets), components.area_px)
+            common_px = count_pairs(target_of_pixel[both], predicted[both])
+            overlapping = overlapping_pairs(common_px, areas_px(targets), components.area_px)
         pairs = match_pairs(
-            centroid_distances_px(centroids(targets), components.centroids),
-            overlap,
+            targets_xy,
+            components.centroids,
+            overlapping,
             centroid_tolerance_px=centroid_tolerance_px,
             matching=matching,
         )
