@@ -1,5 +1,6 @@
 """Data sets in the field's folder layout: ROOT/images, ROOT/masks and split lists of stems."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -84,8 +85,8 @@ class IRSTDFolder(SampleSequence):
         root: the data set's folder; its name is `name`.
         split: "train", "test", "val", or None for every image in alphabetical order. The list is the first that
             exists, for "train": img_idx/train_NAME.txt (or the only img_idx/train_*.txt), 50_50/train.txt,
-            idx_427/train.txt, idx_427/trainval.txt, train.txt, trainval.txt; for "test" and "val" the same places
-            (without trainval).
+            idx_427/train.txt, idx_427/trainval.txt, train.txt, trainval.txt, train_NAME.txt; for "test" and "val" the
+            same places (without trainval).
         list_file: a text file of stems, instead of the split's own list.
 
     Raises:
@@ -126,19 +127,40 @@ class IRSTDFolder(SampleSequence):
 
 
 def read_stem_list(path: str | PathLike[str]) -> list[str]:
-    """The stems of a text file, one a line (LF or CRLF; blank lines are skipped), in its order.
+    """The stems of a text file, one a line, in its order.
+
+    Lines end as on any system; blank ones and comments (#) are skipped. A line may be a path: a suffix of an image and
+    the folder images/ are left out.
 
     Raises:
-        ValueError: no stem, or a stem twice.
+        ValueError: no stem, a stem twice, or text that is not UTF-8.
     """
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    stems = [line.strip() for line in lines if line.strip()]
+    stems = _listed(Path(path))
     if not stems:
         raise ValueError(f"list '{path}' holds no stems")
     for stem, count in Counter(stems).items():
         if count > 1:
             raise ValueError(f"list '{path}' holds the stem '{stem}' twice")
     return stems
+
+
+def _listed(path: Path) -> list[str]:
+    data = path.read_bytes()
+    try:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError("UTF-16")
+        text = data.decode("utf-8-sig")
+    except ValueError as error:
+        kind = "UTF-16" if str(error) == "UTF-16" else "of another encoding, such as GBK"
+        raise ValueError(f"list '{path}' is {kind}: store it as UTF-8") from error
+    lines = (line.strip().replace("\\", "/").strip("/") for line in text.splitlines())
+    return [_stem(line.removeprefix("images/")) for line in lines if line and not line.startswith("#")]
+
+
+def _stem(line: str) -> str:
+    """What a line of a list, or a file's name, is called: without an image's suffix, in one of Unicode's forms."""
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if line.lower().endswith(suffix)), "")
+    return unicodedata.normalize("NFC", line.removesuffix(line[len(line) - len(suffix) :]))
 
 
 def write_stem_list(path: str | PathLike[str], stems: Iterable[str]) -> None:
@@ -168,19 +190,21 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
-        if path.stem in files:
-            raise ValueError(f"'{files[path.stem]}' and '{path}' share one stem")
-        files[path.stem] = path
+        stem = _stem(path.name)
+        if stem in files:
+            raise ValueError(f"'{files[stem]}' and '{path}' share one stem")
+        files[stem] = path
     return files
 
 
 def held_out_stems(root: str | PathLike[str]) -> set[str]:
     """The stems of every test list under ROOT: test.txt or test_NAME.txt, in ROOT or a folder of it.
 
-    An image on any of them must not enter the training of anything that is scored on it.
+    An image on any of them must not enter the training of anything that is scored on it. The lines of a log of such a
+    name name no image.
     """
     lists = [path for pattern in ("test.txt", "test_*.txt") for path in Path(root).glob(f"**/{pattern}")]
-    return {stem for path in lists for stem in read_stem_list(path)}
+    return {stem for path in lists for stem in _listed(path)}
 
 
 def validation_list(model: str | PathLike[str], root: str | PathLike[str]) -> Path:
@@ -207,6 +231,7 @@ def _find_list(root: Path, name: str, split: str) -> Path:
     file_names = ["train.txt", "trainval.txt"] if split == "train" else [f"{split}.txt"]
     candidates = [named, root / "50_50" / f"{split}.txt"]
     candidates += [folder / file_name for folder in (root / "idx_427", root) for file_name in file_names]
+    candidates.append(root / f"{split}_{name}.txt")
     found = _first_file(candidates)
     if found is None:
         looked_for = ", ".join(str(candidate.relative_to(root)) for candidate in candidates)

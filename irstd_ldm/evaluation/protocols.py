@@ -4,7 +4,6 @@ A protocol has an image side and a truth side: run the pipeline on `prepare_imag
 against `prepare_truth(mask)`. Scoring alone is not the protocol where the network would have seen another image.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..data.masks import MASK_THRESHOLD, mask_levels
 from ..data.readers import IMAGE_SUFFIXES, ImageReadError, read_stored
 
-logger = logging.getLogger(__name__)
+# Predicted maps of several values, all below it, may be numbers of targets in 8 bit; in 16 bit maps are as faint where
+# a detector finds nothing, also of two values up to the other.
+FAINT_8_BIT, FAINT_16_BIT = 8, 2
 
 
 @dataclass(frozen=True)
@@ -136,35 +138,38 @@ def read_prediction(path: str | Path) -> np.ndarray:
     """Reads a predicted mask or probability map.
 
     Args:
-        path: A file that `read_image` reads, gray of 1 bit, 8 bit (/255) or 16 bit (/65535), or RGB of 8 bit with
-            equal channels.
+        path: A file that `read_image` reads: a mask of two values, palette entries or colours (`data.masks`), or a
+            probability map, gray of 8 bit (/255) or 16 bit (/65535), or RGB of 8 bit with equal channels.
 
     Returns:
         (H, W) float32 in [0, 1].
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file cannot be decoded, or holds another kind of image.
+        ValueError: The file cannot be decoded, holds another kind of image, or may be a mask as well as a map.
     """
     try:
         stored = read_stored(path)
     except ImageReadError as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
     values = np.asarray(stored)  # (H, W) or (H, W, channels)
-    if values.ndim == 3 and values.shape[2] == 3:
-        if np.any(values != values[..., :1]):
-            raise ValueError(f"{path} is a colour image: a prediction must be gray")
-        values = values[..., 0]
+    is_gray = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3 and not np.any(values != values[..., :1]))
     mode = stored.mode if isinstance(stored, Image.Image) else None
-    if mode == "P" or values.ndim != 2 or values.dtype.kind not in "bu" or values.dtype.itemsize > 2:
+    if values.ndim == 3 and is_gray:
+        values = values[..., 0]
+    if not is_gray or mode == "P" or len(found := np.unique(values)) <= 2:
+        if is_gray and values.dtype.itemsize == 2 and 0 < values.max() <= FAINT_16_BIT:
+            raise ValueError(f"{path} may be a mask, or a map of nearly nothing: store a mask as 0 and 255")
+        return (mask_levels(stored, f"'{path}'") >= MASK_THRESHOLD).astype(np.float32)
+    if values.dtype.kind != "u" or values.dtype.itemsize > 2:
         kind = f"Pillow mode {mode}" if mode else f"values of the shape {values.shape} and type {values.dtype}"
         raise ValueError(f"{path} has {kind}: a prediction must be gray of 1, 8 or 16 bit")
-    if values.dtype.kind == "b":
-        return values.astype(np.float32)
-    full_scale = np.iinfo(values.dtype).max
-    if values.max() == 1:
-        logger.warning("%s: highest value 1 of %d, read as a probability of %.2g", path, full_scale, 1 / full_scale)
-    return values.astype(np.float32) / np.float32(full_scale)
+    if values.dtype.itemsize == 1 and found[-1] < FAINT_8_BIT:
+        raise ValueError(
+            f"{path} has {len(found)} values of at most {found[-1]}, which may be numbers of targets: store a mask as "
+            "0 and 255, or a probability map in 16 bit"
+        )
+    return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
 
 
 def find_predictions(root: str | Path, stems: Sequence[str]) -> dict[str, Path]:

@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,19 +24,41 @@ def test_read_prediction(tmp_path, name, values, expected):
     assert probability.max() == 1.0
 
 
-def test_read_prediction_warns_of_a_mask_of_zeros_and_ones(tmp_path, caplog):
-    Image.fromarray(np.eye(3, dtype=np.uint8)).save(tmp_path / "ones.png")
-    with caplog.at_level(logging.WARNING):
-        assert read_prediction(tmp_path / "ones.png").max() == np.float32(1 / 255)
-    assert "ones.png: highest value 1 of 255" in caplog.text
+@pytest.mark.parametrize("kind", ["ones", "gray", "colours", "palette", "255 of 16 bit", "16 bit"])
+def test_a_mask_of_two_values_is_a_prediction_whatever_these_are(tmp_path, kind):
+    mask = np.eye(3, dtype=np.uint8)
+    colours = mask[..., None] * np.array([255, 0, 0], np.uint8)
+    stored = {
+        "ones": Image.fromarray(mask),
+        "gray": Image.fromarray(mask * np.uint8(100)),
+        "colours": Image.fromarray(colours),
+        "palette": Image.fromarray(colours).convert("P"),
+        "255 of 16 bit": Image.fromarray(mask * np.uint16(255)),
+        "16 bit": Image.fromarray(mask * np.uint16(65535)),
+    }
+    stored[kind].save(tmp_path / "mask.png")
+    assert (read_prediction(tmp_path / "mask.png") == mask).all()
 
 
-def colour_image(path):
-    Image.new("RGB", (4, 4), (255, 0, 0)).save(path)
+def test_a_faint_map_of_16_bits_stays_one(tmp_path):
+    Image.fromarray(np.array([[0, 1, 2, 3]], np.uint16)).save(tmp_path / "faint.png")
+    assert read_prediction(tmp_path / "faint.png").max() == np.float32(3) / np.float32(65535)
 
 
-def palette_image(path):
-    Image.new("P", (4, 4)).save(path)
+def numbered_targets(path):
+    Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) // 5).save(path)
+
+
+def faint_or_mask(path):
+    Image.fromarray(np.eye(4, dtype=np.uint16)).save(path)
+
+
+def inverted_mask(path):
+    Image.fromarray(np.uint8(255) - np.eye(4, dtype=np.uint8) * np.uint8(255)).save(path)
+
+
+def three_colours(path):
+    Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3)).save(path)
 
 
 def text_file(path):
@@ -57,8 +77,10 @@ def truncated_image(path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (colour_image, "is a colour image"),
-        (palette_image, "has Pillow mode P"),
+        (numbered_targets, "has 4 values of at most 3, which may be numbers of targets"),
+        (faint_or_mask, "may be a mask, or a map of nearly nothing"),
+        (inverted_mask, "has its brighter value on 75% of its pixels"),
+        (three_colours, "has 4 values"),
         (text_file, "cannot be read as an image"),
         (empty_file, "cannot be read as an image"),
         (truncated_image, "cannot be read as an image"),
@@ -66,7 +88,7 @@ def truncated_image(path):
 )
 def test_read_prediction_refuses(tmp_path, write, message):
     write(tmp_path / "bad.png")
-    with pytest.raises(ValueError, match=rf"bad\.png {message}"):
+    with pytest.raises(ValueError, match=rf"bad\.png'? {message}"):
         read_prediction(tmp_path / "bad.png")
 
 
