@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from hypothesis import settings
 
 from irstd_ldm.models.conditional_encoder import ConditionalEncoder
 from irstd_ldm.models.configurations import CONFIGURATIONS, PIXEL_CONFIGURATIONS
@@ -24,6 +25,11 @@ from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import train_pixel
 from irstd_ldm.training.train_latent import make_scheduler
+
+# A busy machine is slow, and says nothing of the code by it.
+settings.register_profile("short", deadline=None, max_examples=50, derandomize=True, database=None)
+settings.register_profile("long", deadline=None, max_examples=20_000, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 # Each configuration at a few channels: its structure, its stem, its number of levels.
 NARROW: dict[str, dict[str, tuple[int, ...]]] = {
