@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from irstd_ldm.data.readers import open_frames
-from irstd_ldm.data.readers.frame import IMAGE_ERRORS
+from irstd_ldm.data.readers.frame import IMAGE_ERRORS, ImageReadError
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", 8))
 SEED = int(os.environ.get("FUZZ_SEED", 0))
@@ -143,13 +143,22 @@ def test_data_that_ends_in_good_order_before_the_last_row_is_refused(tmp_path):
             if rows == 24:
                 assert next(open_frames(tmp_path / "a.png").frames()).image.shape == (24, 40)
             else:
-                with pytest.raises(ValueError, match="its data ends before its last row"):
+                with pytest.raises(ValueError, match="truncated"):
                     list(open_frames(tmp_path / "a.png").frames())
 
 
-def test_pages_that_share_their_data_are_counted_together(tmp_path):
-    stored = np.zeros((64, 64), np.uint8)
-    tifffile.imwrite(tmp_path / "many.tif", np.stack([stored] * 400), compression="zlib", photometric="minisblack")
-    assert sum(1 for _ in open_frames(tmp_path / "many.tif").frames()) == 400
-    with pytest.raises(ValueError, match="in so small a file are more than the limit"):
-        open_frames(tmp_path / "many.tif", max_pixels=4096 * 4)
+def test_an_offset_to_nowhere_is_an_error_of_the_file(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", NOISE[0], bigtiff=True)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[8:16] = b"\xff" * 8  # where the first page lies
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(ImageReadError, match=r"a\.tif': not a TIFF file, truncated or broken"):
+        open_frames(tmp_path / "a.tif")
+
+
+def test_pages_are_counted_together_before_they_are_decoded(tmp_path):
+    pytest.importorskip("imagecodecs")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 1024, 1024), np.uint8), compression="lzma")
+    assert open_frames(tmp_path / "a.tif").num_frames == 20
+    with pytest.raises(ImageReadError, match="in so small a file are more than the limit"):
+        open_frames(tmp_path / "a.tif", max_pixels=2**20)

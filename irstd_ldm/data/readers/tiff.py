@@ -109,9 +109,11 @@ class TiffFrames(FrameSource):
         try:
             with tifffile.TiffFile(self.path) as tiff:
                 yield tiff
-        except (ImageReadError, OSError, MemoryError):
+        except (ImageReadError, MemoryError):
             raise
-        except Exception as error:  # tifffile raises whatever a broken tag leads to
+        except Exception as error:  # tifffile raises whatever a broken tag leads to, a seek to nowhere among it
+            if isinstance(error, OSError) and error.filename is not None:
+                raise
             raise self.error("not a TIFF file, truncated or broken") from error
 
     def _count_pages(self, tiff: tifffile.TiffFile) -> int:
