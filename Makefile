@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 1800
+FUZZ_SEED ?= 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
-.PHONY: help install demo test test-all check docs style graph clean
+.PHONY: help install demo test test-all fuzz check docs style graph clean
 
 help:
 	@echo "make demo      install, detect targets in a synthetic scene, show them"
 	@echo "make test      install, ruff, mypy and the tests (test-all: the slow ones too)"
+	@echo "make fuzz      damaged files for half an hour, 200 kills, properties at length"
 	@echo "make check     ruff and mypy only"
 	@echo "make docs      the documentation as a site in docs/_build/html"
 	@echo "make style     let ruff fix and format"
@@ -38,6 +41,10 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(STAMP)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) KILLS=50 HYPOTHESIS_PROFILE=long \
+		$(BIN)/python -m pytest -s tests/fuzz tests/evaluation/test_matching.py
 
 docs: $(STAMP)
 	$(BIN)/sphinx-build -W docs docs/_build/html

@@ -25,6 +25,7 @@ EXTRAS = {
         *sorted({package for packages in FEATURES.values() for package in packages}),
         *DOCS,
         "build",
+        "hypothesis",
         "mypy",
         "playwright",
         "psutil",

@@ -225,7 +225,11 @@ class TileBlender:
         )
 
     def add(self, window: Window, members: np.ndarray) -> None:
-        """Adds the members (E, PH, PW) of the next tile in raster order."""
+        """Adds the members (E, PH, PW) of the next tile in raster order; ValueError where they are not finite."""
+        if not np.isfinite(members).all():
+            raise ValueError(
+                "the detector gives NaN or infinite probabilities: its weights or its arithmetic are broken"
+            )
         height, width = self.probability.shape
         rows, columns = (axis.stop - axis.start for axis in window)
         if len(self._windows) == 1:

@@ -3,7 +3,9 @@
 import functools
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 if "gpu" not in sys.argv:  # `pytest -m gpu`; all others are tests of a CPU, also where there is a GPU
@@ -13,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from hypothesis import settings
 
 from irstd_ldm.models.conditional_encoder import ConditionalEncoder
 from irstd_ldm.models.configurations import CONFIGURATIONS, PIXEL_CONFIGURATIONS
@@ -24,6 +27,11 @@ from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import train_pixel
 from irstd_ldm.training.train_latent import make_scheduler
+
+# A busy machine is slow, and says nothing of the code by it.
+settings.register_profile("short", deadline=None, max_examples=50, derandomize=True, database=None)
+settings.register_profile("long", deadline=None, max_examples=20_000, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 # Each configuration at a few channels: its structure, its stem, its number of levels.
 NARROW: dict[str, dict[str, tuple[int, ...]]] = {
@@ -157,6 +165,19 @@ def wide_checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "wide"
     make_tiny_pipeline(unet_channels=(32,)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def seconds() -> Callable[[float], AbstractContextManager[None]]:
+    """`with seconds(5)`: the block takes at most 5 s of this process's own time, whatever else the machine does."""
+
+    @contextmanager
+    def within(limit: float) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        assert time.process_time() - start < limit
+
+    return within
 
 
 @pytest.fixture(scope="session")

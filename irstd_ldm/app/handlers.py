@@ -26,7 +26,8 @@ from ..targets import (
     extract_targets,
     resolve_decision,
 )
-from .detection import EXAMPLES, DetectedFrame, Detection, Input, Limits, Settings, example_input, read_input
+from .detection import EXAMPLES, DetectedFrame, Detection, Input, Limits, Settings, example_input
+from .reading import read_apart
 
 BY_SCORE = "score"
 PROGRESS = gr.Progress()  # tells gradio which argument is the progress of a call
@@ -56,7 +57,7 @@ class Handlers:
 
     def detect_file(self, path: str, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
         try:
-            read = read_input(Path(path), self.limits, self.pipeline.config.normalization)
+            read = read_apart(Path(path), self.limits, self.pipeline.config.normalization)
         except IMAGE_ERRORS as error:
             raise _shown(error, Path(path)) from error
         return self._detect(read, Settings(steps, ensemble, polarity), progress)

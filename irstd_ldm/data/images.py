@@ -28,6 +28,7 @@ ROBUST_SHARES = (0.05, 0.01, 0.001)
 # data. Pixels of the scene that happen to have the same value count.
 MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.6
 MIN_MEASURED_SHARE = 0.1  # if less is left, it is a bright object before an even sky, not a scene in a border
+SMALLEST_RANGE = 1e-30  # of two raw values; scaled by it, float32's largest stays finite
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
 
@@ -321,7 +322,10 @@ def is_coloured(pixels: np.ndarray | Image.Image) -> bool:
 def _check_input_range(input_range: tuple[float, float]) -> tuple[float, float]:
     if len(input_range) != 2 or not np.all(np.isfinite(input_range)) or not input_range[0] < input_range[1]:
         raise ValueError(f"`input_range` must be two finite numbers (lo, hi) with lo < hi, got {input_range}")
-    return float(input_range[0]), float(input_range[1])
+    lo, hi = float(input_range[0]), float(input_range[1])
+    if not SMALLEST_RANGE < hi - lo < 1 / SMALLEST_RANGE:
+        raise ValueError(f"`input_range` must span {SMALLEST_RANGE:g} to {1 / SMALLEST_RANGE:g}, got {input_range}")
+    return lo, hi
 
 
 def _read_path(path: Path) -> np.ndarray:
@@ -344,9 +348,11 @@ def _gray_from_pil(image: Image.Image) -> np.ndarray:
 
 def _gray_from_array(array: np.ndarray, channel_axis: int = -1) -> np.ndarray:
     if array.dtype.kind == "f":
-        array = array.astype(np.float32)
+        given, array = array, array.astype(np.float32)
         if not np.isfinite(array).all():
             raise ValueError("`image` must be finite in float32, got NaN or infinite values")
+        if array.dtype != given.dtype and array.size and array.min() == array.max() and given.min() != given.max():
+            raise ValueError("`image` is constant in float32, though not as given: subtract its minimum")
     elif array.dtype.kind == "i" and array.dtype.itemsize in (2, 4):
         array = array.astype(np.int32)
     elif array.dtype.kind == "u" and array.dtype.itemsize in (1, 2):

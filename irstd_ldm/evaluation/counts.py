@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from ..targets import signal_to_clutter_ratios
-from .matching import OPDC_MIN_IOU, ImageComponents, areas_px, check_mask, label_image
+from .matching import ImageComponents, areas_px, check_mask, label_image
 
 
 @dataclass(frozen=True)
@@ -150,22 +150,26 @@ class HierarchicalCounts:
 def count_hierarchical(components: ImageComponents, *, centroid_tolerance_px: float = 3.0) -> HierarchicalCounts:
     """Counts one image that `label_image` labelled, matched by OPDC whatever matching its other counts use."""
     pairs = components.match(centroid_tolerance_px=centroid_tolerance_px, matching="opdc")
-    near = (components.overlap >= OPDC_MIN_IOU) | (components.distance_px < centroid_tolerance_px)
-    num_targets, num_predicted = near.shape
-    far_targets = int(np.count_nonzero(~near.any(axis=1)))
-    far_predicted = int(np.count_nonzero(~near.any(axis=0)))
+    num_targets, num_predicted = len(components.targets), len(components.predicted)
+    near_targets, near_predicted = (
+        len(np.unique(np.concatenate(sides)))
+        for sides in zip(components.overlapping(), components.near_pairs(centroid_tolerance_px)[:2], strict=True)
+    )
     rows, columns = np.array(pairs, dtype=np.intp).reshape(-1, 2).T  # (pairs,) twice
-    tp_px = components.intersection_px[rows, columns]
+    in_common = zip(*(side.tolist() for side in components.common_px), strict=True)
+    common_px = {(row, column): common for row, column, common in in_common}
+    tp_px = np.array([common_px.get(pair, 0) for pair in pairs], dtype=np.int64)  # (pairs,)
     target_px = areas_px(components.targets)[rows]
     predicted_px = areas_px(components.predicted)[columns]
-    on_targets_px = components.intersection_px.sum(axis=0)[columns]
+    on_targets = np.bincount(components.common_px[1], components.common_px[2], num_predicted)  # (predicted,)
+    on_targets_px = on_targets[columns]
     union_px = target_px + predicted_px - tp_px
     return HierarchicalCounts(
         matched=len(pairs),
-        far_predicted=far_predicted,
-        far_targets=far_targets,
-        lost_predicted=num_predicted - len(pairs) - far_predicted,
-        lost_targets=num_targets - len(pairs) - far_targets,
+        far_predicted=num_predicted - near_predicted,
+        far_targets=num_targets - near_targets,
+        lost_predicted=near_predicted - len(pairs),
+        lost_targets=near_targets - len(pairs),
         without_predicted=int(num_predicted == 0),
         without_targets=int(num_targets == 0),
         iou=float((tp_px / union_px).sum()),

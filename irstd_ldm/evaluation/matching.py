@@ -5,13 +5,16 @@ from functools import cached_property
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 
 from ..targets import Component, label_components
+from .assignment import assign
 
 MATCHINGS = ("greedy", "optimal", "opdc")
 
 # Overlap from which OPDC accepts a pair whatever its distance (arXiv 2509.16888).
 OPDC_MIN_IOU = 0.5
+OPDC_PAIRS = 2**20  # targets times predicted components of which all distances are looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,28 +32,25 @@ class ImageComponents:
     predicted: list[Component]
 
     @cached_property
-    def distance_px(self) -> np.ndarray:
-        """Centroid distances (targets, predicted)."""
-        return centroid_distances_px(centroids(self.targets), centroids(self.predicted))
-
-    @cached_property
-    def intersection_px(self) -> np.ndarray:
-        """Common pixels (targets, predicted), int64."""
+    def common_px(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs that overlap, (K,) each: index in `targets`, ascending, in `predicted`, common pixels."""
         both = (self.truth_labels > 0) & (self.prediction_labels > 0)
-        common = np.zeros((len(self.targets), len(self.predicted)), dtype=np.int64)  # (targets, predicted)
-        np.add.at(common, (self.truth_labels[both] - 1, self.prediction_labels[both] - 1), 1)
-        return common
+        return count_pairs(self.truth_labels[both] - 1, self.prediction_labels[both] - 1)
 
-    @cached_property
-    def overlap(self) -> np.ndarray:
-        """IoU of every pair (targets, predicted)."""
-        return pairwise_iou(self.intersection_px, areas_px(self.targets), areas_px(self.predicted))
+    def near_pairs(self, centroid_tolerance_px: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`near_pairs` of the centroids."""
+        return near_pairs(centroids(self.targets), centroids(self.predicted), centroid_tolerance_px)
+
+    def overlapping(self) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs of an IoU of at least `OPDC_MIN_IOU`."""
+        return overlapping_pairs(self.common_px, areas_px(self.targets), areas_px(self.predicted))
 
     def match(self, *, centroid_tolerance_px: float = 3.0, matching: str = "greedy") -> list[tuple[int, int]]:
         """Pairs (index in `targets`, index in `predicted`), by increasing target; see `match_pairs`."""
         return match_pairs(
-            self.distance_px,
-            self.overlap if matching == "opdc" else None,
+            centroids(self.targets),
+            centroids(self.predicted),
+            self.overlapping() if matching == "opdc" else None,
             centroid_tolerance_px=centroid_tolerance_px,
             matching=matching,
         )
@@ -102,7 +102,12 @@ def check_matching(matching: str, centroid_tolerance_px: float) -> None:
 
 
 def match_pairs(
-    distance_px: np.ndarray, overlap: np.ndarray | None, *, centroid_tolerance_px: float, matching: str
+    targets_xy: np.ndarray,
+    predicted_xy: np.ndarray,
+    overlapping: tuple[np.ndarray, np.ndarray] | None,
+    *,
+    centroid_tolerance_px: float,
+    matching: str,
 ) -> list[tuple[int, int]]:
     """Matches targets and predicted components one to one.
 
@@ -111,13 +116,14 @@ def match_pairs(
     - "optimal": as many pairs within the tolerance as possible, and among those matchings the least total distance.
     - "opdc": overlap priority, then distance compensation (arXiv 2509.16888): the assignment of least total distance
       keeps its pairs with an IoU of at least 0.5; among the rest, a second one keeps its pairs within the tolerance.
+      Beyond `OPDC_PAIRS` pairs both assignments are of the pairs that they may keep, as in "optimal".
 
     Distances are taken between float64 mean coordinates, the field's arithmetic: where a mean is not representable,
     an offset of exactly the tolerance can fall on either side by rounding (9 of 533 SIRST targets moved by 3 px).
 
     Args:
-        distance_px: (targets, predicted), of the centroids, both in label order.
-        overlap: (targets, predicted), IoU of every pair; only "opdc" needs it.
+        targets_xy, predicted_xy: (targets, 2) and (predicted, 2), the centroids, both in label order.
+        overlapping: The pairs of an IoU of at least 0.5, see `overlapping_pairs`; only "opdc" needs them.
         centroid_tolerance_px: Largest centroid distance in pixels, itself excluded.
         matching: One of the names above.
 
@@ -125,36 +131,58 @@ def match_pairs(
         Pairs (target, predicted), by increasing target.
 
     Raises:
-        ValueError: `matching` is unknown, or `centroid_tolerance_px` is not positive and finite.
+        ValueError: `matching` is unknown, `centroid_tolerance_px` is not positive and finite, or thousands of
+            components on both sides lie within the tolerance of one another ("optimal", "opdc").
     """
     check_matching(matching, centroid_tolerance_px)
-    if not distance_px.size:
-        return []
-    within = distance_px < centroid_tolerance_px
+    near = near_pairs(targets_xy, predicted_xy, centroid_tolerance_px)
     if matching == "greedy":
-        return _match_greedy(within)
+        return _match_greedy(near)
+    shape = len(targets_xy), len(predicted_xy)
     if matching == "optimal":
         # Dearer than any complete set of pairs within the tolerance: the number of pairs comes first.
-        outside_cost = centroid_tolerance_px * (min(distance_px.shape) + 1)
-        return _assign(np.where(within, distance_px, outside_cost), within)
-    assert overlap is not None
-    by_overlap = _assign(distance_px, overlap >= OPDC_MIN_IOU)
-    rows = np.setdiff1d(np.arange(len(distance_px)), [row for row, _ in by_overlap])
-    columns = np.setdiff1d(np.arange(distance_px.shape[1]), [column for _, column in by_overlap])
-    rest = np.ix_(rows, columns)
-    by_distance = [(int(rows[i]), int(columns[j])) for i, j in _assign(distance_px[rest], within[rest])]
-    return sorted(by_overlap + by_distance)
+        return assign(shape, *near, outside_cost=centroid_tolerance_px * (min(shape) + 1))
+    assert overlapping is not None
+    by_overlap = _match_nearest(targets_xy, predicted_xy, *overlapping)
+    rows = np.setdiff1d(np.arange(shape[0]), [row for row, _ in by_overlap])
+    columns = np.setdiff1d(np.arange(shape[1]), [column for _, column in by_overlap])
+    targets_xy, predicted_xy = targets_xy[rows], predicted_xy[columns]
+    near = near_pairs(targets_xy, predicted_xy, centroid_tolerance_px)
+    by_distance = _match_nearest(targets_xy, predicted_xy, *near[:2])
+    return sorted(by_overlap + [(int(rows[row]), int(columns[column])) for row, column in by_distance])
 
 
-def centroid_distances_px(targets_xy: np.ndarray, predicted_xy: np.ndarray) -> np.ndarray:
-    """Distances (targets, predicted) between centroids (targets, 2) and (predicted, 2)."""
-    offset = targets_xy[:, None] - predicted_xy[None]  # (targets, predicted, 2)
-    return np.sqrt((offset**2).sum(axis=2))
+def near_pairs(
+    targets_xy: np.ndarray, predicted_xy: np.ndarray, centroid_tolerance_px: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs of centroids (targets, 2) and (predicted, 2) nearer than the tolerance, targets ascending.
+
+    Returns:
+        (K,) each: index of the target, of the predicted component, distance in px.
+    """
+    reach = centroid_tolerance_px * (1 + 1e-9)  # the tree rounds otherwise than the distances below
+    found = cKDTree(targets_xy).sparse_distance_matrix(cKDTree(predicted_xy), reach, output_type="ndarray")
+    order = np.lexsort([found["j"], found["i"]])
+    rows, columns = found["i"][order], found["j"][order]
+    distance_px = _distances_px(targets_xy[rows], predicted_xy[columns])
+    kept = distance_px < centroid_tolerance_px
+    return rows[kept], columns[kept], distance_px[kept]
 
 
-def pairwise_iou(intersection_px: np.ndarray, target_area_px: np.ndarray, predicted_area_px: np.ndarray) -> np.ndarray:
-    """IoU (targets, predicted) from the common pixels (targets, predicted) and both areas."""
-    return intersection_px / (target_area_px[:, None] + predicted_area_px[None] - intersection_px)
+def count_pairs(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each pair occurs among indices (M,) and (M,): rows, ascending, columns and counts, (K,) each."""
+    width = int(columns.max(initial=0)) + 1
+    codes, counts = np.unique(rows.astype(np.int64) * width + columns, return_counts=True)
+    return codes // width, codes % width, counts
+
+
+def overlapping_pairs(
+    common_px: tuple[np.ndarray, np.ndarray, np.ndarray], target_area_px: np.ndarray, predicted_area_px: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of an IoU of at least `OPDC_MIN_IOU`, from `count_pairs` of the common pixels and all areas."""
+    rows, columns, common = common_px
+    iou = common / (target_area_px[rows] + predicted_area_px[columns] - common)
+    return rows[iou >= OPDC_MIN_IOU], columns[iou >= OPDC_MIN_IOU]
 
 
 def centroids(components: list[Component]) -> np.ndarray:
@@ -167,17 +195,28 @@ def areas_px(components: list[Component]) -> np.ndarray:
     return np.array([component.area_px for component in components], dtype=np.int64)
 
 
-def _match_greedy(within: np.ndarray) -> list[tuple[int, int]]:
-    free = np.ones(within.shape[1], dtype=bool)
-    pairs = []
-    for row in np.flatnonzero(within.any(axis=1)):
-        candidates = np.flatnonzero(within[row] & free)
-        if candidates.size:
-            free[candidates[0]] = False
-            pairs.append((int(row), int(candidates[0])))
-    return pairs
+def _distances_px(a_xy: np.ndarray, b_xy: np.ndarray) -> np.ndarray:
+    return np.sqrt(((a_xy - b_xy) ** 2).sum(axis=-1))
 
 
-def _assign(cost: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:
-    rows, columns = linear_sum_assignment(cost)
-    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if allowed[row, column]]
+def _match_greedy(near: tuple[np.ndarray, np.ndarray, np.ndarray]) -> list[tuple[int, int]]:
+    pairs: dict[int, int] = {}
+    taken = set()
+    for row, column in zip(near[0].tolist(), near[1].tolist(), strict=True):
+        if row not in pairs and column not in taken:
+            pairs[row] = column
+            taken.add(column)
+    return list(pairs.items())
+
+
+def _match_nearest(
+    targets_xy: np.ndarray, predicted_xy: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> list[tuple[int, int]]:
+    """The pairs among the allowed (rows[k], columns[k]) in the assignment of least total distance; see "opdc"."""
+    shape = len(targets_xy), len(predicted_xy)
+    if shape[0] * shape[1] > OPDC_PAIRS:
+        distance_px = _distances_px(targets_xy[rows], predicted_xy[columns])
+        return assign(shape, rows, columns, distance_px, outside_cost=distance_px.sum() + 1)
+    allowed = set(zip(rows.tolist(), columns.tolist(), strict=True))
+    chosen = linear_sum_assignment(_distances_px(targets_xy[:, None], predicted_xy[None]))
+    return [pair for pair in zip(*(side.tolist() for side in chosen), strict=True) if pair in allowed]

@@ -4,14 +4,17 @@ Where masks end is decided once. A higher score threshold drops components as a 
 their pixels only fall with it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ..targets import Component, component_scores
 from .counts import ImageCounts
 from .matching import (
     areas_px,
+    centroids,
     check_mask,
     check_matching,
     check_probability,
@@ -102,12 +105,15 @@ def count_image_at(
     scores = component_scores(probability, components.prediction_labels, len(components.predicted))
     score_levels = np.searchsorted(thresholds, scores)  # (predicted,), thresholds below
     area_px = areas_px(components.predicted)
+    centroids_xy = centroids(components.targets), centroids(components.predicted)
+    overlapping = components.overlapping() if matching == "opdc" else None
     by_target = np.zeros((num, 3), dtype=np.int64)  # (T, hits, false_alarm_px, legacy_false_alarm_px)
     for level in np.unique(score_levels)[::-1]:
-        kept = np.flatnonzero(score_levels >= level)
+        kept = score_levels >= level  # (predicted,)
         pairs = match_pairs(
-            components.distance_px[:, kept],
-            components.overlap[:, kept] if matching == "opdc" else None,
+            centroids_xy[0],
+            centroids_xy[1][kept],
+            _among(kept, overlapping),
             centroid_tolerance_px=centroid_tolerance_px,
             matching=matching,
         )
@@ -119,8 +125,9 @@ def count_image_at(
             total_px - matched_area_px.sum(),
             total_px - area_px[kept][of_matched_area].sum(),
         )
-    near = components.distance_px < centroid_tolerance_px
-    box_iou = box_ious(components.targets, components.predicted)
+    by_centroid = _hits_by_score(scores, *components.near_pairs(centroid_tolerance_px))
+    rows, columns, iou = near_boxes(components.targets, components.predicted)
+    by_box = _hits_by_score(scores, rows, columns, -iou)
     return ThresholdCounts(
         thresholds=thresholds,
         tp_px=tp_px,
@@ -131,8 +138,8 @@ def count_image_at(
         predicted=_num_above(score_levels, num),
         false_alarm_px=by_target[:, 1],
         legacy_false_alarm_px=by_target[:, 2],
-        centroid_hits=_num_above(score_levels[_hits_by_score(scores, components.distance_px, near)], num),
-        box_hits=_num_above(score_levels[_hits_by_score(scores, -box_iou, box_iou >= BOX_MIN_IOU)], num),
+        centroid_hits=_num_above(score_levels[by_centroid], num),
+        box_hits=_num_above(score_levels[by_box], num),
         area_px=np.full(num, probability.size, dtype=np.int64),
         images=np.ones(num, dtype=np.int64),
         truth_px=int(np.count_nonzero(truth)),
@@ -145,31 +152,48 @@ def _num_above(levels: np.ndarray, num: int) -> np.ndarray:
     return levels.size - np.cumsum(counts)[:-1]
 
 
-def _hits_by_score(scores: np.ndarray, cost: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+def _among(kept: np.ndarray, pairs: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """The pairs whose predicted component is `kept` (predicted,), which are numbered anew."""
+    if pairs is None:
+        return None
+    rows, columns = pairs
+    return rows[kept[columns]], (np.cumsum(kept) - 1)[columns[kept[columns]]]
+
+
+def _hits_by_score(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray, cost: np.ndarray) -> np.ndarray:
     """Which predicted targets (predicted,) hit, the highest score choosing the cheapest free target first.
 
     Args:
         scores: (predicted,).
-        cost, allowed: (targets, predicted).
+        rows, columns, cost: (K,) each, target, predicted target and cost of the pairs that may hit.
     """
-    hit = np.zeros(len(scores), dtype=bool)
-    free = np.ones(len(cost), dtype=bool)
-    for index in np.argsort(-scores, kind="stable"):
-        candidates = np.flatnonzero(allowed[:, index] & free)
-        if candidates.size:
-            free[candidates[np.argmin(cost[candidates, index])]] = False
-            hit[index] = True
+    hit, taken = np.zeros(len(scores), dtype=bool), set()
+    for k in np.lexsort([cost, columns, -scores[columns]]):
+        if not hit[columns[k]] and rows[k] not in taken:
+            taken.add(rows[k])
+            hit[columns[k]] = True
     return hit
 
 
-def box_ious(targets: list[Component], predicted: list[Component]) -> np.ndarray:
-    """IoU (targets, predicted) of the boxes."""
+def near_boxes(
+    targets: Sequence[Component], predicted: Sequence[Component]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs whose boxes have an IoU of at least 0.5: index of the target, of the other, and IoU, (K,) each.
+
+    Their centres are nearer than half the diagonal of either box.
+    """
     boxes = [
-        np.array([(one.left, one.top, one.left + one.width, one.top + one.height) for one in some]).reshape(-1, 4)
+        np.array([(one.left, one.top, one.width, one.height) for one in some], dtype=np.float64).reshape(-1, 4)
         for some in (targets, predicted)
     ]
-    one, other = boxes[0][:, None], boxes[1][None]
-    sides = np.maximum(np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2]), 0)
-    common_px = sides.prod(axis=2)
-    area_px, other_px = ((box[..., 2:] - box[..., :2]).prod(axis=2) for box in (one, other))
-    return common_px / (area_px + other_px - common_px)
+    centres = [box[:, :2] + box[:, 2:] / 2 for box in boxes]
+    reach = np.hypot(*boxes[0][:, 2:].T) / 2 + 1e-6
+    found = cKDTree(centres[1]).query_ball_point(centres[0], reach)
+    rows = np.repeat(np.arange(len(targets)), [len(columns) for columns in found])
+    columns = np.array([column for of_target in found for column in of_target], dtype=np.intp)
+    one, other = boxes[0][rows], boxes[1][columns]
+    ends = np.minimum(one[:, :2] + one[:, 2:], other[:, :2] + other[:, 2:])
+    common_px = np.maximum(ends - np.maximum(one[:, :2], other[:, :2]), 0).prod(axis=1)
+    iou = common_px / (one[:, 2:].prod(axis=1) + other[:, 2:].prod(axis=1) - common_px)
+    kept = iou >= BOX_MIN_IOU
+    return rows[kept], columns[kept], iou[kept]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from irstd_ldm.app.detection import Input, Limits, read_input
+from irstd_ldm.app.reading import read_apart
 from irstd_ldm.data.images import robust_range_of_values
-from irstd_ldm.data.readers.frame import Frame
+from irstd_ldm.data.readers.frame import Frame, ImageReadError
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 
 gr = pytest.importorskip("gradio")
@@ -69,3 +70,16 @@ def test_sliders_hold_the_defaults_of_a_checkpoint(tiny_pipeline):
     sliders = {block.elem_id: block for block in blocks if isinstance(block, gr.Slider)}
     assert (sliders["steps"].value, sliders["steps"].maximum) == (50, 50)
     assert (sliders["ensemble"].value, sliders["ensemble"].maximum) == (32, 32)
+
+
+def test_a_file_is_read_in_a_process_that_ends_with_its_time(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 4000, (3, 64, 80), np.uint16))
+    here, apart = (read(tmp_path / "a.npy", Limits(), "robust") for read in (read_input, read_apart))
+    assert (apart.name, apart.left_out, apart.input_range) == (here.name, here.left_out, here.input_range)
+    for one, other in zip(apart.frames, here.frames, strict=True):
+        assert (one.index, one.time_s) == (other.index, other.time_s) and (one.image == other.image).all()
+    with pytest.raises(ImageReadError, match=r"cannot read image '.*a\.npy': it takes more than 0\.01 s"):
+        read_apart(tmp_path / "a.npy", Limits(), "robust", time_s=0.01)
+    (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ImageReadError, match=r"cannot read image '.*broken\.npy'"):
+        read_apart(tmp_path / "broken.npy", Limits(), "robust")

@@ -155,6 +155,35 @@ def test_two_files_of_one_stem_and_a_missing_folder(tmp_path):
         IRSTDFolder(tmp_path / "elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("content", "stems"),
+    [
+        (b"a.png\r\nb.TIF\r\n", ["a", "b"]),
+        (b"# the test split\n\na\rb\r", ["a", "b"]),
+        (b"images/a.png\nimages\\b.png\n", ["a", "b"]),
+        (b"/41/1(1)\n", ["41/1(1)"]),
+        ("Ko\u0308ln.v2\n".encode(), ["K\u00f6ln.v2"]),
+    ],
+)
+def test_a_list_holds_stems_however_it_writes_them(tmp_path, content, stems):
+    (tmp_path / "list.txt").write_bytes(content)
+    assert read_stem_list(tmp_path / "list.txt") == stems
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("utf-16", "is UTF-16"), ("gbk", "is of another encoding")])
+def test_a_list_of_another_encoding_is_refused_by_name(tmp_path, encoding, named):
+    (tmp_path / "list.txt").write_bytes("目标_4\n".encode(encoding))
+    with pytest.raises(ValueError, match=rf"list '.*list\.txt' {named}"):
+        read_stem_list(tmp_path / "list.txt")
+
+
+def test_test_lists_of_any_writing_hold_out_and_logs_do_not(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "test_Fri_Jan_19.txt").write_text("NUAA-SIRST\nNUAA-SIRST\npixAcc, mIoU: 0.7\n")
+    (tmp_path / "test.txt").write_text("a.png\nimages/b.bmp\n")
+    assert {"a", "b"} <= held_out_stems(tmp_path) <= {"a", "b", "NUAA-SIRST", "pixAcc, mIoU: 0.7"}
+
+
 def test_files_by_stem_are_the_images_in_alphabetical_order(tmp_path):
     for name in ("b.png", "a.TIF", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()

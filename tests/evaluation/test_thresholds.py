@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.matching import MATCHINGS
-from irstd_ldm.evaluation.thresholds import THRESHOLDS, box_ious, count_image_at
+from irstd_ldm.evaluation.thresholds import THRESHOLDS, count_image_at, near_boxes
 from irstd_ldm.targets import Decision, label_components
 
 OF_PIXELS = ("tp_px", "fp_px", "fn_px")
@@ -88,12 +88,15 @@ def test_the_highest_score_chooses_first_and_boxes_need_half():
     assert count_image_at(probability, truth, np.array([0.5, 0.7])).box_hits.tolist() == [1, 1]
 
 
-def test_box_ious_by_hand():
+def test_near_boxes_by_hand():
     one, other = np.zeros((2, 8, 8), dtype=bool)
     one[1:3, 1:5], other[2:4, 3:5] = True, True  # 8 and 4 px, common 2
     (targets, predicted) = (label_components(mask)[1] for mask in (one, other))
-    assert box_ious(targets, predicted).tolist() == [[2 / 10]]
-    assert box_ious(targets, []).shape == (1, 0) and box_ious([], predicted).shape == (0, 1)
+    assert near_boxes(targets, predicted)[2].size == 0  # 2 of 10 px
+    other[1:4, 2:5] = True  # 9 px, common 6 of 11
+    rows, columns, iou = near_boxes(targets, label_components(other)[1])
+    assert (rows.tolist(), columns.tolist(), iou.tolist()) == ([0], [0], [6 / 11])
+    assert all(side.size == 0 for side in (*near_boxes(targets, []), *near_boxes([], predicted)))
 
 
 def test_the_grid():

@@ -15,6 +15,7 @@ ALLOWED = "(H, W), (H, W, 1), (N, H, W), (N, H, W, 1) or (N, 1, H, W)"
 SPACE = rb"(?:\s|#[^\n]*\n)+"  # comments run to the end of their line
 HEAD = re.compile(rb"(P[25])" + SPACE + rb"(\d{1,9})" + SPACE + rb"(\d{1,9})" + SPACE + rb"(\d{1,9})\s")
 HEAD_BYTES = 4096
+PART_BYTES = 2**20  # a plain file is read in such parts
 PLAIN_BYTES = 16  # most bytes that a plain file may have for each of its values, beside `HEAD_BYTES`
 
 
@@ -140,13 +141,26 @@ class PGMFrames(FrameSource):
         return np.frombuffer(data, dtype)
 
     def _plain_values(self, file: BinaryIO) -> np.ndarray:
-        most = HEAD_BYTES + PLAIN_BYTES * self._width * self._height
-        text = file.read(most + 1)
-        if len(text) > most:
-            raise self.error(f"more than {PLAIN_BYTES} bytes for each of its pixels")
-        words = re.sub(rb"#[^\n]*", b"", text).split()
-        if not all(word.isdigit() and len(word) < 10 and int(word) < 65536 for word in words):
-            raise self.error("a value that is no number below 65536")
-        if len(words) != self._width * self._height:
-            raise self.error(f"{len(words)} values for its pixels")
-        return np.array(list(map(int, words)), np.uint16)
+        """Reads part by part, since a number takes more memory as text."""
+        values = np.empty(self._width * self._height, np.uint16)
+        left, count, rest, in_comment = HEAD_BYTES + PLAIN_BYTES * values.size, 0, b"", False
+        part = b"-"
+        while part:
+            part = file.read(PART_BYTES)
+            left -= len(part)
+            if left < 0:
+                raise self.error(f"more than {PLAIN_BYTES} bytes for each of its pixels")
+            text = rest + re.sub(rb"#[^\n]*", b"", b"#" + part if in_comment else part)
+            in_comment = b"#" in part.rpartition(b"\n")[2] or (in_comment and b"\n" not in part)
+            whole = text if in_comment or not part else text.rstrip(b"0123456789")
+            rest = text[len(whole) :]
+            numbers = np.fromstring(whole, sep=" ") if re.fullmatch(rb"[\d\s]*", whole) else np.array([np.inf])
+            if len(rest) > 9 or (numbers > 65535).any():
+                raise self.error("a value that is no number below 65536")
+            if count + len(numbers) > values.size:
+                raise self.error(f"more than {values.size} values for its pixels")
+            values[count : count + len(numbers)] = numbers
+            count += len(numbers)
+        if count < values.size:
+            raise self.error(f"{count} values for its pixels")
+        return values

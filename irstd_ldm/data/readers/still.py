@@ -16,6 +16,10 @@ from .frame import FrameSource, ImageReadError, check_size
 
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
 CUT_BY_PILLOW = ("LA;16B", "RGB;16B", "RGBA;16B")  # Pillow's raw modes of PNG of which it keeps 8 bits
+READ_BYTES = 2**16  # of compressed data at a time
+PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+# First column and row of a pass of interlaced pixels, and the steps across and down.
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 DECODING_ERRORS = (SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error, zlib.error)
 
 
@@ -57,6 +61,8 @@ class StillFrames(FrameSource):
             return
         with self._open() as image:
             image.load()
+            if image.format == "PNG" and not _holds_all_rows(self.path):
+                raise self.error("truncated: its data ends before its last row")
             yield image
 
     @contextmanager
@@ -67,7 +73,7 @@ class StillFrames(FrameSource):
             unread += "TIFF, or say by `raw` (`--raw`) how they lie in the file"
         with open_image(self.path, unread=unread) as image:
             check_size(self.path, *image.size, self._max_pixels)
-            if image.format in ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1:
+            if image.format in ANIMATED_FORMATS and getattr(image, "is_animated", False):
                 raise self.error("an animation; store its frames as a video")
             if isinstance(image, PngImageFile) and image.tile[0].args in CUT_BY_PILLOW:
                 kind = "gray with alpha" if image.tile[0].args == "LA;16B" else "colours"
@@ -78,3 +84,32 @@ class StillFrames(FrameSource):
                     "of the camera's maker; export a 16-bit TIFF with the maker's program"
                 )
             yield image
+
+
+def _holds_all_rows(path: Path) -> bool:
+    """Whether the data of a PNG reaches to its last row; Pillow leaves rows at 0 where it ends in good order before.
+
+    Source: the PNG specification, third edition, W3C 2025, sections 7.2 and 8.1.
+    """
+    unpack, num_bytes, wanted = zlib.decompressobj(), 0, 1
+    with path.open("rb") as file:
+        file.seek(8)  # the signature
+        while (head := file.read(8)) and num_bytes < wanted:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"IHDR":
+                wanted = _row_bytes(*struct.unpack(">IIBBxxB", file.read(13)))
+            elif kind == b"IDAT":
+                for start in range(0, length, READ_BYTES):
+                    num_bytes += len(unpack.decompress(file.read(min(READ_BYTES, length - start))))
+            else:
+                file.seek(length, 1)
+            file.seek(4, 1)  # the chunk's checksum
+    return num_bytes >= wanted
+
+
+def _row_bytes(width: int, height: int, depth: int, colour: int, interlace: int) -> int:
+    """Bytes of all rows, each behind the number of its filter, of one pass or of interlaced seven."""
+    passes = ADAM7 if interlace else [(0, 0, 1, 1)]
+    sizes = [(-(-(width - left) // across), -(-(height - top) // down)) for left, top, across, down in passes]
+    bits = depth * PNG_SAMPLES[colour]
+    return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)

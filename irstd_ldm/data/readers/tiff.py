@@ -27,8 +27,9 @@ COLOUR_SAMPLES = {2: 3, 5: 4, 6: 3, 8: 3}  # samples of RGB, CMYK, YCbCr and Lab
 BY_PILLOW_ALONE = (3, 5, 6, 8)  # the colours that it converts: palettes, CMYK, YCbCr and Lab
 ALPHA_ALONE = ((1,), (2,))  # extra samples that are one alpha channel
 BYTES_PER_PIXEL = 8  # most decoded bytes of all bands together: four of 16 bits, or one of 64
+DEFLATE_RATIO = 1032  # the most that a byte of deflate becomes; for pages together beyond the limit of one
 MAX_TILE_PX = 2**24
-MAX_TAGS = 4096
+MAX_TAGS, MAX_PAGES = 4096, 2**16
 # (bits, sample format) of little-endian gray pages whose values Pillow keeps beside those of up to 8 bits; formats:
 # 1 unsigned, 2 signed, 3 floating point.
 BY_PILLOW = ((12, 1), (16, 1), (16, 2), (32, 2), (32, 3))
@@ -75,6 +76,9 @@ class TiffFrames(FrameSource):
             first = tags[pages[0][0]]
             num_images = self._described_images(tiff, first)
             self._no_data = float(first.nodata) if GDAL_NODATA in first.tags else None
+            decoded_bytes = sum(math.prod(size) * kind[0] * kind[2] for _, size, kind, _ in pages) // 8
+            if decoded_bytes > max(BYTES_PER_PIXEL * max_pixels, DEFLATE_RATIO * tiff.filehandle.size):
+                raise self.error(f"pages of {decoded_bytes / 1e9:.1f} GB in so small a file are more than the limit")
         if num_images > num_pages:
             raise self.error(
                 f"{num_images} images in fewer pages, as ImageJ and tifffile may write them; store a page for each"
@@ -115,9 +119,11 @@ class TiffFrames(FrameSource):
         try:
             with tifffile.TiffFile(self.path) as tiff:
                 yield tiff
-        except (ImageReadError, OSError, MemoryError):
+        except (ImageReadError, MemoryError):
             raise
-        except Exception as error:  # tifffile raises whatever a broken tag leads to
+        except Exception as error:  # tifffile raises whatever a broken tag leads to, a seek to nowhere among it
+            if isinstance(error, OSError) and error.filename is not None:
+                raise
             raise self.error("not a TIFF file, truncated or broken") from error
 
     def _count_pages(self, tiff: tifffile.TiffFile) -> int:
@@ -130,7 +136,7 @@ class TiffFrames(FrameSource):
             visited.add(offset)
             file.seek(offset)
             (num_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
-            if num_tags > MAX_TAGS:
+            if num_tags > MAX_TAGS or len(visited) > MAX_PAGES:
                 raise ValueError
             file.seek(num_tags * form.tagsize, 1)
             (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
