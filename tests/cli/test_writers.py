@@ -160,7 +160,7 @@ def write_geotiff(path: Path, epsg: int | None, seed: int = 0, place: tuple[floa
     rasterio = pytest.importorskip("rasterio")
     result = make_result(path, seed=seed)
     keywords = {"driver": "GTiff", "height": 30, "width": 40, "count": 1, "dtype": "uint8"}
-    georeference = {"crs": epsg and f"EPSG:{epsg}", "transform": place and rasterio.Affine(*place)}
+    georeference = {"crs": epsg and f"EPSG:{epsg}", "transform": rasterio.Affine(*place) if place else None}
     with rasterio.open(path, "w", **georeference, **keywords) as file:
         file.write(result.image, 1)
     return result
@@ -195,7 +195,7 @@ def test_geojson_has_the_targets_of_a_geotiff_in_longitude_and_latitude(tmp_path
 
 
 def test_boxes_are_counter_clockwise_on_a_map_with_the_south_up_and_cut_at_the_date_line(tmp_path):
-    places = {"south_up": (30, 0, 500_000, 0, 30, 5_000_000), "date_line": (0.01, 0, 179.83, 0, -0.01, 10)}
+    places = {"south_up": (30, 0, 500_000, 0, 30, 5_000_000), "date_line": (0.01, 0, 179.93, 0, -0.01, 10)}
     results = [
         write_geotiff(tmp_path / f"{name}.tif", epsg, place=places[name])
         for name, epsg in {"south_up": 32633, "date_line": 4326}.items()
@@ -228,7 +228,19 @@ def test_geojson_of_targets_beyond_the_limb_has_no_geometry(tmp_path):
     ) as file:
         file.write(result.image, 1)
     targets = [
-        Target(x=x, y=y, width=3, height=3, left=int(x) - 1, top=int(y) - 1, area_px=9, confidence=1, peak=1, scr=5)
+        Target(
+            x=x,
+            y=y,
+            width=3,
+            height=3,
+            left=int(x) - 1,
+            top=int(y) - 1,
+            area_px=9,
+            score=1,
+            confidence=1,
+            peak=1,
+            scr=5,
+        )
         for x, y in ((20, 15), (1, 1))
     ]
     write(
