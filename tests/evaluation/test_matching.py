@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from irstd_ldm.evaluation.assignment import assign
 from irstd_ldm.evaluation.counts import count_components, count_hierarchical, target_records
 from irstd_ldm.evaluation.matching import OPDC_MIN_IOU, areas_px, centroids, label_image
-from irstd_ldm.targets import signal_to_clutter_ratio
+from irstd_ldm.targets import ring_window
 
 TOLERANCE_PX = 3.0
 
@@ -134,11 +134,12 @@ def test_100_000_components_take_seconds(crowded, matching, seconds):
             assert count_hierarchical(crowded).matched == len(pairs)
 
 
-def test_scr_of_a_window_is_that_of_the_image():
-    rng = np.random.default_rng(1)
-    truth = rng.random((60, 70)) < 0.02
-    image = rng.integers(0, 4000, truth.shape).astype(np.uint16)
+def test_scr_is_that_of_each_target_and_its_ring_alone():
+    rng = np.random.default_rng(0)
+    image, truth = rng.integers(0, 1000, (80, 90)).astype(np.uint16), rng.random((80, 90)) < 0.004
     components = label_image(truth, truth)
     for record, target in zip(target_records(components, [], image), components.targets, strict=True):
-        of_image = signal_to_clutter_ratio(image, components.truth_labels == target.label, truth)
-        assert record.scr == of_image
+        window = ring_window(target.left, target.top, target.width, target.height)
+        clutter = image[window][~truth[window]]
+        mean = image[components.truth_labels == target.label].mean()
+        assert record.scr == pytest.approx((mean - clutter.mean()) / clutter.std(), rel=1e-9)
