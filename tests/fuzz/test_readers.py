@@ -6,7 +6,9 @@ The bounded campaign of `make test`; `make fuzz` goes on for FUZZ_SECONDS with a
 import io
 import os
 import random
+import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -129,8 +131,6 @@ def test_damaged_files_are_read_or_refused(tmp_path):
 
 def test_data_that_ends_in_good_order_before_the_last_row_is_refused(tmp_path):
     """A PNG whose compressed data is whole and short, which Pillow reads as rows of zeros."""
-    import struct
-    import zlib
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -146,6 +146,14 @@ def test_data_that_ends_in_good_order_before_the_last_row_is_refused(tmp_path):
             else:
                 with pytest.raises(ValueError, match="truncated"):
                     list(open_frames(tmp_path / "a.png").frames())
+
+
+def test_a_box_longer_than_any_file_is_an_error_of_the_file(tmp_path):
+    """A JPEG 2000 beyond whose first box Pillow seeks, which the system refuses with an error of its own."""
+    signature = b"\0\0\0\x0cjP  \r\n\x87\n"
+    (tmp_path / "a.png").write_bytes(signature + struct.pack(">I4sQ", 1, b"free", 2**63 - 1))
+    with pytest.raises(ImageReadError, match=r"a\.png': not an image or truncated"):
+        open_frames(tmp_path / "a.png")
 
 
 def test_an_offset_to_nowhere_is_an_error_of_the_file(tmp_path):

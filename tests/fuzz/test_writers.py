@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irstd_ldm.files import finite, write_json
+from irstd_ldm.files import csv_line, finite, write_json
 from irstd_ldm.tiling import blend_weight, pad_image, tile_windows
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text()
@@ -31,9 +31,7 @@ def test_json_is_strict_and_keeps_what_is_finite(tmp_path_factory, content):
 
 @given(st.lists(st.text(), min_size=1, max_size=4))
 def test_a_row_of_a_table_is_read_back(cells):
-    from irstd_ldm.cli.outputs import _csv_line
-
-    (row,) = csv.reader(io.StringIO(_csv_line(cells), newline=""), strict=True)
+    (row,) = csv.reader(io.StringIO(csv_line(cells), newline=""), strict=True)
     assert len(row) == len(cells)
 
 

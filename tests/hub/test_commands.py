@@ -119,7 +119,7 @@ def damage_index(folder: Path) -> None:
         (damage_index, "`format_version` is 9; this version of irstd-ldm reads up to 2"),
         (lambda c: shutil.rmtree(c / "vae"), "no config of its component `vae`"),
         (lambda c: (c / WEIGHTS).unlink(), "run/unet has no weights"),
-        (lambda c: (c / WEIGHTS).write_bytes((c / WEIGHTS).read_bytes()[:-1]), f"run/{WEIGHTS} must have"),
+        (lambda c: (c / WEIGHTS).write_bytes((c / WEIGHTS).read_bytes()[:-1]), "or only a part of one"),
         (lambda c: (c / WEIGHTS).write_bytes(pickle.dumps([0] * 100)), f"run/{WEIGHTS} is not a safetensors file"),
         (lambda c: (c / "unet/extra.bin").touch(), "run/unet/extra.bin may be a pickle"),
         (lambda c: (c / "extra.PKL").touch(), "run/extra.PKL may be a pickle"),

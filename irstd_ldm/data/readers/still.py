@@ -1,5 +1,6 @@
 """Still images that Pillow decodes: PNG, BMP, JPEG and others."""
 
+import errno
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,9 @@ def open_image(
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"cannot read image '{path}': {error}") from error
     except (OSError, *DECODING_ERRORS) as error:
-        if getattr(error, "errno", None) is not None:  # the file system's errors keep their type; Pillow's have none
+        # The file system's errors keep their type. Pillow's have no number, and a seek to where a damaged file points
+        # has that of a wrong argument.
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):
             raise
         raise ImageReadError(f"cannot read image '{path}': {unread}") from error
 
