@@ -124,8 +124,8 @@ class SynthesisFolder:
     def add(self, name: str, made: Made, source: str, kind: str, seed: int | None) -> None:
         """Writes one image and its mask, then its row."""
         image, mask, num_groups = made
-        for kind in ("images", "masks"):
-            (self.folder / kind / name).parent.mkdir(parents=True, exist_ok=True)  # a stem may hold folders
+        for inside in ("images", "masks"):
+            (self.folder / inside / name).parent.mkdir(parents=True, exist_ok=True)  # a stem may hold folders
         save_png(self.folder / "images" / f"{name}.png", Image.fromarray(image))
         save_png(self.folder / "masks" / f"{name}.png", Image.fromarray(mask.astype(np.uint8) * 255))
         self._append((name, source, kind, num_groups, len(label_components(mask)[1]), seed))

@@ -170,10 +170,10 @@ def test_a_list_holds_stems_however_it_writes_them(tmp_path, content, stems):
     assert read_stem_list(tmp_path / "list.txt") == stems
 
 
-@pytest.mark.parametrize(("encoding", "named"), [("utf-16", "is UTF-16"), ("gbk", "is of another encoding")])
-def test_a_list_of_another_encoding_is_refused_by_name(tmp_path, encoding, named):
+@pytest.mark.parametrize("encoding", ["utf-16", "gbk"])
+def test_a_list_of_another_encoding_is_refused_by_name(tmp_path, encoding):
     (tmp_path / "list.txt").write_bytes("目标_4\n".encode(encoding))
-    with pytest.raises(ValueError, match=rf"list '.*list\.txt' {named}"):
+    with pytest.raises(ValueError, match=r"list '.*list\.txt' is not UTF-8 text: save it in that encoding"):
         read_stem_list(tmp_path / "list.txt")
 
 
@@ -260,12 +260,6 @@ def test_accents_composed_or_not_are_one_stem(tmp_path):
     root = make_set(tmp_path, ["Ko\u0308ln"])
     write_list(root / "test.txt", "K\u00f6ln\n")
     assert IRSTDFolder(root, "test")[0].stem == "K\u00f6ln"
-
-
-def test_another_encoding_is_named(tmp_path):
-    (tmp_path / "test.txt").write_bytes("a\n".encode("utf-16"))
-    with pytest.raises(ValueError, match=r"list '.*test\.txt' is not UTF-8 text: save it in that encoding"):
-        read_stem_list(tmp_path / "test.txt")
 
 
 def test_a_log_does_not_hide_the_test_lists(tmp_path):

@@ -67,12 +67,15 @@ def write_samples(folder: Path, tiny: Path, tiny_diff: Path) -> None:
     for seed, stem in enumerate((*held_out, "S2_1", "S2_2", "S2_3", "S4_1", "S7_1", "S7_2")):
         image = synthetic_scene(SIDE_PX, SIDE_PX, num_targets=0, seed=seed).image
         Image.fromarray(image).save(folder / "backgrounds" / "images" / f"{stem}.png")
+    for camera in ("FRAMES", "MY-CAMERA"):
+        shutil.copytree(folder / "backgrounds", folder / camera)
     _write_hf_data_set(folder / "hf-data" / "test")
 
     for model in ("CHECKPOINT", "CHECKPOINT-A", "CHECKPOINT-B"):
         shutil.copytree(tiny, folder / model)
     shutil.copytree(tiny_diff, folder / "runs" / "irstd_diff_small")
-    shutil.copytree(bundled_checkpoint(), folder / "runs" / "mine")
+    for model in ("DIR", "runs/mine"):
+        shutil.copytree(bundled_checkpoint(), folder / model)
     for model in ("CHECKPOINT", "runs/irstd_diff_small", "runs/mine"):
         write_stem_list(folder / model / "val.txt", stems[6:])
 

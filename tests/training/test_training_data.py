@@ -83,4 +83,6 @@ def test_workers_change_no_bit_and_the_memory_format_little(few_steps, tmp_path)
     assert all(torch.equal(by_workers[name], tensor) for name, tensor in weights.items())
     by_format, other_losses = run_mask_vae(few_steps, tmp_path / "format", channels_last=True)
     assert by_format.keys() == weights.keys()
+    # some of the 10 / 1690 pixels of a network that learned nothing lie on the threshold itself
+    assert other_losses.pop("iou") == pytest.approx(losses.pop("iou"), rel=1e-2)
     assert other_losses == pytest.approx(losses, rel=1e-3)
