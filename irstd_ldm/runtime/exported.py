@@ -34,8 +34,6 @@ BUNDLED_GRAPH = Path(__file__).parents[1] / "checkpoints" / "tiny" / "exported"
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # OpenVINO's weights lie beside it, in model.bin
 _BLOCK = 16  # normal numbers that torch makes at a time: 8 radii, 8 angles
 
-PLANNED_FROM = 4  # batches of one shape in a row after which OpenVINO plans for it, which takes a second
-
 Engine = Callable[[Mapping[str, np.ndarray]], np.ndarray]  # inputs by name -> probability (B, 1, PH, PW)
 
 
@@ -145,7 +143,7 @@ def onnxruntime_engine(path: Path, num_threads: int | None) -> Engine:
 
 
 def openvino_engine(path: Path, num_threads: int | None) -> Engine:
-    """OpenVINO is faster where it knows the sizes: it has a plan for all, and one for a size that comes in a row.
+    """OpenVINO has one plan for all sizes: one for each would round in another way and take seconds to make.
 
     A plan called from two threads at once gives one the other's result, so that calls wait for each other: its
     latency mode has one stream anyway.
@@ -155,22 +153,11 @@ def openvino_engine(path: Path, num_threads: int | None) -> Engine:
     properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if num_threads is not None:
         properties["INFERENCE_NUM_THREADS"] = num_threads
-    core = openvino.Core()
-    model = core.read_model(path)
-    plan_of_all = core.compile_model(model, "CPU", properties)
-    plan, shape, in_a_row = plan_of_all, (), 0
+    plan = openvino.Core().compile_model(path, "CPU", properties)
     lock = Lock()
 
     def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        nonlocal plan, shape, in_a_row
         with lock:
-            if inputs["image"].shape != shape:
-                plan, shape, in_a_row = plan_of_all, inputs["image"].shape, 0
-            in_a_row += 1
-            if in_a_row == PLANNED_FROM:
-                planned = model.clone()
-                planned.reshape({name: value.shape for name, value in inputs.items()})
-                plan = core.compile_model(planned, "CPU", properties)
             return plan(dict(inputs))[0]
 
     return run

@@ -10,7 +10,7 @@ from irstd_ldm.targets import Target
 
 def target_at(left: int, top: int, width: int = 3, height: int = 3, confidence: float = 0.87) -> Target:
     x, y = left + (width - 1) / 2, top + (height - 1) / 2
-    return Target(x, y, left, top, width, height, width * height, confidence, confidence, 5.0)
+    return Target(x, y, left, top, width, height, width * height, confidence, confidence, confidence, 5.0)
 
 
 def boxes(picture) -> np.ndarray:

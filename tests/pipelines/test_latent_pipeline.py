@@ -340,21 +340,24 @@ def test_a_robust_checkpoint_sees_robust_images(tiny_pipeline, dtype):
     (whole, _), *tiles, (by_range, _) = calls
     expected = normalize_image(image, normalization="robust")
     np.testing.assert_array_equal(whole[0, :150, :140], expected)
-    windows = [(top, left) for top in (0, 22) for left in (0, 12)]
+    windows = [(top, left) for top in (0, 32) for left in (0, 32)]  # of 160 x 160 when padded
     for (tile, _), (top, left) in zip(tiles, windows, strict=True):
-        np.testing.assert_array_equal(tile[0], expected[top : top + 128, left : left + 128])
+        seen = expected[top : top + 128, left : left + 128]
+        np.testing.assert_array_equal(tile[0, : len(seen), : seen.shape[1]], seen)
     np.testing.assert_array_equal(by_range[0, :150, :140], normalize_image(image, (10, 90)))
 
 
 def blend_by_hand(shape: tuple[int, int], tiles: dict[tuple[int, int], np.ndarray], overlap: int) -> np.ndarray:
-    """Weighted mean of tiles by their first (row, column); a weight falls linearly to 1/overlap at the edges."""
+    """Weighted mean of tiles by their first (row, column); a weight falls linearly to 1/overlap at the edges.
+
+    They are of 128 x 128 and end beyond the image, where they are cut.
+    """
     total, weight = np.zeros(shape), np.zeros(shape)
     for (top, left), tile in tiles.items():
-        height, width = tile.shape
-        for row in range(height):
-            vertical = min((row + 1) / overlap, (height - row) / overlap, 1)
-            for column in range(width):
-                share = vertical * min((column + 1) / overlap, (width - column) / overlap, 1)
+        for row in range(tile.shape[0]):
+            vertical = min((row + 1) / overlap, (128 - row) / overlap, 1)
+            for column in range(tile.shape[1]):
+                share = vertical * min((column + 1) / overlap, (128 - column) / overlap, 1)
                 total[top + row, left + column] += share * tile[row, column]
                 weight[top + row, left + column] += share
     return total / weight
@@ -365,8 +368,8 @@ def test_tiles_equal_a_loop_over_crops(tiny_pipeline, batch_size):
     image = frame(200, 150)
     tiles = {
         (top, left): tiny_pipeline(image[top : top + 128, left : left + 128], tile_size=0).probability[0, 0]
-        for top in (0, 72)
-        for left in (0, 22)
+        for top in (0, 96)  # of 224 when padded
+        for left in (0, 32)  # of 160
     }
     output = tiny_pipeline(image, tile_size=128, tile_overlap=32, batch_size=batch_size)
     np.testing.assert_allclose(output.probability[0, 0], blend_by_hand((200, 150), tiles, 32), atol=1e-5)
@@ -379,8 +382,8 @@ def test_the_ensemble_of_tiles_is_taken_per_pixel_after_blending(tiny_pipeline):
     output = tiny_pipeline(image, tile_size=128, tile_overlap=32, ensemble_size=2)
     for _, of_tile in calls:
         for member in range(2):
-            members[member].append(of_tile[0, member, :100, :128])
-    blended = [blend_by_hand((100, 150), {(0, 0): left, (0, 22): right}, 32) for left, right in members]
+            members[member].append(of_tile[0, member, :100])
+    blended = [blend_by_hand((100, 150), {(0, 0): left, (0, 32): right[:, :118]}, 32) for left, right in members]
     np.testing.assert_allclose(output.probability[0, 0], np.mean(blended, axis=0), atol=1e-5)
     np.testing.assert_allclose(output.uncertainty[0, 0], np.std(blended, axis=0), atol=1e-5)
 
