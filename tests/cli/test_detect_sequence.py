@@ -475,7 +475,8 @@ def test_memory_does_not_grow_with_the_frames(tiny_pipeline, tmp_path):
     run_sequence(source, "one", tiny_pipeline, asked, threshold, tmp_path, HEADER)
     tracemalloc.stop()
     assert len(source.noted) == 10
-    assert source.noted[-1] - source.noted[0] < 60_000  # the frames between are 553 KB
+    # The frames between are 553 KB, their probabilities 2.2 MB; up to five frames of 15 KB are on their way.
+    assert source.noted[-1] - source.noted[0] < 150_000
 
 
 def write_long_video(path: Path, num_frames: int) -> Path:
