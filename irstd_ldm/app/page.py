@@ -51,7 +51,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
     budgets = [
         (f"{LIMITED[name]} ≤ {budget:g}", f"{name} {budget:g}")
         for name, of_budget in calibrated_budgets(config).items()
-        for budget in of_budget
+        for budget in sorted(of_budget)
     ]
     handlers = Handlers(pipeline, model, Limits())
     with UploadsOnly(title=TITLE, analytics_enabled=False, delete_cache=(60, LIFETIME_S)) as page:
