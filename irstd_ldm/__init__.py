@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .models.restoration import IRSTDRestorationModel as IRSTDRestorationModel
     from .models.unet import IRSTDUNet2DConditionModel as IRSTDUNet2DConditionModel
     from .pipelines.detection import IRSTDPipelineOutput as IRSTDPipelineOutput
+    from .pipelines.detection import detector_class as detector_class
     from .pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline as GaussianAgnosticPipeline
     from .pipelines.pipeline_irstd_diff import IRSTDDiffPipeline as IRSTDDiffPipeline
     from .pipelines.pipeline_irstd_latent import IRSTDLatentPipeline as IRSTDLatentPipeline
@@ -56,6 +57,7 @@ PUBLIC = {
     "MaskAutoencoderKL": ".models.mask_vae",
     "StreamDetector": ".stream",
     "Target": ".targets",
+    "detector_class": ".pipelines.detection",
 }
 __all__ = sorted([*PUBLIC, "__version__", "bundled_checkpoint"])
 

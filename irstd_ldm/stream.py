@@ -19,7 +19,7 @@ from .data.readers import open_frames
 from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Address, Frame, ImageReadError
 from .data.readers.video import TIMEOUT_S, LiveFrames
 from .runtime.detector import ExportedDetectorRunner
-from .runtime.exported import BUNDLED_GRAPH, DESCRIPTION, ENGINES
+from .runtime.exported import ENGINES, is_exported, resolve_runtime
 from .targets import DECIDING, Target, confidence_calibration, extract_targets, resolve_decision
 from .tracking import EvidenceFilter, Track, Tracker
 
@@ -81,15 +81,15 @@ class StreamDetector:
         ```py
         >>> from irstd_ldm import StreamDetector
 
-        >>> for result in StreamDetector("exported").stream("rtsp://192.168.1.20/stream"):
+        >>> for result in StreamDetector().stream("rtsp://192.168.1.20/stream"):
         ...     print(result.time_s, result.targets, result.tracks)
         ```
 
     Args:
         model: A folder that `irstd-ldm export` wrote, or a checkpoint (a folder or a Hub id), which needs torch;
-            None = the bundled checkpoint.
-        runtime: ``torch``, ``onnxruntime``, ``openvino``, or ``auto``: what is installed for an exported folder,
-            torch for a checkpoint.
+            None = the bundled detector.
+        runtime: ``torch``, ``onnxruntime``, ``openvino``, or ``auto``: as of `irstd-ldm detect`, the faster of the
+            latter that are installed for a graph, torch for a checkpoint, and for the bundled detector on CUDA.
         tracks: Whether targets are followed from frame to frame.
         fuse_frames: Whether the frames before count too, so that weak targets that persist are found: the probability
             is then that of [`EvidenceFilter`]. For cameras that stand still or move by less than a pixel a frame.
@@ -110,7 +110,7 @@ class StreamDetector:
         num_threads: int | None = None,
         **settings: Any,
     ):
-        self.detector = load_detector(model, runtime, num_threads)
+        self.detector = load_detector(model, runtime, num_threads, settings.get("num_inference_steps"))
         self.tracks, self.fuse_frames, self.settings = tracks, fuse_frames, settings
         self._make = partial(
             type(self), model, runtime, tracks, fuse_frames=fuse_frames, num_threads=num_threads, **settings
@@ -207,25 +207,28 @@ def decide_fused(
     return extract_targets(probability, gray, decision, confidence_calibration(config))
 
 
-def load_detector(model: str | PathLike | None, runtime: str = "auto", num_threads: int | None = None) -> Any:
-    """An exported detector, or the pipeline of a checkpoint; the arguments are those of [`StreamDetector`]."""
+def load_detector(
+    model: str | PathLike | None,
+    runtime: str = "auto",
+    num_threads: int | None = None,
+    num_inference_steps: int | None = None,
+) -> Any:
+    """An exported detector, or the pipeline of a checkpoint, on CUDA where that is; see [`StreamDetector`]."""
     if runtime not in ("auto", "torch", *ENGINES):
         raise ValueError(f"`runtime` must be auto, torch, {' or '.join(ENGINES)}, got {runtime!r}")
-    exported = BUNDLED_GRAPH if model is None else Path(model)
-    if runtime != "torch" and (exported / DESCRIPTION).is_file():
-        return ExportedDetectorRunner(exported, runtime, num_threads)
-    source = bundled_checkpoint() if model is None else model
+    if runtime in ENGINES and model is not None and not is_exported(model):
+        raise ValueError(f"`runtime` {runtime!r} needs as `model` a folder that `irstd-ldm export` wrote, got {model}")
+    runtime = resolve_runtime(runtime, model, num_inference_steps)
     if runtime in ENGINES:
-        raise ValueError(
-            f"`runtime` {runtime!r} needs as `model` a folder that `irstd-ldm export` wrote, got {source}"
-        )
-    from . import IRSTDDiffPipeline, IRSTDLatentPipeline
+        return ExportedDetectorRunner(model, runtime, num_threads)
+    import torch
 
-    name = IRSTDLatentPipeline.load_config(source)["_class_name"]
-    kind = IRSTDDiffPipeline if name == IRSTDDiffPipeline.__name__ else IRSTDLatentPipeline
-    pipeline = kind.from_pretrained(source)
+    from . import detector_class
+
+    source = bundled_checkpoint() if model is None else model
+    pipeline = detector_class(source).from_pretrained(source)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def open_source(

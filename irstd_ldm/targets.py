@@ -16,10 +16,9 @@ from scipy.special import expit, logit
 EIGHT_CONNECTIVITY = np.ones((3, 3), dtype=bool)
 STRIP_PX = 2**20  # a foreground pixel takes some 50 bytes while it is counted
 RING_PX = 10  # width of the ring around a target's box
-DECIDING = (  # the arguments of a call that name thresholds
-    *("threshold", "mask_threshold", "score_threshold"),
-    *("max_false_targets_per_megapixel", "max_fa_per_million_px"),
-)
+# The arguments of a call that name thresholds.
+THRESHOLDS = ("threshold", "mask_threshold", "score_threshold")
+DECIDING = (*THRESHOLDS, "max_false_targets_per_megapixel", "max_fa_per_million_px")
 MIN_CONFIDENCE = 1e-6  # a confidence of 1 in float32 has no finite logit
 
 
@@ -92,14 +91,15 @@ def _foreground(labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield top + rows, columns
 
 
-def component_scores(probability: np.ndarray, labels: np.ndarray, num: int) -> np.ndarray:
-    """The score of each component (num,) float64: the mean probability of its pixels, a label image's 1 to `num`."""
-    area_px, total = np.zeros(num + 1, np.int64), np.zeros(num + 1)
+def component_means(values: np.ndarray, labels: np.ndarray, components: Sequence[Component]) -> np.ndarray:
+    """The mean of a map (H, W) over the pixels of each component (components,) float64; of a probability, the score.
+
+    `labels` and `components` are as `label_components` gives them.
+    """
+    total = np.zeros(len(components) + 1)
     for rows, columns in _foreground(labels):
-        index = labels[rows, columns]
-        area_px += np.bincount(index, minlength=num + 1)
-        total += np.bincount(index, weights=probability[rows, columns], minlength=num + 1)
-    return total[1:] / area_px[1:]
+        total += np.bincount(labels[rows, columns], weights=values[rows, columns], minlength=len(total))
+    return total[1:] / [component.area_px for component in components]
 
 
 def ring_window(left: int, top: int, width: int, height: int, ring_px: int = RING_PX) -> tuple[slice, slice]:
@@ -116,14 +116,8 @@ def signal_to_clutter_ratios(image: np.ndarray, labels: np.ndarray, components: 
         labels, components: As `label_components` gives them. The ring is a component's box grown by 10 px, without
             the pixels of all.
     """
-    num = len(components)
-    total, area_px = np.zeros(num + 1), np.zeros(num + 1)
-    for rows, columns in _foreground(labels):
-        index = labels[rows, columns]
-        total += np.bincount(index, image[rows, columns], minlength=num + 1)
-        area_px += np.bincount(index, minlength=num + 1)
-    contrast = (total / np.maximum(area_px, 1))[1:]
-    ratios = np.full(num, np.nan)
+    means = component_means(image, labels, components)
+    ratios = np.full(len(components), np.nan)
     padded, is_clutter = np.pad(image, RING_PX), np.pad(labels == 0, RING_PX)
     by_size: dict[tuple[int, int], list[Component]] = {}
     for component in components:
@@ -143,7 +137,7 @@ def signal_to_clutter_ratios(image: np.ndarray, labels: np.ndarray, components: 
             mean = values.sum(axis=1) / number
             variance = np.einsum("kw,kw->k", values, values) / number - mean**2
             differs = variance > 0
-            ratios[index[differs]] = (contrast[index] - reference - mean)[differs] / np.sqrt(variance[differs])
+            ratios[index[differs]] = (means[index] - reference - mean)[differs] / np.sqrt(variance[differs])
     return ratios
 
 
@@ -275,7 +269,7 @@ class Decision:
     def label(self, probability: np.ndarray) -> tuple[np.ndarray, list[Component], np.ndarray]:
         """The targets of a probability map (H, W) as `label_components` gives them, and their scores (targets,)."""
         labels, components = label_components(probability > self.mask_threshold)
-        scores = component_scores(probability, labels, len(components))
+        scores = component_means(probability, labels, components)
         kept = scores > self.score_threshold
         if not kept.all():
             labels, components = label_components(np.append(False, kept)[labels])
@@ -323,17 +317,16 @@ def extract_targets(
         calibration: Maps the score of a target to its confidence; None leaves it.
     """
     labels, components, scores = decision.label(probability)
-    num = len(components)
-    total, sum_x, sum_y, peak = np.zeros((4, num + 1))
+    sum_x, sum_y, peak = np.zeros((3, len(components) + 1))
     for rows, columns in _foreground(labels):
         index, weights = labels[rows, columns], probability[rows, columns].astype(np.float64)
-        total += np.bincount(index, weights, minlength=num + 1)
-        sum_x += np.bincount(index, weights * columns, minlength=num + 1)
-        sum_y += np.bincount(index, weights * rows, minlength=num + 1)
+        sum_x += np.bincount(index, weights * columns, minlength=len(peak))
+        sum_y += np.bincount(index, weights * rows, minlength=len(peak))
         np.maximum.at(peak, index, weights)
+    total = scores * [component.area_px for component in components]
     confidences = scores if calibration is None else calibration.apply(scores)
     ratios = signal_to_clutter_ratios(gray, labels, components)
-    centroid_x, centroid_y = ((moment[1:] / total[1:]).tolist() for moment in (sum_x, sum_y))
+    centroid_x, centroid_y = ((moment[1:] / total).tolist() for moment in (sum_x, sum_y))
     values = zip(scores.tolist(), confidences.tolist(), peak[1:].tolist(), ratios.tolist(), strict=True)
     targets = [
         Target(x, y, one.left, one.top, one.width, one.height, one.area_px, score, confidence, highest, scr)
@@ -346,7 +339,6 @@ def extract_targets(
 
 def resolve_decision(
     config: Mapping[str, Any],
-    *,
     threshold: float | None = None,
     mask_threshold: float | None = None,
     score_threshold: float | None = None,

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -207,14 +210,8 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             batch_size=batch_size,
             ensemble_fusion=ensemble_fusion,
         )
-        decision = resolve_decision(
-            self.config,
-            threshold=threshold,
-            mask_threshold=mask_threshold,
-            score_threshold=score_threshold,
-            max_false_targets_per_megapixel=max_false_targets_per_megapixel,
-            max_fa_per_million_px=max_fa_per_million_px,
-        )
+        budgets = max_false_targets_per_megapixel, max_fa_per_million_px
+        decision = resolve_decision(self.config, threshold, mask_threshold, score_threshold, *budgets)
 
         # 2. Read the images, and draw a seed for each.
         grays = to_grays(image)  # N of (H, W)
@@ -265,3 +262,23 @@ def _to_tensors(maps: Any) -> Any:
     if maps is None:
         return None
     return [torch.from_numpy(one) for one in maps] if isinstance(maps, list) else torch.from_numpy(maps)
+
+
+def detector_class(source: str | PathLike) -> type[IRSTDDetectionPipeline]:
+    """The detector's class that the model_index.json of a folder or of a Hub repository names.
+
+    Raises:
+        ValueError: The class is no detector of this package.
+        OSError: There is no such file, or it cannot be read.
+    """
+    from .. import PUBLIC
+    from ..hub.upload import explain
+
+    try:
+        name = IRSTDDetectionPipeline.load_config(source)["_class_name"]
+    except OSError as error:
+        raise OSError(str(error) if Path(source).is_dir() else explain(error, str(source))) from error
+    found = getattr(import_module(f".{PUBLIC[name]}", __package__), name) if name in PUBLIC else None
+    if not (isinstance(found, type) and issubclass(found, IRSTDDetectionPipeline)):
+        raise ValueError(f"model_index.json names {name}, which is no detector of this package")
+    return found

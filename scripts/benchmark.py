@@ -41,10 +41,10 @@ from irstd_ldm import (
     MaskAutoencoderKL,
     bundled_checkpoint,
 )
-from irstd_ldm.cli.model import compile_networks, pipeline_class
+from irstd_ldm.cli.model import compile_networks
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import CONFIGURATIONS, PIXEL_CONFIGURATIONS
-from irstd_ldm.pipelines.detection import IRSTDDetectionPipeline
+from irstd_ldm.pipelines.detection import IRSTDDetectionPipeline, detector_class
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.exported import BUNDLED_GRAPH, READABLE, read_description
 from irstd_ldm.training import train_pixel
@@ -157,7 +157,7 @@ def load(args: argparse.Namespace) -> IRSTDDetectionPipeline:
         pipe: IRSTDDetectionPipeline = random_weights(args.random)
     else:
         model = args.model or str(bundled_checkpoint())
-        pipe = pipeline_class(model).from_pretrained(model)
+        pipe = detector_class(model).from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(args.device)
 

@@ -21,9 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from irstd_ldm import StreamDetector
+from irstd_ldm import IRSTDLatentPipeline, StreamDetector
 from irstd_ldm.cli.main import main
 from irstd_ldm.data import Address, Frame, ImageReadError
+from irstd_ldm.runtime import exported
+from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.exported import ExportedDetector
 
 TESTS = Path(__file__).parent
@@ -173,6 +175,13 @@ def test_a_checkpoint_runs_by_torch(tiny_checkpoint):
         StreamDetector(tiny_checkpoint, "onnxruntime")
     with pytest.raises(ValueError, match="`runtime` must be auto, torch, .*, got 'tensorrt'"):
         StreamDetector(tiny_checkpoint, "tensorrt")
+
+
+def test_the_bundled_detector_runs_by_torch_where_no_runtime_is_installed(monkeypatch):
+    assert isinstance(StreamDetector().detector, ExportedDetectorRunner)
+    assert isinstance(StreamDetector(num_inference_steps=2).detector, IRSTDLatentPipeline)  # the graph has one
+    monkeypatch.setattr(exported, "find_spec", lambda name: None)
+    assert isinstance(StreamDetector().detector, IRSTDLatentPipeline)
 
 
 # Addresses

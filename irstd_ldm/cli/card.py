@@ -20,11 +20,9 @@ from .model import BUNDLED, load_pipeline
 from .outputs import draw_overlay, save_png
 
 SCENE_SEED = 0
-NEEDED = ("data", "images", "intervals_95", "mask_threshold", "iou", "niou", "pd", "fa_per_million_px")
-CONDITIONS = (
-    *("protocol", "mask_threshold", "score_threshold", "matching", "connectivity", "centroid_tolerance_px"),
-    "false_alarm_count",
-)
+THRESHOLDS = ("mask_threshold", "score_threshold")
+NEEDED = ("data", "images", "intervals_95", *THRESHOLDS, "iou", "niou", "pd", "fa_per_million_px")
+CONDITIONS = ("protocol", *THRESHOLDS, "matching", "connectivity", "centroid_tolerance_px", "false_alarm_count")
 HOW_SCORED = """\
 A mask is where probability > mask threshold, in 8-connected components whose mean > score threshold; a hit is a
 centroid nearer than the tolerance. IoU, nIoU, Pd and F1 in percent, Fa in false-alarm pixels per million, 95 %
@@ -80,7 +78,7 @@ def card_results(metrics: Sequence[Mapping[str, Any]]) -> CardResults:
         row = {
             "images": f"{data}, {images}",
             "protocol": one["protocol"],
-            "thresholds": f"{one['mask_threshold']:g}, {one['score_threshold']:g}",
+            "thresholds": ", ".join(f"{one[name]:g}" for name in THRESHOLDS),
             "matching": f"{one['matching']} < {one['centroid_tolerance_px']:g} px",
             "N images": str(one["num_images"]),
             "N targets": str(one["num_targets"]),

@@ -229,13 +229,8 @@ def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
 
 def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:
     summary = evaluation.result.summary()
-    names = [
-        *(key for key in METRICS if key in summary),
-        "intervals_95",
-        "mask_threshold",
-        "score_threshold",
-        "protocol",
-    ]
+    names = [key for key in METRICS if key in summary]
+    names += ["intervals_95", "mask_threshold", "score_threshold", "protocol"]
     return {
         "detector": evaluation.detector,
         "data": evaluation.data,

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import __version__, bundled_checkpoint
-from ..runtime.exported import ENGINES, read_description
+from ..runtime.exported import ENGINES, is_exported, read_description
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
-from .model import is_exported, load_pipeline
+from .model import load_pipeline
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "scipy", "PyWavelets", "pillow")
 

@@ -6,31 +6,27 @@ torch is imported only where it runs the networks.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import cached_property
-from importlib import import_module
-from importlib.util import find_spec
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import PUBLIC, targets
+from .. import targets
 from ..data.images import invert_polarity
 from ..data.readers import is_sequence
 from ..data.readers.frame import BLACK_HOT, Frame, FrameSource
 from ..data.readers.sequence_range import sequence_range
 from ..files import file_sha256
 from ..hub.format import bundled_checkpoint
+from ..runtime import exported
 from ..runtime.detector import ExportedDetectorRunner
-from ..runtime.exported import BUNDLED_GRAPH, DESCRIPTION, ENGINES, MODEL_FILES, fastest_engine, read_description
+from ..runtime.exported import ENGINES
 from ..stream import WAITING, FrameError, ahead, checked_frames, decide_fused
 from ..tiling import resolve_sampling
 from ..tracking import EvidenceFilter
@@ -60,44 +56,15 @@ def model_folder(args: argparse.Namespace) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def is_exported(folder: str | PathLike) -> bool:
-    """Whether a folder holds an exported detector."""
-    return (Path(folder) / DESCRIPTION).is_file()
-
-
 def resolve_runtime(args: argparse.Namespace) -> str:
-    """What runs the networks: `--runtime`, or for auto what is fast.
-
-    An exported detector, or the bundled one at the steps of its graph unless a CUDA device is there or asked for, runs
-    in the faster of the runtimes that are installed; all else, and all without one, in torch.
-    """
-    if args.runtime != "auto":
-        return args.runtime
-    graph = BUNDLED_GRAPH if args.model is None else Path(args.model)
-    if not is_exported(graph):
-        return "torch"
-    runtime = fastest_engine("onnx" if (graph / MODEL_FILES["onnx"]).is_file() else "openvino")
-    if args.model is not None:
-        return runtime
-    has_steps = args.num_inference_steps in (None, read_description(graph).num_inference_steps)
-    on_cpu = not _has_cuda() if args.device is None else args.device == "cpu"
-    return runtime if has_steps and on_cpu and find_spec(runtime) is not None else "torch"
-
-
-def _has_cuda() -> bool:
-    """Whether torch has a CUDA device; it takes seconds to import and is asked only where a driver is installed."""
-    try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-        import torch
-    except (OSError, ModuleNotFoundError):
-        return False
-    return torch.cuda.is_available()
+    """The runtime of a command: `--runtime`, or for auto what is fast."""
+    return exported.resolve_runtime(args.runtime, args.model, args.num_inference_steps, args.device)
 
 
 def load_detector(args: argparse.Namespace, device: torch.device | None) -> Detector:
     """The detector that `--model` names (default: the bundled checkpoint) for `--runtime`, on `device` with torch."""
     if args.runtime in ENGINES:
-        if args.model is not None and not is_exported(args.model):
+        if args.model is not None and not exported.is_exported(args.model):
             raise CommandError(
                 f"--runtime {args.runtime} needs as --model a folder that `export` wrote, got {args.model}", EXIT_USAGE
             )
@@ -115,10 +82,12 @@ def load_detector(args: argparse.Namespace, device: torch.device | None) -> Dete
 def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDDetectionPipeline:
     """The pipeline that `--model` names (default: the bundled checkpoint), on `device`."""
     source = str(bundled_checkpoint() if args.model is None else args.model)
-    if is_exported(source):
+    if exported.is_exported(source):
         raise CommandError(f"--model {source}: an exported detector, which `detect --runtime` runs", EXIT_USAGE)
     import diffusers
     import transformers
+
+    from ..pipelines.detection import detector_class
 
     diffusers.logging.set_verbosity_error()
     diffusers.logging.disable_progress_bar()
@@ -127,33 +96,13 @@ def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) 
     if not is_folder and HUB_ID.fullmatch(source) is None:
         raise CommandError(f"--model {source}: no such folder, and not a Hub id (OWNER/NAME)", EXIT_USAGE)
     try:
-        pipeline = pipeline_class(source).from_pretrained(source)
+        pipeline = detector_class(source).from_pretrained(source)
     except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
         reason = str(error).strip().splitlines() or [type(error).__name__]
         kind = "folder" if is_folder else "Hub repository (there is no folder of this name)"
         raise CommandError(f"--model {source}: cannot load this {kind}: {reason[0]}", EXIT_USAGE) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline if device is None else pipeline.to(device)
-
-
-def pipeline_class(source: str) -> type[IRSTDDetectionPipeline]:
-    """The detector's class that the model_index.json of a folder or of a Hub repository names.
-
-    Raises:
-        ValueError: The class is no detector of this package.
-        OSError: There is no such file, or it cannot be read.
-    """
-    from ..hub.upload import explain
-    from ..pipelines.detection import IRSTDDetectionPipeline
-
-    try:
-        name = IRSTDDetectionPipeline.load_config(source)["_class_name"]
-    except OSError as error:
-        raise OSError(str(error) if Path(source).is_dir() else explain(error, source)) from error
-    found = getattr(import_module(f".{PUBLIC[name]}", __package__), name) if name in PUBLIC else None
-    if not (isinstance(found, type) and issubclass(found, IRSTDDetectionPipeline)):
-        raise ValueError(f"model_index.json names {name}, which is no detector of this package")
-    return found
 
 
 def compile_networks(pipeline: IRSTDDetectionPipeline) -> None:

@@ -82,9 +82,8 @@ def detect_sequence(
         if video is not None:
             at_end.callback(video.close)
         try:
-            images = (
-                checked_frames(source.frames()) if video is not None else iter(())
-            )  # an earlier run's frames are drawn again
+            # An earlier run's frames are drawn again.
+            images = checked_frames(source.frames()) if video is not None else iter(())
             recorded = (
                 (next((image for image in images if image.index == record.frame), None), None, record)
                 for record in log.records(num_recorded)

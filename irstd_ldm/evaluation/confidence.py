@@ -26,7 +26,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from ..targets import PlattCalibration, checked_confidence, component_scores, confidence_logit
+from ..targets import PlattCalibration, checked_confidence, component_means, confidence_logit
 from .bootstrap import Estimate, Statistic, divide, estimate, ratio
 from .matching import ImageComponents
 
@@ -140,7 +140,7 @@ def scored_targets(
         probability: (H, W) floating point in [0, 1].
     """
     hits = {predicted for _, predicted in pairs}
-    scores = component_scores(probability, components.prediction_labels, len(components.predicted))
+    scores = component_means(probability, components.prediction_labels, components.predicted)
     return [ScoredTarget(score, index in hits) for index, score in enumerate(scores.tolist())]
 
 

@@ -76,9 +76,10 @@ class Curves:
         hits, false_alarm_px = stack("hits"), "legacy_false_alarm_px" if legacy_false_alarms else "false_alarm_px"
         by_threshold = [stack("tp_px"), stack("fp_px"), hits, stack("predicted") - hits, stack(false_alarm_px)]
         by_threshold += [stack("centroid_hits"), stack("box_hits")]
-        of_image = [stack("truth_px"), *(stack(field)[:, 0] for field in ("targets", "area_px", "images"))]  # (N,)
-        self._terms = np.column_stack(by_threshold + of_image).astype(np.float64)  # (N, 7 T + 4), see `_rates`
-        self.truth_px, self.num_targets, self.num_px, self.num_images = (int(terms.sum()) for terms in of_image)
+        of_image = [stack("truth_px"), *(stack(field)[:, 0] for field in ("targets", "area_px"))]  # (N,)
+        self._terms = np.column_stack(by_threshold + of_image).astype(np.float64)  # (N, 7 T + 3), see `_rates`
+        self.truth_px, self.num_targets, self.num_px = (int(terms.sum()) for terms in of_image)
+        self.num_images = len(counts)
         rates = {name: rate[0] for name, rate in _rates(self._terms.sum(axis=0, keepdims=True)).items()}  # (T,) each
         self.tpr, self.fpr, self.precision_px = rates["tpr"], rates["fpr"], rates["precision_px"]
         self.pd, self.precision_targets = rates["pd"], rates["precision_targets"]
@@ -150,14 +151,14 @@ def budget_key(rate: str, budget: float) -> str:
 
 
 def budget_label(rate: str) -> str:
-    """Name of a kind of budget in tables, such as "Fa (1e-6)" or "false targets/image"."""
+    """Name of a kind of budget in tables, such as "Fa (1e-6)" or "false targets/Mpx"."""
     return METRICS[rate].heading.replace(" per ", "/")
 
 
 def _rates(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The rates (R, T) from sums (R, 7 T + 4) over images of what `Curves` counts."""
-    tp_px, fp_px, hits, false_targets, false_alarm_px, centroid_hits, box_hits = np.split(sums[:, :-4], 7, axis=1)
-    truth_px, targets, area_px, _ = np.split(sums[:, -4:], 4, axis=1)  # (R, 1)
+    """The rates (R, T) from sums (R, 7 T + 3) over images of what `Curves` counts."""
+    tp_px, fp_px, hits, false_targets, false_alarm_px, centroid_hits, box_hits = np.split(sums[:, :-3], 7, axis=1)
+    truth_px, targets, area_px = np.split(sums[:, -3:], 3, axis=1)  # (R, 1)
     return {
         "tpr": divide(tp_px, truth_px),
         "fpr": divide(fp_px, area_px - truth_px),
@@ -237,16 +238,13 @@ class BudgetThreshold:
         return self.smallest_resolved <= self.budget
 
 
-def threshold_for_budget(
-    counts: Sequence[ThresholdCounts], rate: str, budget: float, *, num_resamples: int = 1000, seed: int = 0
-) -> BudgetThreshold:
+def threshold_for_budget(counts: Sequence[ThresholdCounts], rate: str, budget: float) -> BudgetThreshold:
     """The lowest score threshold that keeps a budget of false alarms, so that a tighter budget has no more of them.
 
     Args:
         counts: One entry per image, those without targets and without labels too, whose every detection is false.
         rate: A key of `BUDGETS`.
         budget: Highest rate that is allowed, positive.
-        num_resamples, seed: Number of resampled sets and seed of the bootstrap.
 
     Raises:
         ValueError: There is no image, `rate` is unknown, or the budget is not positive.
@@ -265,8 +263,8 @@ def threshold_for_budget(
     smallest = poisson_upper_bound(0) / megapixels
     if rate == "fa_per_million_px":
         smallest *= curves.truth_px / curves.num_targets if curves.num_targets else 1.0
-        settings: dict[str, Any] = {"num_resamples": num_resamples, "seed": seed, "level": 2 * CERTAINTY - 1}
-        upper_bound = max(bootstrap_interval(at_threshold, rate, **settings)[1], smallest)
+        _, bootstrapped = bootstrap_interval(at_threshold, rate, level=2 * CERTAINTY - 1)
+        upper_bound = max(bootstrapped, smallest)
     return BudgetThreshold(
         rate=rate,
         budget=budget,

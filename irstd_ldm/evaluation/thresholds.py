@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..targets import Component, component_scores
+from ..targets import Component, component_means
 from .counts import ImageCounts
 from .matching import (
     areas_px,
@@ -102,7 +102,7 @@ def count_image_at(
     components = label_image(probability > mask_threshold, truth)
     levels = np.searchsorted(thresholds.astype(probability.dtype), probability)  # (H, W), thresholds below
     tp_px = _num_above(levels[truth], num)  # (T,)
-    scores = component_scores(probability, components.prediction_labels, len(components.predicted))
+    scores = component_means(probability, components.prediction_labels, components.predicted)
     score_levels = np.searchsorted(thresholds, scores)  # (predicted,), thresholds below
     area_px = areas_px(components.predicted)
     centroids_xy = centroids(components.targets), centroids(components.predicted)

@@ -136,14 +136,8 @@ class ExportedDetectorRunner:
             batch_size=batch_size,
             ensemble_fusion=ensemble_fusion,
         )
-        decision = resolve_decision(
-            self.config,
-            threshold=threshold,
-            mask_threshold=mask_threshold,
-            score_threshold=score_threshold,
-            max_false_targets_per_megapixel=max_false_targets_per_megapixel,
-            max_fa_per_million_px=max_fa_per_million_px,
-        )
+        budgets = max_false_targets_per_megapixel, max_fa_per_million_px
+        decision = resolve_decision(self.config, threshold, mask_threshold, score_threshold, *budgets)
 
         # 2. Read the images, and draw a seed for each.
         grays = to_grays(image)  # N of (H, W)

@@ -4,7 +4,9 @@ torch's CPU generator draws 32-bit words from MT19937 (Matsumoto and Nishimura, 
 of the seed, and makes normal numbers of them by Box and Muller's method in blocks of 16.
 """
 
+import ctypes
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -116,6 +118,42 @@ def required(name: str, extra: str = "export") -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[{extra}]") from error
+
+
+def is_exported(folder: str | PathLike) -> bool:
+    """Whether a folder holds an exported detector."""
+    return (Path(folder) / DESCRIPTION).is_file()
+
+
+def resolve_runtime(
+    runtime: str, model: str | PathLike | None, num_inference_steps: int | None = None, device: str | None = None
+) -> str:
+    """What runs the networks of a model: `runtime`, or for "auto" what is fast.
+
+    An exported detector, or the bundled one (None) at the steps of its graph unless a CUDA device is there or asked
+    for, runs in the faster of the runtimes that are installed; all else, and all without one, in torch.
+    """
+    if runtime != "auto":
+        return runtime
+    graph = BUNDLED_GRAPH if model is None else Path(model)
+    if not is_exported(graph):
+        return "torch"
+    engine = fastest_engine("onnx" if (graph / MODEL_FILES["onnx"]).is_file() else "openvino")
+    if model is not None:
+        return engine
+    has_steps = num_inference_steps in (None, read_description(graph).num_inference_steps)
+    on_cpu = not _has_cuda() if device is None else device == "cpu"
+    return engine if has_steps and on_cpu and find_spec(engine) is not None else "torch"
+
+
+def _has_cuda() -> bool:
+    """Whether torch has a CUDA device; it takes seconds to import and is asked only where a driver is installed."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        import torch
+    except (OSError, ModuleNotFoundError):
+        return False
+    return torch.cuda.is_available()
 
 
 def fastest_engine(format: str) -> str:

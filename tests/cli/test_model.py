@@ -10,7 +10,7 @@ from PIL import Image
 
 from irstd_ldm import IRSTDDiffPipeline, IRSTDLatentPipeline
 from irstd_ldm.cli.main import main
-from irstd_ldm.cli.model import pipeline_class
+from irstd_ldm.pipelines.detection import detector_class
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def image(tmp_path):
 
 
 def test_the_class_is_that_of_the_index(tiny_checkpoint, tiny_diff_checkpoint):
-    assert pipeline_class(str(tiny_checkpoint)) is IRSTDLatentPipeline
-    assert pipeline_class(str(tiny_diff_checkpoint)) is IRSTDDiffPipeline
+    assert detector_class(str(tiny_checkpoint)) is IRSTDLatentPipeline
+    assert detector_class(str(tiny_diff_checkpoint)) is IRSTDDiffPipeline
 
 
 @pytest.mark.parametrize("steps", (None, 0, 3))

@@ -9,7 +9,7 @@ from irstd_ldm.evaluation.curves import Curves, OperatingPoint
 from irstd_ldm.evaluation.metrics import METRICS, fa_per_million_px, pd
 from irstd_ldm.evaluation.thresholds import THRESHOLDS as SCORES
 from irstd_ldm.evaluation.thresholds import count_image_at
-from irstd_ldm.targets import component_scores, label_components
+from irstd_ldm.targets import component_means, label_components
 
 THRESHOLDS = np.array([0.0, 0.25, 0.5, 0.75])
 
@@ -167,7 +167,7 @@ def test_average_precision_equals_that_of_coco():
             common = {"image_id": index, "category_id": 1, "iscrowd": 0, "area": one.area_px}
             truths.dataset["annotations"].append({"id": number, "bbox": box, **common})
         labels, components = label_components(probability > 0.5)
-        scores = component_scores(probability, labels, len(components))
+        scores = component_means(probability, labels, components)
         for one, score in zip(components, scores, strict=True):
             box = [one.left, one.top, one.width, one.height]
             found.append({"image_id": index, "category_id": 1, "bbox": box, "score": score})

@@ -1,6 +1,5 @@
 """`--runtime auto`: what it takes, and what an install without torch says of what it lacks."""
 
-import argparse
 import subprocess
 import sys
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.cli import model
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime import exported as exported_module
@@ -28,9 +26,8 @@ for line in sys.argv[1:]:
 """
 
 
-def resolved(**given) -> str:
-    defaults = {"runtime": "auto", "model": None, "num_inference_steps": None, "device": None}
-    return model.resolve_runtime(argparse.Namespace(**defaults | given))
+def resolved(runtime="auto", model=None, **given) -> str:
+    return exported_module.resolve_runtime(runtime, model, **given)
 
 
 def test_the_bundled_detector_runs_in_onnxruntime_and_others_in_torch(tiny_checkpoint):
@@ -41,18 +38,16 @@ def test_the_bundled_detector_runs_in_onnxruntime_and_others_in_torch(tiny_check
 
 
 def test_a_cuda_device_is_for_torch(monkeypatch):
-    monkeypatch.setattr(model, "_has_cuda", lambda: True)
+    monkeypatch.setattr(exported_module, "_has_cuda", lambda: True)
     assert resolved() == "torch" and resolved(device="cpu") == "onnxruntime"
 
 
 def test_what_is_installed_counts(exported, monkeypatch):
     assert resolved(model=str(exported["onnx"])) == "onnxruntime"
     assert resolved(model=str(exported["openvino"])) == "openvino"
-    for module in (model, exported_module):
-        monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxruntime" else True)
+    monkeypatch.setattr(exported_module, "find_spec", lambda name: None if name == "onnxruntime" else True)
     assert resolved() == resolved(model=str(exported["onnx"])) == "openvino"
-    for module in (model, exported_module):
-        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(exported_module, "find_spec", lambda name: None)
     assert resolved() == "torch"
     assert resolved(model=str(exported["onnx"])) == "onnxruntime"  # which then is named as missing
 

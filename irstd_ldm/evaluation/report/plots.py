@@ -92,26 +92,13 @@ class Plots:
         edge = "Points without any lie on the left edge."
         budget = f"The lines are the highest Pd with at most so many false alarms, of any score threshold. {edge}"
         false_px = "false positive rate of pixels"
+        by_px, by_targets = (partial(_pd_by, rate) for rate in ("fa_per_million_px", "false_targets_per_megapixel"))
         found = []
         for name, title, x_label, y_label, line, note in (
             ("roc", "ROC of pixels", false_px, "true positive rate of pixels", _roc, edge),
             ("precision_recall", "Precision and recall of pixels", "recall", "precision", _precision_recall, ""),
-            (
-                "pd_fa",
-                "Pd and Fa",
-                "Fa: false-alarm pixels per million",
-                "Pd",
-                partial(_pd_by, "fa_per_million_px"),
-                budget,
-            ),
-            (
-                "froc",
-                "Pd and false targets (FROC)",
-                "false targets per megapixel",
-                "Pd",
-                partial(_pd_by, "false_targets_per_megapixel"),
-                budget,
-            ),
+            ("pd_fa", "Pd and Fa", "Fa: false-alarm pixels per million", "Pd", by_px, budget),
+            ("froc", "Pd and false targets (FROC)", "false targets per megapixel", "Pd", by_targets, budget),
         ):
             lines = [line(*one) for one in evaluations]
             if not any((np.isfinite(one.x) & np.isfinite(one.y)).any() for one in lines):
