@@ -64,7 +64,7 @@ class StillFrames(FrameSource):
             return
         with self._open() as image:
             image.load()
-            if image.format == "PNG" and not _holds_all_rows(self.path):
+            if image.format == "PNG" and _may_be_cut(image) and not _holds_all_rows(self.path):
                 raise self.error("truncated: its data ends before its last row")
             yield image
 
@@ -87,6 +87,12 @@ class StillFrames(FrameSource):
                     "of the camera's maker; export a 16-bit TIFF with the maker's program"
                 )
             yield image
+
+
+def _may_be_cut(image: Image.Image) -> bool:
+    """Whether rows of a PNG may have been left at 0: the last one is, or rows came in several passes."""
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
+    return "interlace" in image.info or last_row.getbbox() is None
 
 
 def _holds_all_rows(path: Path) -> bool:
