@@ -34,10 +34,11 @@ class _Import(NamedTuple):
 
 
 class _Definition(NamedTuple):
-    """A statement at the top of a module, with its comments above, and all names in it."""
+    """A statement at the top of a module, with its comments above, all names in it, and the line of a package import."""
 
     text: str
     names: frozenset[str]
+    inner_import: int | None
 
 
 # Remote code has this base class instead of the package's own: a pipeline that diffusers alone has loaded is not saved
@@ -98,6 +99,8 @@ def one_module(module: str, class_name: str) -> str:
         if isinstance(bound, _Import):
             imports.add(bound)
             return
+        if bound.inner_import is not None:
+            raise ValueError(f"`{module}`, line {bound.inner_import}: an import of the package must stand at the top")
         for other in sorted(bound.names & _bindings(module).keys()):
             need(module, other)
         texts[bound.text] = None
@@ -125,16 +128,13 @@ def _bindings(module: str) -> dict[str, _Import | _Definition]:
             imported = [_Import(target, one.name, one.asname or one.name) for one in node.names]
             bindings |= {one.bound: one for one in imported}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign):
-            definition = _definition(module, node, lines)
+            definition = _definition(node, lines)
             for bound in _bound_names(node):
                 bindings[bound] = definition
     return bindings
 
 
-def _definition(module: str, node: ast.stmt, lines: list[str]) -> _Definition:
-    for within in ast.walk(node):
-        if isinstance(within, ast.ImportFrom) and within.level:
-            raise ValueError(f"`{module}`, line {within.lineno}: an import of the package must stand at the top")
+def _definition(node: ast.stmt, lines: list[str]) -> _Definition:
     first = min(one.lineno for one in [node, *getattr(node, "decorator_list", [])])
     while lines[first - 2].startswith("#"):
         first -= 1
@@ -146,7 +146,9 @@ def _definition(module: str, node: ast.stmt, lines: list[str]) -> _Definition:
                 shown[start] += '"""'
                 shown = {number: line for number, line in shown.items() if not start < number <= end}
     text = [line for number, line in shown.items() if first <= number <= (node.end_lineno or first)]
-    return _Definition("\n".join(text), frozenset(one.id for one in ast.walk(node) if isinstance(one, ast.Name)))
+    names = frozenset(one.id for one in ast.walk(node) if isinstance(one, ast.Name))
+    inner = (one.lineno for one in ast.walk(node) if isinstance(one, ast.ImportFrom) and one.level)
+    return _Definition("\n".join(text), names, next(inner, None))
 
 
 def _bound_names(node: ast.stmt) -> list[str]:
