@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -16,7 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
+from irstd_ldm.data.synthetic import SyntheticScene
 from irstd_ldm.models.conditional_encoder import ConditionalEncoder
 from irstd_ldm.models.configurations import CONFIGURATIONS, PIXEL_CONFIGURATIONS
 from irstd_ldm.models.image_encoder import IRSTDImageEncoder
@@ -65,6 +67,18 @@ NARROW_PIXEL: dict[str, dict[str, dict]] = {
         "unet": {"block_out_channels": (8, 8, 16), "norm_num_groups": 4},
     },
 }
+
+
+def write_scenes(root: Path, scenes: Mapping[str, SyntheticScene]) -> Path:
+    """Images and masks of scenes, by stem, in the field's layout."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for stem, scene in scenes.items():
+        Image.fromarray(scene.image).save(root / "images" / f"{stem}.png")
+        Image.fromarray(scene.mask).save(root / "masks" / f"{stem}.png")
+    return root
+
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

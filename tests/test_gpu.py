@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from PIL import Image
 
 from irstd_ldm import GaussianAgnosticPipeline, IRSTDDiffPipeline, IRSTDLatentPipeline
 from irstd_ldm.cli.model import compile_networks
@@ -30,6 +29,8 @@ from irstd_ldm.training.train_mask_vae import MaskVAETask
 from irstd_ldm.training.train_pixel import PixelSettings, PixelTask
 from irstd_ldm.training.train_pixel import make_scheduler as make_pixel_scheduler
 from irstd_ldm.training.train_restoration import RestorationTask
+
+from .conftest import write_scenes
 
 # Largest difference to the CPU's float32 of a probability or a gray value in [0, 1]; float32 is without TF32.
 BOUNDS = {"float32": 1e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 1e-1}
@@ -182,14 +183,9 @@ def test_a_graph_exported_from_the_device_equals_the_cpus(device, make_detector,
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory) -> Path:
     """Six scenes of 128x128 in the field's layout."""
-    root = tmp_path_factory.mktemp("data") / "own"
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for seed in range(6):
-        scene = synthetic_scene(128, 128, num_targets=2, scr=8.0, seed=seed)
-        Image.fromarray(scene.image).save(root / "images" / f"{seed}.png")
-        Image.fromarray(scene.mask).save(root / "masks" / f"{seed}.png")
-    write_stem_list(root / "train.txt", map(str, range(6)))
+    scenes = {str(seed): synthetic_scene(128, 128, num_targets=2, scr=8.0, seed=seed) for seed in range(6)}
+    root = write_scenes(tmp_path_factory.mktemp("data") / "own", scenes)
+    write_stem_list(root / "train.txt", scenes)
     return root
 
 

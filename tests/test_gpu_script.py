@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.data.folder import IRSTDFolder, write_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
+
+from .conftest import write_scenes
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -29,13 +30,10 @@ def gpu(monkeypatch):
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory) -> Path:
     """20 scenes of 160x200, the last four on a test list; one of the others has no target."""
-    root = tmp_path_factory.mktemp("data") / "own"
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for seed in range(20):
-        scene = synthetic_scene(160, 200, num_targets=0 if seed == 3 else 2, scr=8.0, seed=seed)
-        Image.fromarray(scene.image).save(root / "images" / f"scene_{seed}.png")
-        Image.fromarray(scene.mask).save(root / "masks" / f"scene_{seed}.png")
+    numbers = [2, 2, 2, 0, *[2] * 16]  # of targets
+    scenes = [synthetic_scene(160, 200, num_targets=n, scr=8.0, seed=seed) for seed, n in enumerate(numbers)]
+    stems = {f"scene_{seed}": scene for seed, scene in enumerate(scenes)}
+    root = write_scenes(tmp_path_factory.mktemp("data") / "own", stems)
     for split, seeds in (("train", range(16)), ("test", range(16, 20))):
         write_stem_list(root / f"{split}.txt", [f"scene_{seed}" for seed in seeds])
     return root

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from irstd_ldm.data.folder import IRSTDFolder, write_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import iou
+
+from .conftest import write_scenes
 
 BEGIN, END = "<!-- table of scripts/pixel_steps.py -->", "<!-- end of the table -->"
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -32,14 +33,9 @@ def script(monkeypatch):
 @pytest.fixture
 def data(tmp_path) -> Path:
     """Two scenes of 128x128, the test list."""
-    root = tmp_path / "own"
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for seed in range(2):
-        scene = synthetic_scene(128, 128, num_targets=1, scr=8.0, seed=seed)
-        Image.fromarray(scene.image).save(root / "images" / f"s{seed}.png")
-        Image.fromarray(scene.mask).save(root / "masks" / f"s{seed}.png")
-    write_stem_list(root / "test.txt", ["s0", "s1"])
+    scenes = {f"s{seed}": synthetic_scene(128, 128, num_targets=1, scr=8.0, seed=seed) for seed in range(2)}
+    root = write_scenes(tmp_path / "own", scenes)
+    write_stem_list(root / "test.txt", scenes)
     return root
 
 

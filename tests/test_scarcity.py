@@ -14,6 +14,8 @@ from irstd_ldm.data.folder import IRSTDFolder, read_stem_list, write_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 
+from .conftest import write_scenes
+
 BEGIN, END = "<!-- table of scripts/scarcity.py -->", "<!-- end of the table -->"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "scarcity.py"
 NARROW = {
@@ -39,13 +41,10 @@ def scarcity(monkeypatch):
 @pytest.fixture
 def roots(tmp_path) -> tuple[Path, Path]:
     data, backgrounds = tmp_path / "DATA", tmp_path / "frames"
-    for folder in (data / "images", data / "masks", backgrounds / "images"):
-        folder.mkdir(parents=True)
+    (backgrounds / "images").mkdir(parents=True)
     stems = [f"s{seed}" for seed in range(8)]
-    for seed, stem in enumerate(stems):
-        scene = synthetic_scene(96, 96, num_targets=1, scr=8.0, seed=seed)
-        Image.fromarray(scene.image).save(data / "images" / f"{stem}.png")
-        Image.fromarray(scene.mask).save(data / "masks" / f"{stem}.png")
+    scenes = [synthetic_scene(96, 96, num_targets=1, scr=8.0, seed=seed) for seed in range(8)]
+    write_scenes(data, dict(zip(stems, scenes, strict=True)))
     write_stem_list(data / "train.txt", stems[:6])
     write_stem_list(data / "test.txt", stems[6:])
     for seed in range(2):

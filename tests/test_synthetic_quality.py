@@ -14,6 +14,8 @@ from irstd_ldm.cli.main import main as irstd_ldm
 from irstd_ldm.data.folder import write_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
 
+from .conftest import write_scenes
+
 BEGIN, END = "<!-- table of scripts/synthetic_quality.py -->", "<!-- end of the table -->"
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -39,20 +41,16 @@ def tables(script):
 def data(tmp_path) -> Path:
     """Eight scenes: two are tested on; of the six of the training list the first three are made into more."""
     root = tmp_path / "own"
-    write_scenes(root, [f"s{number}" for number in range(8)], num_targets=2)
+    write_set(root, [f"s{number}" for number in range(8)], num_targets=2)
     for name, stems in (("train", range(6)), ("val", (4, 5)), ("test", (6, 7))):
         write_stem_list(root / f"{name}.txt", [f"s{number}" for number in stems])
     write_stem_list(tmp_path / "sources.list", ["s0", "s1", "s2"])
     return root
 
 
-def write_scenes(root: Path, stems: list[str], num_targets: int, bit_depth: int = 8) -> None:
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    for seed, stem in enumerate(stems):
-        scene = synthetic_scene(96, 112, num_targets=num_targets, scr=8.0, seed=seed, bit_depth=bit_depth)
-        Image.fromarray(scene.image).save(root / "images" / f"{stem}.png")
-        Image.fromarray(scene.mask).save(root / "masks" / f"{stem}.png")
+def write_set(root: Path, stems: list[str], num_targets: int, bit_depth: int = 8) -> None:
+    settings = {"num_targets": num_targets, "scr": 8.0, "bit_depth": bit_depth}
+    write_scenes(root, {stem: synthetic_scene(96, 112, seed=seed, **settings) for seed, stem in enumerate(stems)})
 
 
 def synthesize(*words) -> Path:
@@ -78,7 +76,7 @@ def cells(table: str, name: str) -> list[str]:
 
 def test_the_table_the_sheet_and_the_document(script, data, tmp_path, capsys):
     folder = squeezed(data)
-    write_scenes(tmp_path / "frames", ["a", "b"], num_targets=0)
+    write_set(tmp_path / "frames", ["a", "b"], num_targets=0)
     frames = ("--backgrounds", tmp_path / "frames")
     planted = synthesize("--mode", "planted", *frames, "--count", 4, "--output", tmp_path / "planted")
     document, output, sheet = (tmp_path / name for name in ("note.md", "rows.json", "sheet.png"))
@@ -150,7 +148,7 @@ def test_a_copy_of_another_source_is_seen(script, data, tmp_path, capsys):
 
 
 def test_frames_of_sixteen_bits_are_on_one_scale(script, data, tmp_path, capsys):
-    write_scenes(data, [f"s{number}" for number in range(8)], num_targets=2, bit_depth=16)
+    write_set(data, [f"s{number}" for number in range(8)], num_targets=2, bit_depth=16)
     folder, output = squeezed(data), tmp_path / "rows.json"
     run(script, capsys, "--synthetic", folder, "--data", data, "--output", output)
     _, row = json.loads(output.read_text())

@@ -17,16 +17,14 @@ from irstd_ldm.data.folder import IRSTDFolder, read_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.targets import label_components
 
+from ..conftest import write_scenes
+
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    root = tmp_path / "DATA"
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for seed in range(6):
-        scene = synthetic_scene(100, 90, seed=seed, scr=6.0, bit_depth=16 if seed == 5 else 8)
-        Image.fromarray(scene.image).save(root / "images" / f"s{seed}.png")
-        Image.fromarray(scene.mask).save(root / "masks" / f"s{seed}.png")
+    depths = (8, 8, 8, 8, 8, 16)
+    scenes = [synthetic_scene(100, 90, seed=seed, scr=6.0, bit_depth=bits) for seed, bits in enumerate(depths)]
+    root = write_scenes(tmp_path / "DATA", {f"s{seed}": scene for seed, scene in enumerate(scenes)})
     (root / "train.txt").write_text("s0\ns1\ns2\ns5\n")
     (root / "test.txt").write_text("s3\ns4\n")
     return root

@@ -13,6 +13,7 @@ from irstd_ldm.data.folder import read_stem_list, write_stem_list
 from irstd_ldm.data.planted_targets import SyntheticScene
 from irstd_ldm.data.synthetic import synthetic_scene
 
+from ..conftest import write_scenes
 from .blocks import ROOT
 
 SIDE_PX = 96
@@ -25,12 +26,8 @@ def scene(seed: int, bit_depth: int = 8) -> SyntheticScene:
 
 def write_data_set(root: Path, lists: dict[str, list[str]]) -> None:
     """A data set in the field's layout; a list's file by its name below the root -> its stems."""
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for seed, stem in enumerate(dict.fromkeys(stem for stems in lists.values() for stem in stems)):
-        made = scene(seed)
-        Image.fromarray(made.image).save(root / "images" / f"{stem}.png")
-        Image.fromarray(made.mask).save(root / "masks" / f"{stem}.png")
+    all_stems = dict.fromkeys(stem for stems in lists.values() for stem in stems)
+    write_scenes(root, {stem: scene(seed) for seed, stem in enumerate(all_stems)})
     for name, stems in lists.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         write_stem_list(root / name, stems)

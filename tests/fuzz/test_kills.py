@@ -20,6 +20,8 @@ from PIL import Image
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.synthetic import synthetic_scene
 
+from ..conftest import write_scenes
+
 KILLS = int(os.environ.get("KILLS", 3))
 SEED = int(os.environ.get("FUZZ_SEED", 0))
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
@@ -71,12 +73,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def data(tmp_path_factory) -> Path:
     """Four images with masks and their lists, and a stack of six frames."""
     root = tmp_path_factory.mktemp("kills") / "SET"
-    for kind in ("images", "masks"):
-        (root / kind).mkdir(parents=True)
     scenes = [synthetic_scene(64, 64, num_targets=1, scr=12.0, seed=seed) for seed in range(4)]
-    for index, scene in enumerate(scenes):
-        Image.fromarray(scene.image).save(root / "images" / f"{index}.png")
-        Image.fromarray(scene.mask.astype(np.uint8) * 255).save(root / "masks" / f"{index}.png")
+    write_scenes(root, {str(index): scene for index, scene in enumerate(scenes)})
     (root / "train.txt").write_text("0\n1\n2\n3\n")
     np.save(root / "stack.npy", np.stack([scene.image for scene in scenes + scenes[:2]]))
     return root

@@ -12,6 +12,8 @@ from PIL import Image
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.synthetic import synthetic_scene
 
+from ..conftest import write_scenes
+
 
 @pytest.fixture
 def frame(tmp_path):
@@ -76,12 +78,7 @@ def test_detect_takes_tiles(exported, wide_checkpoint, tmp_path, capsys):
 
 
 def test_evaluate_takes_a_runtime(exported, tmp_path):
-    data = tmp_path / "data"
-    for name in ("images", "masks"):
-        (data / name).mkdir(parents=True)
-    scene = synthetic_scene(128, 128, seed=1)
-    Image.fromarray(scene.image).save(data / "images" / "a.png")
-    Image.fromarray(scene.mask).save(data / "masks" / "a.png")
+    data = write_scenes(tmp_path / "data", {"a": synthetic_scene(128, 128, seed=1)})
     (data / "test.txt").write_text("a\n")
     arguments = ["--data", str(data), "--model", str(exported["openvino"]), "--runtime", "openvino", "--no-report"]
     assert main(["evaluate", *arguments, "--output", str(tmp_path / "out")]) == 0

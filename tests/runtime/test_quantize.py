@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-from PIL import Image
 
 from irstd_ldm.cli.export import _calibration
 from irstd_ldm.data.images import normalize_image, to_gray
@@ -16,6 +15,8 @@ from irstd_ldm.runtime.detector import ExportedDetectorRunner
 from irstd_ldm.runtime.exported import read_description
 from irstd_ldm.runtime.quantize import calibration_inputs, evenly_spaced, quantize_onnx
 from irstd_ldm.tiling import pad_image
+
+from ..conftest import write_scenes
 
 
 @pytest.mark.parametrize(("format", "runtime"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
@@ -107,12 +108,7 @@ def test_evenly_spaced_stems():
 
 
 def test_no_test_image_calibrates(tmp_path):
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    for number in range(4):
-        scene = synthetic_scene(64, 64, num_targets=1, seed=number)
-        Image.fromarray(scene.image).save(tmp_path / "images" / f"{number}.png")
-        Image.fromarray(scene.mask).save(tmp_path / "masks" / f"{number}.png")
+    write_scenes(tmp_path, {str(number): synthetic_scene(64, 64, num_targets=1, seed=number) for number in range(4)})
     (tmp_path / "train.txt").write_text("0\n1\n2\n")
     (tmp_path / "test_other.txt").write_text("1\n3\n")
     images = _calibration(argparse.Namespace(calibration=tmp_path)).images

@@ -9,38 +9,33 @@ import psutil
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from irstd_ldm.data.folder import write_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
+
+from ..conftest import write_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_IMAGES = 20
 
 
-def write_scenes(root: Path, seeds: range) -> Path:
+def write_training_set(root: Path, seeds: range) -> Path:
     """Scenes of 128x128 in the field's layout, all on the training list."""
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    stems = [f"frame_{seed:02d}" for seed in seeds]
-    for seed, stem in zip(seeds, stems, strict=True):
-        scene = synthetic_scene(128, 128, num_targets=2, scr=8.0, seed=seed)
-        Image.fromarray(scene.image).save(root / "images" / f"{stem}.png")
-        Image.fromarray(scene.mask).save(root / "masks" / f"{stem}.png")
-    write_stem_list(root / "train.txt", stems)
+    scenes = {f"frame_{seed:02d}": synthetic_scene(128, 128, num_targets=2, scr=8.0, seed=seed) for seed in seeds}
+    write_stem_list(write_scenes(root, scenes) / "train.txt", scenes)
     return root
 
 
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory) -> Path:
     """20 scenes."""
-    return write_scenes(tmp_path_factory.mktemp("data") / "own", range(NUM_IMAGES))
+    return write_training_set(tmp_path_factory.mktemp("data") / "own", range(NUM_IMAGES))
 
 
 @pytest.fixture(scope="session")
 def second_root(tmp_path_factory) -> Path:
     """10 other scenes, some of the same stems."""
-    return write_scenes(tmp_path_factory.mktemp("data") / "second", range(15, 25))
+    return write_training_set(tmp_path_factory.mktemp("data") / "second", range(15, 25))
 
 
 @pytest.fixture
