@@ -80,6 +80,9 @@ class Task:
         """Read what is trained on and held out."""
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """What the settings change in the model before the first step, once its weights at the start are recorded."""
+
     def loss(
         self, model: nn.Module, batch: dict[str, torch.Tensor], step: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -327,6 +330,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     first_step = runs.checkpoint_step(checkpoint) if checkpoint is not None else 0
     found = runs.origin(settings, lists, task.model)
     runs.refuse_other_origin(settings, found, checkpoint)
+    task.prepare()
     accelerator.wait_for_everyone()
     record = runs.make_record(accelerator, settings, first_step=first_step, **found)
     if accelerator.is_main_process:

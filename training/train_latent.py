@@ -38,6 +38,7 @@ class LatentSettings(DetectorSettings):
     mask_vae: str | None = setting(None, "Folder that train_mask_vae wrote, for random weights.", is_path=True)
     use_fae: bool = setting(True, "FAE where the configuration has it, in the encoder and on the denoiser's skips.")
     use_liw: bool = setting(True, "LIW on the denoiser's conditioning feature.")
+    full_resolution_channels: int = setting(0, "Channels of a path at full resolution; 0 = as the weights have it.")
     posterior_weight: float = setting(1.0, "Weight of smooth L1 on the posterior variables.")
     klda_weight: float = setting(0.01, "Weight of KLDA, reached by linear warm-up.")
     klda_warmup_steps: int = setting(1000, "Steps over which KLDA's weight grows from 0.")
@@ -106,7 +107,10 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         if settings.mask_vae is not None:
             raise ValueError("`mask_vae` and `pretrained_model_name_or_path` exclude each other, got both")
         has_fae = any(pipeline.image_encoder.config.frequency_attention)
-        for name, value in (("use_fae", has_fae), ("use_liw", pipeline.unet.config.use_liw)):
+        values = {"use_fae": has_fae, "use_liw": pipeline.unet.config.use_liw}
+        if settings.full_resolution_channels and pipeline.vae.config.full_resolution_channels:
+            values["full_resolution_channels"] = pipeline.vae.config.full_resolution_channels
+        for name, value in values.items():
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained pipeline")
         pipeline.register_to_config(calibration=None)  # it belongs to the weights that training changes
@@ -142,6 +146,15 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
     )
 
 
+def add_full_resolution(pipeline: IRSTDLatentPipeline, channels: int) -> None:
+    """Give encoder and decoder a path at full resolution of random weights, which changes no logit before training."""
+    for name in ("image_encoder", "vae"):
+        network = getattr(pipeline, name)
+        grown = type(network).from_config({**network.config, "full_resolution_channels": channels})
+        grown.load_state_dict(network.state_dict(), strict=False)
+        pipeline.register_modules(**{name: grown})
+
+
 class LatentTask(DetectorTask):
     """Posterior prediction, KLDA and the decoded mask."""
 
@@ -151,14 +164,21 @@ class LatentTask(DetectorTask):
 
     def __init__(self, settings: LatentSettings, data: TrainingData):
         super().__init__(settings, data, make_pipeline(settings))
-        self.checkpoint_gradients(self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder)
         self.model = LatentStep(self.pipeline)
+
+    def prepare(self):
+        channels = self.settings.full_resolution_channels
+        if channels and not self.pipeline.vae.config.full_resolution_channels:
+            add_full_resolution(self.pipeline, channels)
+            self.model = LatentStep(self.pipeline)
+        self.checkpoint_gradients(self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder)
 
     def loss(self, model, batch, step, generator):
         settings, vae = self.settings, self.pipeline.vae
         image, mask = batch["image"], batch["mask"]
         latent_size = (mask.shape[-2] // 8, mask.shape[-1] // 8)  # (h, w)
-        latent_channels, levels = vae.config.latent_channels, len(vae.config.block_out_channels)
+        latent_channels = vae.config.latent_channels
+        levels = len(vae.config.block_out_channels) + bool(vae.config.full_resolution_channels)
         last = self.pipeline.scheduler.config.num_train_timesteps - 1
         again = min(settings.uniform_timesteps, len(image))
         uniform = torch.randint(last + 1, (again,), generator=generator)

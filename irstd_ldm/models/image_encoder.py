@@ -30,7 +30,7 @@ class IRSTDImageEncoderOutput(BaseOutput):
 
     Attributes:
         image_latent: (B, latent_channels, h, w), enters the denoiser beside the noisy posterior variables.
-        features: One (B, Ci, PH/2^i, PW/2^i) per resolution, finest first; they enter the mask decoder.
+        features: One (B, Ci, hi, wi) per resolution, each half the one before; they enter the mask decoder.
         tokens: (B, M, D), condition the denoiser: the output of the middle attention in raster order, M = h*w, or the
             encoder's `num_tokens` pooled ones.
     """
@@ -56,6 +56,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
             normalisation folds into the convolutions, attention by `num_tokens` pooled tokens; channel attention
             where FAE is).
         num_tokens: Pooled tokens of ``batch``.
+        full_resolution_channels: Channels of one more feature, at the image's resolution; 0 = none. ``batch`` alone.
 
     Raises:
         ValueError: An unknown `stem` or `norm_type`, or tuples of unequal length.
@@ -76,6 +77,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         stem: str = "conv",
         norm_type: str = "group",
         num_tokens: int = 32,
+        full_resolution_channels: int = 0,
     ):
         super().__init__()
         per_level = (layers_per_block, frequency_attention)
@@ -93,6 +95,11 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         if groups is None:
             self.token_pooling = TokenPooling(top, num_attention_heads, num_tokens)
             self.conv_out = nn.Conv2d(top, latent_channels, 1)
+            if full_resolution_channels:
+                self.full_resolution = nn.Sequential(
+                    nn.Conv2d(in_channels, full_resolution_channels, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(full_resolution_channels),
+                )
             return
         self.mid_block1 = ResidualBlock(top, top, norm_num_groups, True, frequency_attention[-1])
         self.mid_attention = self_attention(top, num_attention_heads, norm_num_groups)
@@ -105,7 +112,10 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         x, is_batch = self.conv_in(image), self.config.norm_type == "batch"
         features = checkpointed(self, self.ladder)(channels_last(x) if is_batch else x)
         if is_batch:
-            return IRSTDImageEncoderOutput(self.conv_out(features[-1]), features, self.token_pooling(features[-1]))
+            image_latent, tokens = self.conv_out(features[-1]), self.token_pooling(features[-1])
+            if self.config.full_resolution_channels:
+                features = [self.full_resolution(channels_last(image)), *features]
+            return IRSTDImageEncoderOutput(image_latent, features, tokens)
         attended = self.mid_attention(self.mid_block1(features[-1]))  # (B, D, h, w)
         image_latent = self.conv_out(F.silu(self.norm_out(self.mid_block2(attended))))  # (B, latent_channels, h, w)
         return IRSTDImageEncoderOutput(image_latent, features, attended.flatten(2).transpose(1, 2))

@@ -118,6 +118,30 @@ class MaskDecoder(nn.Module):
         return self.head(F.silu(self.norm_out(fused)))
 
 
+class FullResolutionRefinement(nn.Module):
+    """Two convolutions at full resolution, whose logits are added to those of a head at half resolution.
+
+    A head at 1/2 reads each of the four positions of a pixel pair in both directions out of other channels, so that it
+    learns a target of three pixels four times; this one learns it once. It is silent before training.
+    """
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int):
+        super().__init__()
+        self.projection = nn.Conv2d(in_channels, channels, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
+        self.conv_out = nn.Conv2d(channels, out_channels, 1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor, image_feature: torch.Tensor) -> torch.Tensor:
+        """Map (B, in_channels, PH/2, PW/2) and feature (B, channels, PH, PW) -> logits (B, out_channels, PH, PW)."""
+        x = F.relu(F.interpolate(self.projection(x), scale_factor=2.0, mode="nearest") + image_feature)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.relu(norm(conv(x)))
+        return self.conv_out(x)
+
+
 class BatchNormMaskDecoder(nn.Module):
     """Latent and image features -> mask logits (B, 1, PH, PW), of blocks with BatchNorm.
 
@@ -132,6 +156,7 @@ class BatchNormMaskDecoder(nn.Module):
         layers_per_block: Sequence[int],
         stem: str,
         image_feature_channels: Sequence[int],
+        full_resolution_channels: int,
     ):
         super().__init__()
         self.conv_in = nn.Conv2d(latent_channels, block_out_channels[-1], 3, padding=1)
@@ -147,18 +172,23 @@ class BatchNormMaskDecoder(nn.Module):
                 self.upsamplers.append(nn.Conv2d(channels, block_out_channels[level - 1], 1))
         self.image_feature_channels = tuple(image_feature_channels)
         self.head = make_head(stem, block_out_channels[0], out_channels)
+        self.refinement = None
+        if full_resolution_channels:
+            self.refinement = FullResolutionRefinement(block_out_channels[0], full_resolution_channels, out_channels)
         self.gradient_checkpointing = False
 
     def forward(self, z: torch.Tensor, image_features: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
-        x = self.conv_in(channels_last(z))
+        x, features = self.conv_in(channels_last(z)), list(image_features or ())
+        full_resolution = features.pop(0) if self.refinement is not None else None
         for level in reversed(range(len(self.levels))):
             if self.image_feature_channels[level]:
-                assert image_features is not None
-                x = x + self.projections[level](image_features[level])
+                x = x + self.projections[level](features[level])
             x = checkpointed(self, self.levels[level])(F.relu(x))
             if level:
                 x = F.interpolate(self.upsamplers[level - 1](x), scale_factor=2.0, mode="nearest")
-        return self.head(x)
+        if self.refinement is None:
+            return self.head(x)
+        return self.head(x) + self.refinement(x, full_resolution)
 
 
 class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
@@ -186,6 +216,8 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         klda_min_logvar: Log-variance below which KLDA does not distinguish posteriors.
         norm_type: ``group`` (the published blocks) or ``batch`` (blocks whose normalisation folds into the
             convolutions, image features that are added instead of concatenated, no attention).
+        full_resolution_channels: Channels of a refinement of the decoder's logits at full resolution, and of the image
+            feature that enters it; 0 = none. ``batch`` alone.
         kwargs: Further arguments of `AutoencoderKL`.
 
     Raises:
@@ -210,6 +242,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         logvar_std: float = 1.0,
         klda_min_logvar: float = -6.0,
         norm_type: str = "group",
+        full_resolution_channels: int = 0,
         **kwargs,
     ):
         super().__init__(
@@ -236,7 +269,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         )
         sizes = (out_channels, latent_channels, block_out_channels, decoder_layers_per_block)
         if groups is None:
-            self.decoder: nn.Module = BatchNormMaskDecoder(*sizes, stem, features)
+            self.decoder: nn.Module = BatchNormMaskDecoder(*sizes, stem, features, full_resolution_channels)
         else:
             self.decoder = MaskDecoder(*sizes, stem, features, groups, decoder_mid_attention)
 
@@ -255,7 +288,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
             z: (B, latent_channels, h, w), unscaled.
             return_dict: Whether to return a `DecoderOutput` instead of a tuple.
             generator: Unused, as in the parent.
-            image_features: The image encoder's features, finest first, one per level.
+            image_features: The image encoder's features, finest first.
 
         Returns:
             `DecoderOutput` whose sample is the logits (B, 1, PH, PW).
