@@ -28,7 +28,7 @@ from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import train_pixel
-from irstd_ldm.training.train_latent import make_scheduler
+from irstd_ldm.training.train_latent import add_full_resolution, make_scheduler
 
 # A busy machine is slow, and says nothing of the code by it.
 settings.register_profile("short", deadline=None, max_examples=50, derandomize=True, database=None)
@@ -89,12 +89,17 @@ def make_tiny_pipeline(unet_channels: tuple[int, ...] = (16,)) -> IRSTDLatentPip
     vae = {**tiny["vae"], **tiny["image_features"], "block_out_channels": (8, 8, 16), "norm_num_groups": 4}
     encoder = {**tiny["image_encoder"], "block_out_channels": (8, 8, 16), "layers_per_block": (1, 1, 1)}
     unet = {**tiny["unet"], "block_out_channels": unet_channels, "cross_attention_dim": 16, "norm_num_groups": 4}
-    return IRSTDLatentPipeline(
-        vae=MaskAutoencoderKL(**vae | {"image_feature_channels": (8, 8, 0)}).eval(),
+    pipeline = IRSTDLatentPipeline(
+        vae=MaskAutoencoderKL(**vae | {"image_feature_channels": (8, 8, 0)}),
         unet=IRSTDUNet2DConditionModel(**unet).eval(),
-        image_encoder=IRSTDImageEncoder(**encoder).eval(),
+        image_encoder=IRSTDImageEncoder(**encoder),
         scheduler=make_scheduler(),
     )
+    add_full_resolution(pipeline, 4)
+    torch.nn.init.normal_(pipeline.vae.decoder.refinement.conv_out.weight, std=0.1)
+    pipeline.vae.eval()
+    pipeline.image_encoder.eval()
+    return pipeline
 
 
 def make_narrow_pixel_networks(name: str) -> tuple[ConditionalEncoder, IRSTDUNet2DModel]:

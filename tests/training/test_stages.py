@@ -194,10 +194,13 @@ def test_a_trainer_that_cannot_go_on_has_no_stages(recipe):
 def test_a_detector_in_stages(few_steps, recipe, whole, tmp_path):
     values = few_steps | {"mask_vae": str(whole), "output_dir": str(tmp_path / "run"), "max_train_steps": 1}
     path = tmp_path / "latent.yaml"
-    path.write_text(yaml.safe_dump(values | {"stages": [{}, {"resolution": 96, "mixed_precision": "bf16"}]}))
+    second = {"resolution": 96, "mixed_precision": "bf16", "full_resolution_channels": 4}
+    path.write_text(yaml.safe_dump(values | {"stages": [{}, second]}))
     plan = parse_plan(LatentSettings, ["--config", str(path)])
     assert [stage.mask_vae for stage in plan.stages] == [str(whole), None]
-    train_latent.main(["--config", str(path)])
+    for _ in range(2):  # the second time, all is finished
+        train_latent.main(["--config", str(path)])
     first, second = (record(tmp_path / "run" / f"stage-{k}") for k in (1, 2))
     assert second["start_sha256"] == first["saved_sha256"]
-    IRSTDLatentPipeline.from_pretrained(tmp_path / "run")
+    pipeline = IRSTDLatentPipeline.from_pretrained(tmp_path / "run")
+    assert pipeline.vae.config.full_resolution_channels == pipeline.image_encoder.config.full_resolution_channels == 4

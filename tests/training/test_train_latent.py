@@ -1,5 +1,6 @@
 """The latent detector's trainer: what it freezes, and the normalisation that its crops have."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,26 @@ def test_fae_is_where_the_configuration_has_it_or_nowhere(few_steps, mask_vae, t
     make_pipeline(LatentSettings(**few_steps | again | {"use_fae": use_fae}))
     with pytest.raises(ValueError, match=f"`use_fae` is not {not use_fae} in the pretrained pipeline"):
         make_pipeline(LatentSettings(**few_steps | again | {"use_fae": not use_fae}))
+
+
+def test_a_path_at_full_resolution_is_added_silently(few_steps, mask_vae, tmp_path):
+    make_pipeline(LatentSettings(**few_steps | {"output_dir": "run", "mask_vae": mask_vae})).save_pretrained(tmp_path)
+    again = few_steps | {"output_dir": "run", "pretrained_model_name_or_path": str(tmp_path)}
+    task = LatentTask(LatentSettings(**again | {"full_resolution_channels": 4}), None)
+    image = np.random.default_rng(0).random((40, 56), np.float32)
+    before = task.pipeline(image).probability
+    task.prepare()
+    task.model.eval()
+    np.testing.assert_array_equal(task.pipeline(image).probability, before)
+    torch.nn.init.ones_(task.pipeline.vae.decoder.refinement.conv_out.weight)
+    assert (task.pipeline(image).probability != before).any()
+    task.pipeline.save_pretrained(tmp_path)
+    for channels in (0, 4):
+        task = LatentTask(LatentSettings(**again | {"full_resolution_channels": channels}), None)
+        task.prepare()
+        assert task.pipeline.vae.decoder.refinement.conv_out.weight.all()
+    with pytest.raises(ValueError, match="`full_resolution_channels` is not 8 in the pretrained pipeline"):
+        make_pipeline(LatentSettings(**again | {"full_resolution_channels": 8}))
 
 
 @pytest.mark.parametrize("normalization", ("range", "robust", None))
