@@ -150,7 +150,9 @@ def add_full_resolution(pipeline: IRSTDLatentPipeline, channels: int) -> None:
     """Give encoder and decoder a path at full resolution of random weights, which changes no logit before training."""
     for name in ("image_encoder", "vae"):
         network = getattr(pipeline, name)
-        grown = type(network).from_config({**network.config, "full_resolution_channels": channels})
+        # diffusers passes over what a config says of arguments that stand on its list of defaults.
+        config = {**network.config, "full_resolution_channels": channels, "_use_default_values": []}
+        grown = type(network).from_config(config)
         grown.load_state_dict(network.state_dict(), strict=False)
         pipeline.register_modules(**{name: grown})
 

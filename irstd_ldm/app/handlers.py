@@ -4,9 +4,11 @@ import base64
 import dataclasses
 import io
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 import gradio as gr
@@ -28,6 +30,7 @@ from ..targets import (
 )
 from .detection import EXAMPLES, DetectedFrame, Detection, Input, Limits, Settings, example_input
 from .reading import read_apart
+from .server import MAX_READS_OF_CLIENT
 
 BY_SCORE = "score"
 PROGRESS = gr.Progress()  # tells gradio which argument is the progress of a call
@@ -54,13 +57,28 @@ class Handlers:
 
     def __init__(self, pipeline: IRSTDDetectionPipeline, model: str, limits: Limits):
         self.pipeline, self.model, self.limits = pipeline, model, limits
+        self._reads: Counter[str] = Counter()  # files that are being read, by the client's address
+        self._lock = Lock()
 
-    def detect_file(self, path: str, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
+    def read_file(self, path: str, request: gr.Request) -> Input:
+        """Reads an upload beside the detections of others; a client with slow files does not take all places."""
+        client = request.client.host
+        with self._lock:
+            if self._reads[client] >= MAX_READS_OF_CLIENT:
+                raise gr.Error("Your other files are still being read; try again in a moment.", print_exception=False)
+            self._reads[client] += 1
         try:
-            read = read_apart(Path(path), self.limits, self.pipeline.config.normalization)
+            return read_apart(Path(path), self.limits, self.pipeline.config.normalization)
         except IMAGE_ERRORS as error:
             raise _shown(error, Path(path)) from error
-        return self._detect(read, Settings(steps, ensemble, polarity), progress)
+        finally:
+            with self._lock:
+                self._reads[client] -= 1
+
+    def detect_file(self, uploaded: Input | None, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
+        if uploaded is None:
+            raise _expired()
+        return self._detect(uploaded, Settings(steps, ensemble, polarity), progress)
 
     def detect_scene(self, event: gr.SelectData, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
         scene = example_input(list(EXAMPLES)[event.index])

@@ -14,10 +14,9 @@ from ..pipelines.detection import IRSTDDetectionPipeline
 from ..targets import calibrated_budgets
 from .detection import EXAMPLES, Limits, example_input
 from .handlers import BY_SCORE, Handlers, table_headers
-from .server import MAX_WAITING
+from .server import LIFETIME_S, MAX_READS, MAX_WAITING
 
 MAX_STEPS, MAX_ENSEMBLE = 20, 16
-LIFETIME_S = 3600  # results and files are kept this long
 TITLE = "irstd-ldm: infrared small targets"
 HEADING = """\
 # Infrared small targets
@@ -133,7 +132,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
                     json_file = gr.DownloadButton("Download JSON", size="sm", interactive=False, elem_id="json")
                     mask_file = gr.DownloadButton("Download mask PNG", size="sm", interactive=False, elem_id="mask")
                 gr.Markdown(f"Model: {model}. A click on a row shows its target; ⋮ in a header sorts.")
-        detection = gr.State(None, time_to_live=LIFETIME_S)
+        uploaded, detection = (gr.State(None, time_to_live=LIFETIME_S) for _ in range(2))
         settings = [steps, ensemble, polarity]
         results = [viewer, summary, table, json_file, mask_file]
         thresholds = [mask_threshold, score_threshold]
@@ -141,9 +140,10 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
         run: dict[str, Any] = {"concurrency_id": "detector", "concurrency_limit": 1, "show_progress_on": viewer}
         private: dict[str, Any] = {"api_visibility": "private"}
         quick: dict[str, Any] = {**private, "show_progress": "hidden", "trigger_mode": "always_last"}
-        detected = [detection, frame, again]
+        detected, reading = [detection, frame, again], {"concurrency_limit": MAX_READS, "show_progress_on": viewer}
+        read = file.upload(handlers.read_file, file, uploaded, **reading, **private)
         for event in (
-            file.upload(handlers.detect_file, [file, *settings], detected, **run, **private),
+            read.success(handlers.detect_file, [uploaded, *settings], detected, **run, **private),
             scenes.select(handlers.detect_scene, settings, [*detected, file, scenes], **run, **private),
             again.click(handlers.detect_again, [detection, *settings], detected, **run, **private),
         ):

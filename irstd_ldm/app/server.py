@@ -2,8 +2,10 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 MAX_FILE_MB = 64
 MAX_WAITING = 32  # calls that may wait, while one detection and a few lighter calls run
+MAX_READS, MAX_READS_OF_CLIENT = 4, 2  # files that are read at a time
+LIFETIME_S = 3600  # uploads and results are kept this long
+UPLOADS_OF_CLIENT, UPLOADS_OF_ALL = 8, 64  # uploads of the largest size that are kept at a time
 MAX_SESSIONS = 16  # sessions whose results are kept in memory, up to 200 MB each
 CSS = """
 footer { display: none !important; }
@@ -50,6 +55,46 @@ class LocalOnly:
         await self.app(scope, receive, send_with_policy)
 
 
+class UploadQuota:
+    """Answers 429 to uploads of an address, or of all together, that have sent `client_bytes` or `all_bytes` within
+    `lifetime_s`.
+
+    The upload that crosses a quota is finished; a single one has gradio's `max_file_size`.
+    """
+
+    def __init__(self, app: "ASGIApp", client_bytes: int, all_bytes: int, lifetime_s: float = LIFETIME_S):
+        self.app, self.client_bytes, self.all_bytes, self.lifetime_s = app, client_bytes, all_bytes, lifetime_s
+        self._uploads: list[_Upload] = []
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith("/upload"):
+            await self.app(scope, receive, send)
+            return
+        now, client = time.monotonic(), (scope["client"] or ("",))[0]
+        self._uploads = [one for one in self._uploads if now - one.start < self.lifetime_s]
+        of_client = sum(one.num_bytes for one in self._uploads if one.client == client)
+        if of_client >= self.client_bytes or sum(one.num_bytes for one in self._uploads) >= self.all_bytes:
+            await send({"type": "http.response.start", "status": 429, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"too many uploads within the hour"})
+            return
+        upload = _Upload(client, now)
+        self._uploads.append(upload)
+
+        async def counted() -> Any:
+            message = await receive()
+            upload.num_bytes += len(message.get("body", b""))
+            return message
+
+        await self.app(scope, counted, send)
+
+
+@dataclass
+class _Upload:
+    client: str
+    start: float
+    num_bytes: int = 0
+
+
 @contextmanager
 def private_folder() -> Iterator[None]:
     """A folder of this process for all temporary files, and no telemetry; entered before gradio is imported."""
@@ -74,13 +119,15 @@ def launch_options(max_file_mb: int = MAX_FILE_MB) -> dict[str, Any]:
     import gradio as gr
     from starlette.middleware import Middleware
 
+    largest = max_file_mb * 10**6
+    quotas = {"client_bytes": UPLOADS_OF_CLIENT * largest, "all_bytes": UPLOADS_OF_ALL * largest}
     return {
         "theme": gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
         "css": CSS,
-        "max_file_size": max_file_mb * 10**6,
+        "max_file_size": largest,
         "allowed_paths": [],
         "state_session_capacity": MAX_SESSIONS,
-        "app_kwargs": {"middleware": [Middleware(LocalOnly)]},
+        "app_kwargs": {"middleware": [Middleware(LocalOnly), Middleware(UploadQuota, **quotas)]},
         "footer_links": [],
         "share": False,
         "ssr_mode": False,

@@ -193,6 +193,9 @@ def _evaluate(
     if 0 < max(peaks, default=0) < LOWEST_PEAK:
         told = f"no prediction is above {max(peaks):.2g}; masks have 0 and 255, probability maps all of their range"
         raise CommandError(f"--predictions {args.predictions}: {told}", EXIT_FAILED)
+    if state.is_main_process and not args.no_targets and not any(one.counts.targets for one in result.per_image):
+        told = f"none of the {len(images)} masks holds a target: Pd and IoU say nothing"
+        print(f"irstd-ldm evaluate: {args.data}: {told}; frames without targets are --no-targets", file=sys.stderr)
     return header, result, worst
 
 

@@ -34,7 +34,7 @@ class _Import(NamedTuple):
 
 
 class _Definition(NamedTuple):
-    """A statement at the top of a module, with its comments above, all names in it, and the line of an inner import."""
+    """A statement at the top of a module, with its comments above, its names, and the line of an inner import."""
 
     text: str
     names: frozenset[str]

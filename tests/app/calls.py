@@ -58,3 +58,8 @@ class Session:
         status, content = self.join(name, data)
         assert status == 200, content
         return next(one for one in self.messages() if one["msg"] == "process_completed")
+
+    def detect(self, file: dict[str, Any], steps: int = 1, ensemble: int = 1) -> dict[str, Any]:
+        """The message that ends a detection in a file, or that refuses to read it."""
+        read = self.call("read_file", [file])
+        return self.call("detect_file", [None, steps, ensemble, "white-hot"]) if read["success"] else read

@@ -1,5 +1,6 @@
 """What the server of the page gives away: nothing but the page and a session's own files."""
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
+from irstd_ldm.app.server import UploadQuota
 from irstd_ldm.cli.main import main
 
 from .calls import Session, file_data, request, upload
@@ -109,14 +111,14 @@ def test_no_foreign_address_is_fetched(server, foreign, uploaded, host, scheme):
         file_data(address) | {"url": address, "is_stream": True},
         [file_data(address)],
     ):
-        for data in ([file, 1, 1, "white-hot"], [file_data(uploaded), file, 1, "white-hot"]):
-            ended = session.call("detect_file", data)
+        for name, data in (("read_file", [file]), ("detect_file", [None, file, 1, "white-hot"])):
+            ended = session.call(name, data)
             assert ended["success"] is False and ended["output"]["error"] == NOT_UPLOADED
-    call = json.dumps({"data": [file_data(address), 1, 1, "white-hot"], "session_hash": session.name}).encode()
+    call = json.dumps({"data": [file_data(address)], "session_hash": session.name}).encode()
     for route in ("run", "api"):
-        assert request(f"{server.url}/gradio_api/{route}/detect_file", call)[0] == 404
-    event = json.loads(request(f"{server.url}/gradio_api/call/detect_file", call)[1])["event_id"]
-    assert NOT_UPLOADED.encode() in request(f"{server.url}/gradio_api/call/detect_file/{event}")[1]
+        assert request(f"{server.url}/gradio_api/{route}/read_file", call)[0] == 404
+    event = json.loads(request(f"{server.url}/gradio_api/call/read_file", call)[1])["event_id"]
+    assert NOT_UPLOADED.encode() in request(f"{server.url}/gradio_api/call/read_file/{event}")[1]
     assert foreign.visits == []
     assert not server.contacts.exists(), server.contacts.read_text()
 
@@ -124,8 +126,7 @@ def test_no_foreign_address_is_fetched(server, foreign, uploaded, host, scheme):
 def test_an_address_beside_an_upload_is_not_fetched(server, foreign, uploaded):
     """A browser sends the address at which the server gave the file; nothing is asked there."""
     file = file_data(uploaded) | {"url": f"http://127.0.0.1:{foreign.server_port}/x.png"}
-    ended = Session(server.url).call("detect_file", [file, 1, 1, "white-hot"])
-    assert ended["success"] is True
+    assert Session(server.url).detect(file)["success"] is True
     assert foreign.visits == []
 
 
@@ -134,13 +135,73 @@ def test_an_address_beside_an_upload_is_not_fetched(server, foreign, uploaded):
 )
 def test_a_call_cannot_name_a_file_of_the_server(server, uploaded, place):
     path = place.replace("{folder}", str(Path(uploaded).parent))
-    ended = Session(server.url).call("detect_file", [file_data(path), 1, 1, "white-hot"])
+    ended = Session(server.url).detect(file_data(path))
     assert ended["success"] is False and ended["output"]["error"] == NOT_UPLOADED
 
 
 def test_an_upload_beyond_the_limit_is_refused(server):
     for size, refused in ((1000, False), (3_000_000, True)):
         assert (upload(server.url, "a.png", bytes(size))[0] >= 400) == refused
+
+
+def test_uploads_have_quotas_of_a_client_and_of_all():
+    """An address that has sent 10 bytes within the time sends no more; others do, until all together have sent 15."""
+    received = []
+
+    async def app(scope, receive, send):
+        received.append((await receive())["body"])
+
+    def post(client: str, body: bytes, path: str = "/gradio_api/upload") -> int:
+        """Status of the answer; 0 where the request went through."""
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": body}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": path, "client": (client, 1)}
+        asyncio.run(quota(scope, receive, send))
+        return sent[0]["status"] if sent else 0
+
+    quota = UploadQuota(app, client_bytes=10, all_bytes=15)
+    assert [post("a", b"x" * 6), post("a", b"x" * 6), post("a", b"x")] == [0, 0, 429]
+    assert [post("b", b"x" * 3), post("b", b"x"), post("c", b"x")] == [0, 429, 429]
+    assert post("a", b"x", "/gradio_api/queue/join") == 0
+    assert len(received) == 4
+    quota.lifetime_s = 0.0
+    assert post("a", b"x") == 0
+
+
+SLOW = """
+import time
+import irstd_ldm.app.handlers as handlers
+read = handlers.read_apart
+handlers.read_apart = lambda path, *rest: (time.sleep(600 * path.name.startswith("slow")), read(path, *rest))[1]
+"""
+
+
+def test_slow_files_of_a_client_block_no_detection(tmp_path, tiny_checkpoint):
+    """Two files are being read for minutes; a third of that client is refused, what is read already is detected."""
+    server = Server(tmp_path, "--model", str(tiny_checkpoint), change=SLOW)
+    try:
+        content = (CHECKPOINT / "example.png").read_bytes()
+        slow, fast = (
+            file_data(json.loads(upload(server.url, name, content)[1])[0]) for name in ("slow.png", "fast.png")
+        )
+        ready, *reading = (Session(server.url) for _ in range(3))
+        assert ready.call("read_file", [fast])["success"] is True
+        for session in reading:
+            assert session.join("read_file", [slow])[0] == 200
+            assert session.messages(last="process_starts")
+        refused = Session(server.url).call("read_file", [fast])
+        assert refused["success"] is False and "still being read" in refused["output"]["error"]
+        ended = ready.call("detect_file", [None, 1, 1, "white-hot"])
+        assert ended["success"] is True, ended["output"]
+    finally:
+        server.process.kill()
+        server.process.communicate()
 
 
 def test_a_full_queue_refuses_calls(tmp_path, tiny_checkpoint):
@@ -151,8 +212,9 @@ def test_a_full_queue_refuses_calls(tmp_path, tiny_checkpoint):
         np.save(tmp_path / "large.npy", np.zeros((4000, 4000), np.uint8))
         status, content = upload(server.url, "large.npy", (tmp_path / "large.npy").read_bytes())
         assert status == 200
-        data = [file_data(json.loads(content)[0]), 1, 8, "white-hot"]
+        data = [None, 1, 8, "white-hot"]
         running = Session(server.url)
+        assert running.call("read_file", [file_data(json.loads(content)[0])])["success"] is True
         assert running.join("detect_file", data)[0] == 200
         assert running.messages(last="process_starts")
         waiting = [Session(server.url) for _ in range(2)]

@@ -66,7 +66,7 @@ def test_its_page_detects_as_a_space_starts_it(space, tmp_path):
         wait_for(f"{url}/config", process)
         (path,) = json.loads(upload(url, "sky.png", (tmp_path / "sky.png").read_bytes())[1])
         session = Session(url)
-        assert session.call("detect_file", [file_data(path), 1, 1, "white-hot"])["success"] is True
+        assert session.detect(file_data(path))["success"] is True
         shown = session.call("show_all", [None, 0, "score", 0.5, 0.5])
         assert shown["success"] is True
         json_file = shown["output"]["data"][3]["value"]["url"]  # after the viewer, the summary and the table

@@ -158,6 +158,13 @@ def test_frames_without_masks_folder_are_evaluated_without_targets(data, tiny_ch
     assert metrics["false_alarm_px"] == metrics["fp_px"]
 
 
+def test_masks_without_any_target_are_told(data, predictions, tmp_path, capsys):
+    arguments = ["--data", data, "--predictions", predictions]
+    for more, told in ((["--include", "S2"], True), (["--include", "S?"], False)):
+        assert run(*arguments, *more, output=tmp_path / "out")[0] == 0
+        assert ("none of the 1 masks holds a target: Pd and IoU say nothing" in capsys.readouterr().err) == told
+
+
 def test_two_frames_of_one_stem_are_refused(data, tiny_checkpoint, tmp_path, capsys):
     save(data / "images" / "S1.bmp", np.zeros((10, 20), np.uint8))
     arguments = ["--data", data, "--no-targets", "--model", tiny_checkpoint, "--device", "cpu"]
