@@ -6,8 +6,10 @@ from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy import ndimage
 from tqdm.auto import tqdm
 
+from ..data.folder import IRSTDFolder
 from ..data.images import normalize_image
 from ..evaluation.counts import ImageCounts, count_image
 from ..evaluation.metrics import detection_scores
@@ -19,6 +21,7 @@ from .training_data import TrainingData, read_training_data
 
 logger = logging.getLogger(__name__)
 
+MINING_MARGIN_PX = 8  # what is nearer to a target belongs to it
 MINING_THRESHOLD = 0.1  # probability from which a pixel nearly is a false alarm, and worth a crop
 
 
@@ -73,19 +76,42 @@ def cover_crops(pipeline: IRSTDDetectionPipeline, resolution: int) -> None:
 
 
 def mine_hard_negatives(pipeline: IRSTDDetectionPipeline, data: TrainingData, settings: DetectorSettings) -> None:
-    """Point the crops at the false alarms of a pretrained detector on the frames without targets.
+    """Point the crops at the false alarms of a pretrained detector, on frames without targets and on training images.
 
     They are found once, before the first step, so that a resumed run sees the same crops.
     """
-    if not settings.hard_negative_probability:
-        return
-    for name in ("pretrained_model_name_or_path", "background_dir"):
-        if getattr(settings, name) is None:
-            raise ValueError(f"`hard_negative_probability` needs `{name}`, got null")
-    for index, frame in enumerate(tqdm(data.train_backgrounds.values(), desc="hard negatives", leave=False)):
-        for component in label_components(pipeline(frame, threshold=MINING_THRESHOLD).mask[0, 0])[1]:
-            data.crops.hard_negatives.append((index, np.rint([component.y, component.x]).astype(int)))
-    logger.info("%d hard negatives on %d frames", len(data.crops.hard_negatives), len(data.train_backgrounds))
+    for name, needed in (
+        ("hard_negative_probability", "pretrained_model_name_or_path"),
+        ("hard_negative_probability", "background_dir"),
+        ("hard_image_probability", "pretrained_model_name_or_path"),
+    ):
+        if getattr(settings, name) and getattr(settings, needed) is None:
+            raise ValueError(f"`{name}` needs `{needed}`, got null")
+    if settings.hard_negative_probability:
+        for index, frame in enumerate(tqdm(data.train_backgrounds.values(), desc="hard negatives", leave=False)):
+            data.crops.hard_negatives += [(index, pixel) for pixel in false_alarms(pipeline, frame)]
+        logger.info("%d hard negatives on %d frames", len(data.crops.hard_negatives), len(data.train_backgrounds))
+    if settings.hard_image_probability:
+        for number, data_set in enumerate(data.data_sets):
+            folder = IRSTDFolder(data_set.root)
+            index_of = {stem: index for index, stem in enumerate(folder.stems)}
+            for index, stem in enumerate(tqdm(data_set.train_stems, desc=f"hard in {data_set.name}", leave=False)):
+                sample = folder[index_of[stem]]
+                found = false_alarms(pipeline, sample.image, sample.mask)
+                data.crops.hard_images += [(number, index, pixel) for pixel in found]
+        logger.info("%d hard negatives on training images", len(data.crops.hard_images))
+
+
+def false_alarms(
+    pipeline: IRSTDDetectionPipeline, image: np.ndarray, truth: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """The pixels (row, column) at the centroids of what nearly is detected in an image, away from its targets."""
+    mask = pipeline(image, threshold=MINING_THRESHOLD).mask[0, 0]
+    found = [np.rint([one.y, one.x]).astype(int) for one in label_components(mask)[1]]
+    if truth is None or not truth.any():
+        return found
+    distance_px = ndimage.distance_transform_edt(~truth)
+    return [pixel for pixel in found if distance_px[tuple(pixel)] > MINING_MARGIN_PX]
 
 
 def scores_of_data_sets(data: TrainingData, counts: Sequence[ImageCounts]) -> dict[str, float]:

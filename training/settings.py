@@ -17,8 +17,8 @@ from ..data.crops import CropSettings, setting
 from ..files import write_text
 from ..models.configurations import CONFIGURATIONS
 
-# The crop settings that every digest holds. Others are part of it where they are not at their defaults, so that a new
-# augmentation leaves the digests of earlier runs as they are.
+# The crop settings that every digest holds. Others, and settings marked `later`, are part of it where they are not at
+# their defaults, so that a new augmentation leaves the digests of earlier runs as they are.
 DIGESTED_CROP_SETTINGS = {
     *(f"{kind}_probability" for kind in ("target", "image", "background", "implant", "squeeze", "hard_negative")),
     *(f"{kind}_probability" for kind in ("blend", "negative_image", "synthetic", "stuck_pixel")),
@@ -129,6 +129,7 @@ class TrainSettings:
     def sha256(self) -> str:
         """Digest of the settings that must not change between two parts of a run."""
         later = {f.name: f.default for f in fields(CropSettings) if f.name not in DIGESTED_CROP_SETTINGS}
+        later |= {f.name: f.default for f in fields(self) if "later" in f.metadata}
         values = {name: getattr(self, name) for name in _fixed(self)}
         values = {name: value for name, value in values.items() if name not in later or value != later[name]}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -38,7 +38,9 @@ class LatentSettings(DetectorSettings):
     mask_vae: str | None = setting(None, "Folder that train_mask_vae wrote, for random weights.", is_path=True)
     use_fae: bool = setting(True, "FAE where the configuration has it, in the encoder and on the denoiser's skips.")
     use_liw: bool = setting(True, "LIW on the denoiser's conditioning feature.")
-    full_resolution_channels: int = setting(0, "Channels of a path at full resolution; 0 = as the weights have it.")
+    full_resolution_channels: int = setting(
+        0, "Channels of a path at full resolution; 0 = as the weights have it.", later=True
+    )
     posterior_weight: float = setting(1.0, "Weight of smooth L1 on the posterior variables.")
     klda_weight: float = setting(0.01, "Weight of KLDA, reached by linear warm-up.")
     klda_warmup_steps: int = setting(1000, "Steps over which KLDA's weight grows from 0.")

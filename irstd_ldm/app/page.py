@@ -140,8 +140,9 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
         run: dict[str, Any] = {"concurrency_id": "detector", "concurrency_limit": 1, "show_progress_on": viewer}
         private: dict[str, Any] = {"api_visibility": "private"}
         quick: dict[str, Any] = {**private, "show_progress": "hidden", "trigger_mode": "always_last"}
-        detected, reading = [detection, frame, again], {"concurrency_limit": MAX_READS, "show_progress_on": viewer}
+        reading: dict[str, Any] = {"concurrency_limit": MAX_READS, "show_progress_on": viewer}
         read = file.upload(handlers.read_file, file, uploaded, **reading, **private)
+        detected = [detection, frame, again]
         for event in (
             read.success(handlers.detect_file, [uploaded, *settings], detected, **run, **private),
             scenes.select(handlers.detect_scene, settings, [*detected, file, scenes], **run, **private),

@@ -47,6 +47,7 @@ class CropSettings:
     implant_probability: float = setting(0.2, "Share of crops of either with 1 to 3 implanted targets.")
     squeeze_probability: float = setting(0.0, "Share of crops that the Gaussian Group Squeezer quantises.")
     hard_negative_probability: float = setting(0.0, "Share of background crops around a detector's false alarms.")
+    hard_image_probability: float = setting(0.0, "Share of crops anywhere in a training image, around one there.")
     blend_probability: float = setting(0.0, "Share of background crops that are mixtures of two.")
     negative_image_probability: float = setting(0.0, "Share of background crops that are training images' negatives.")
     synthetic_probability: float = setting(0.0, "Share of frames without targets that are new synthetic scenes.")
@@ -112,6 +113,7 @@ class TrainingCrops(Dataset):
     Attributes:
         hard_negatives: (index of a background, its pixel (row, column)) of what looks like a target there; none at
             first. Where there are any, they are part of what item k is a function of.
+        hard_images: (index of a data set, of one of its images, its pixel) of the same in labelled images.
 
     Raises:
         ValueError: A data set has no target, there are not as many shares as data sets, or `size` is less than 64.
@@ -132,6 +134,7 @@ class TrainingCrops(Dataset):
             raise ValueError(f"`size` must be at least 64 pixels, got {size}")
         self.settings, self.seed, self.size, self.normalization = settings, seed, size, normalization
         self.hard_negatives: list[tuple[int, np.ndarray]] = []
+        self.hard_images: list[tuple[int, int, np.ndarray]] = []
         weights = np.ones(len(samples)) if shares is None else np.array(shares, float)
         if len(weights) != len(samples) or weights.min() < 0 or not weights.sum():
             raise ValueError(f"`shares` must be one number >= 0 per data set ({len(samples)}), got {shares}")
@@ -160,6 +163,10 @@ class TrainingCrops(Dataset):
         if kind == "target":
             frame = self._any_of(self._with_targets, rng)
             image, mask = self._crop(frame, frame.target_centers[rng.integers(len(frame.target_centers))], rng)
+        elif kind == "image" and self.hard_images and _chance(rng, settings.hard_image_probability):
+            number, index, anchor = self.hard_images[rng.integers(len(self.hard_images))]
+            frame = self._sets[number][index]
+            image, mask = self._crop(frame, anchor, rng)
         elif kind == "image" or (kind == "implant" and rng.random() < 0.5):
             frame = self._any_of(self._sets, rng)
             image, mask = self._crop(frame, None, rng)

@@ -131,6 +131,14 @@ def test_background_crops_lie_around_hard_negatives():
     assert 10 < sum(bool((half[k]["image"] > 0.9).any()) for k in range(60)) < 50
 
 
+def test_crops_of_images_lie_around_hard_ones():
+    settings = replace(PLAIN, target_probability=0, image_probability=1, hard_image_probability=1)
+    crops = crops_of([[sample(0)], [sample(0), sample(200)]], [], settings, seed=0)
+    assert {crops[k]["mask"].sum().item() for k in range(30)} > {0.0}
+    crops.hard_images.append((1, 1, crops._sets[1][1].target_centers[0]))
+    assert all(crops[k]["mask"].any() for k in range(30))
+
+
 def test_background_crops_are_blended_with_other_empty_ones_alone():
     settings = replace(PLAIN, target_probability=0, background_probability=1, blend_probability=1)
     crops = crops_of([[sample(0)]], [np.full((90, 90), level, np.uint8) for level in (51, 204)], settings, seed=0)

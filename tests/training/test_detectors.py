@@ -4,9 +4,10 @@ import torch
 from PIL import Image
 
 from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm.data.folder import IRSTDFolder
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.training import train_latent
-from irstd_ldm.training.detectors import cover_crops, mine_hard_negatives
+from irstd_ldm.training.detectors import cover_crops, false_alarms, mine_hard_negatives
 from irstd_ldm.training.train_latent import LatentSettings, LatentTask
 from irstd_ldm.training.train_pixel import PixelSettings, PixelTask
 from irstd_ldm.training.training_data import read_training_data
@@ -37,6 +38,30 @@ def test_false_alarms_become_crops(few_steps, frames):
     near = [n for n, pixel in data.crops.hard_negatives if np.hypot(*(pixel - (target.y, target.x))) < 3]
     assert near == [1] and all(number == 1 for number, _ in data.crops.hard_negatives)
     assert not any(data.crops[k]["mask"].any() for k in range(5))
+
+
+def test_targets_of_a_labelled_image_are_no_false_alarms():
+    pipeline = IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
+    scene = synthetic_scene(160, 160, num_targets=1, scr=12.0, seed=3)
+    (pixel,) = false_alarms(pipeline, scene.image, np.zeros_like(scene.mask))
+    assert np.hypot(*(pixel - (scene.targets[0].y, scene.targets[0].x))) < 3
+    assert false_alarms(pipeline, scene.image, scene.mask) == []
+
+
+def test_training_images_are_searched(few_steps, frames, tiny_pipeline):
+    chosen = settings(few_steps, frames[0], hard_negative_probability=0.0, hard_image_probability=1.0)
+    data = read_training_data(chosen, chosen)
+
+    (data_set,) = data.data_sets
+    mine_hard_negatives(tiny_pipeline, data, chosen)  # untrained, it marks all pixels: a component around the middle
+    folder = IRSTDFolder(data_set.root)
+    masks = [folder[folder.stems.index(stem)].mask for stem in data_set.train_stems]
+    middles = [(np.array(mask.shape) - 1) / 2 for mask in masks]
+    far = [np.abs(np.argwhere(mask) - middle).max(1).min() > 9 for mask, middle in zip(masks, middles, strict=True)]
+    assert [index for _, index, _ in data.crops.hard_images] == np.flatnonzero(far).tolist() != []
+    for number, index, pixel in data.crops.hard_images:
+        assert number == 0 and np.abs(pixel - middles[index]).max() < 1
+    assert data.crops.hard_negatives == []
 
 
 def test_nothing_is_searched_for_where_nothing_is_asked_for(few_steps, frames):
