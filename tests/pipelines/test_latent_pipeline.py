@@ -51,7 +51,7 @@ def record_network_calls(pipeline: IRSTDLatentPipeline) -> list[tuple[np.ndarray
 
 def test_golden_slice(tiny_pipeline):
     probability = tiny_pipeline(frame()).probability
-    expected = [[0.56081, 0.55211, 0.54195], [0.51403, 0.53508, 0.51001], [0.55030, 0.52371, 0.54917]]
+    expected = [[0.56081, 0.55356, 0.54241], [0.51487, 0.53543, 0.51001], [0.55122, 0.52374, 0.54972]]
     np.testing.assert_allclose(probability[0, 0, 30:33, 20:23], expected, atol=1e-4)
 
 

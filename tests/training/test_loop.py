@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 
-from irstd_ldm.training.loop import StepSampler, step_generator, train
+from irstd_ldm.training.loop import StepSampler, Task, step_generator, train
 from irstd_ldm.training.runs import is_finished, keep_until, list_checkpoints
 from irstd_ldm.training.settings import TrainSettings, parse_plan
 
@@ -19,7 +19,7 @@ class Points(Dataset):
         return {"x": torch.randn(4, generator=torch.Generator().manual_seed(k))}
 
 
-class Regression:
+class Regression(Task):
     """The smallest task: a linear map learns the sum of its input."""
 
     headline = "iou"
