@@ -136,9 +136,10 @@ class FullResolutionRefinement(nn.Module):
 
     def forward(self, x: torch.Tensor, image_feature: torch.Tensor) -> torch.Tensor:
         """Map (B, in_channels, PH/2, PW/2) and feature (B, channels, PH, PW) -> logits (B, out_channels, PH, PW)."""
-        x = F.relu(F.interpolate(self.projection(x), scale_factor=2.0, mode="nearest") + image_feature)
+        # In place: passes over memory are the cost here.
+        x = F.relu_(F.interpolate(self.projection(x), scale_factor=2.0, mode="nearest").add_(image_feature))
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(norm(conv(x)))
+            x = F.relu_(norm(conv(x)))
         return self.conv_out(x)
 
 
