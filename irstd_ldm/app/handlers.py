@@ -75,10 +75,11 @@ class Handlers:
             with self._lock:
                 self._reads[client] -= 1
 
+    # The upload is kept once, with its detection.
     def detect_file(self, uploaded: Input | None, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
         if uploaded is None:
             raise _expired()
-        return self._detect(uploaded, Settings(steps, ensemble, polarity), progress)
+        return None, *self._detect(uploaded, Settings(steps, ensemble, polarity), progress)
 
     def detect_scene(self, event: gr.SelectData, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
         scene = example_input(list(EXAMPLES)[event.index])

@@ -144,7 +144,7 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
         read = file.upload(handlers.read_file, file, uploaded, **reading, **private)
         detected = [detection, frame, again]
         for event in (
-            read.success(handlers.detect_file, [uploaded, *settings], detected, **run, **private),
+            read.success(handlers.detect_file, [uploaded, *settings], [uploaded, *detected], **run, **private),
             scenes.select(handlers.detect_scene, settings, [*detected, file, scenes], **run, **private),
             again.click(handlers.detect_again, [detection, *settings], detected, **run, **private),
         ):

@@ -56,10 +56,9 @@ class LocalOnly:
 
 
 class UploadQuota:
-    """Answers 429 to uploads of an address, or of all together, that have sent `client_bytes` or `all_bytes` within
-    `lifetime_s`.
+    """Answers 429 to uploads of an address, or to all, once these have sent their bytes within `lifetime_s` seconds.
 
-    The upload that crosses a quota is finished; a single one has gradio's `max_file_size`.
+    The upload that crosses a quota is finished; gradio's `max_file_size` bounds it.
     """
 
     def __init__(self, app: "ASGIApp", client_bytes: int, all_bytes: int, lifetime_s: float = LIFETIME_S):
@@ -74,6 +73,8 @@ class UploadQuota:
         self._uploads = [one for one in self._uploads if now - one.start < self.lifetime_s]
         of_client = sum(one.num_bytes for one in self._uploads if one.client == client)
         if of_client >= self.client_bytes or sum(one.num_bytes for one in self._uploads) >= self.all_bytes:
+            while (await receive()).get("more_body"):  # a client that is not listened to sees no answer
+                pass
             await send({"type": "http.response.start", "status": 429, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"too many uploads within the hour"})
             return

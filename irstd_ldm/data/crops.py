@@ -47,7 +47,7 @@ class CropSettings:
     implant_probability: float = setting(0.2, "Share of crops of either with 1 to 3 implanted targets.")
     squeeze_probability: float = setting(0.0, "Share of crops that the Gaussian Group Squeezer quantises.")
     hard_negative_probability: float = setting(0.0, "Share of background crops around a detector's false alarms.")
-    hard_image_probability: float = setting(0.0, "Share of crops anywhere in a training image, around one there.")
+    hard_image_probability: float = setting(0.0, "Share of crops anywhere in a training image, around a false alarm.")
     blend_probability: float = setting(0.0, "Share of background crops that are mixtures of two.")
     negative_image_probability: float = setting(0.0, "Share of background crops that are training images' negatives.")
     synthetic_probability: float = setting(0.0, "Share of frames without targets that are new synthetic scenes.")

@@ -133,10 +133,12 @@ def checkpointed(model: Any, block: nn.Module) -> Callable[..., Any]:
     return block
 
 
-def check_norm_type(norm_type: str) -> None:
-    """Raises ValueError unless `norm_type` is "group" or "batch"."""
+def check_norm_type(norm_type: str, full_resolution_channels: int = 0) -> None:
+    """Raises ValueError unless `norm_type` is "batch", or "group" without a path at full resolution."""
     if norm_type not in ("group", "batch"):
         raise ValueError(f"`norm_type` must be 'group' or 'batch', got {norm_type!r}")
+    if full_resolution_channels and norm_type == "group":
+        raise ValueError(f"`full_resolution_channels` must be 0 with groups, got {full_resolution_channels}")
 
 
 def self_attention(channels: int, num_heads: int, norm_num_groups: int) -> Attention:

@@ -30,7 +30,7 @@ class IRSTDImageEncoderOutput(BaseOutput):
 
     Attributes:
         image_latent: (B, latent_channels, h, w), enters the denoiser beside the noisy posterior variables.
-        features: One (B, Ci, hi, wi) per resolution, each half the one before; they enter the mask decoder.
+        features: One (B, Ci, hi, wi) per resolution, finest first, halving; they enter the mask decoder.
         tokens: (B, M, D), condition the denoiser: the output of the middle attention in raster order, M = h*w, or the
             encoder's `num_tokens` pooled ones.
     """
@@ -59,7 +59,8 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         full_resolution_channels: Channels of one more feature, at the image's resolution; 0 = none. ``batch`` alone.
 
     Raises:
-        ValueError: An unknown `stem` or `norm_type`, or tuples of unequal length.
+        ValueError: An unknown `stem` or `norm_type`, tuples of unequal length, or `full_resolution_channels` without
+            ``batch``.
     """
 
     _supports_gradient_checkpointing = True
@@ -89,7 +90,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         top = block_out_channels[-1]
         self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
         self.gradient_checkpointing = False
-        check_norm_type(norm_type)
+        check_norm_type(norm_type, full_resolution_channels)
         groups = norm_num_groups if norm_type == "group" else None
         self.ladder = Ladder(block_out_channels, layers_per_block, groups, True, frequency_attention)
         if groups is None:
@@ -114,7 +115,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         if is_batch:
             image_latent, tokens = self.conv_out(features[-1]), self.token_pooling(features[-1])
             if self.config.full_resolution_channels:
-                features = [self.full_resolution(channels_last(image)), *features]
+                features = [self.full_resolution(image), *features]
             return IRSTDImageEncoderOutput(image_latent, features, tokens)
         attended = self.mid_attention(self.mid_block1(features[-1]))  # (B, D, h, w)
         image_latent = self.conv_out(F.silu(self.norm_out(self.mid_block2(attended))))  # (B, latent_channels, h, w)

@@ -179,8 +179,9 @@ class BatchNormMaskDecoder(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(self, z: torch.Tensor, image_features: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
-        x, features = self.conv_in(channels_last(z)), list(image_features or ())
-        full_resolution = features.pop(0) if self.refinement is not None else None
+        x, features = self.conv_in(channels_last(z)), image_features or ()
+        if self.refinement is not None:
+            full_resolution, *features = features
         for level in reversed(range(len(self.levels))):
             if self.image_feature_channels[level]:
                 x = x + self.projections[level](features[level])
@@ -222,7 +223,8 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         kwargs: Further arguments of `AutoencoderKL`.
 
     Raises:
-        ValueError: An unknown `stem` or `norm_type`, or tuples of unequal length.
+        ValueError: An unknown `stem` or `norm_type`, tuples of unequal length, or `full_resolution_channels` without
+            ``batch``.
     """
 
     @register_to_config
@@ -263,7 +265,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
                 "`encoder_layers_per_block`, `decoder_layers_per_block` and `image_feature_channels` must have one "
                 f"entry per level of `block_out_channels` ({len(block_out_channels)}), got {per_level}"
             )
-        check_norm_type(norm_type)
+        check_norm_type(norm_type, full_resolution_channels)
         groups = norm_num_groups if norm_type == "group" else None
         self.encoder = MaskEncoder(
             in_channels, latent_channels, block_out_channels, encoder_layers_per_block, groups, stem
@@ -297,7 +299,8 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         Raises:
             ValueError: The decoder was built with image features and `image_features` is None.
         """
-        if image_features is None and self.config.image_feature_channels is not None:
+        sees_image = self.config.image_feature_channels is not None or self.config.full_resolution_channels
+        if image_features is None and sees_image:
             raise ValueError("`image_features` is None, but this decoder was built with image features")
         logits = self.decoder(self.post_quant_conv(z), image_features)
         return DecoderOutput(sample=logits) if return_dict else (logits,)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from irstd_ldm.hub.format import seal
-from irstd_ldm.hub.remote_code import remote_code
+from irstd_ldm.hub.remote_code import one_module, remote_code
 
 from .server import TOKEN
 
@@ -270,3 +270,9 @@ def test_a_broken_commit_leaves_the_old_one(hub, command, run_folder):
 def test_the_commands_import_no_torch(client, tmp_path):
     code = "import sys, irstd_ldm.cli.transfer; print({'torch', 'diffusers'} & set(sys.modules))"
     assert client("-c", code, cwd=tmp_path).stdout == "set()\n"
+
+
+def test_code_that_imports_the_package_inside_a_function_does_not_leave():
+    one_module("irstd_ldm.pipelines.pipeline_irstd_latent", "IRSTDLatentPipeline")  # `detector_class` lies beside it
+    with pytest.raises(ValueError, match=r"`irstd_ldm.pipelines.detection`, line \d+: an import of the package must"):
+        one_module("irstd_ldm.pipelines.detection", "detector_class")

@@ -7,6 +7,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from irstd_ldm.models.blocks import BatchNormBlock, Ladder, TokenPooling, TokenReading, batch_normalised
 from irstd_ldm.models.frequency import FAE, ChannelAttention
+from irstd_ldm.models.image_encoder import IRSTDImageEncoder
+from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 
 
 def random_map(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -97,3 +99,9 @@ def test_an_unknown_normalisation_is_named(part, narrow_networks_of):
     model = {"vae": vae, "unet": unet, "image_encoder": encoder}[part]
     with pytest.raises(ValueError, match="`norm_type` must be 'group' or 'batch', got 'layer'"):
         type(model).from_config({**model.config, "norm_type": "layer"})
+
+
+@pytest.mark.parametrize("network", [MaskAutoencoderKL, IRSTDImageEncoder])
+def test_published_blocks_have_no_path_at_full_resolution(network):
+    with pytest.raises(ValueError, match="`full_resolution_channels` must be 0 with groups, got 8"):
+        network(norm_type="group", full_resolution_channels=8)

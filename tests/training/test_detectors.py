@@ -51,7 +51,6 @@ def test_targets_of_a_labelled_image_are_no_false_alarms():
 def test_training_images_are_searched(few_steps, frames, tiny_pipeline):
     chosen = settings(few_steps, frames[0], hard_negative_probability=0.0, hard_image_probability=1.0)
     data = read_training_data(chosen, chosen)
-
     (data_set,) = data.data_sets
     mine_hard_negatives(tiny_pipeline, data, chosen)  # untrained, it marks all pixels: a component around the middle
     folder = IRSTDFolder(data_set.root)
