@@ -52,6 +52,14 @@ PREDICTIONS = {"default_mask_threshold": 0.5, "default_score_threshold": 0.5, "c
 def run(args: argparse.Namespace) -> int:
     """Evaluates every detector on every data set, prints, writes metrics.json and returns the exit code."""
     state = PartialState(cpu=not torch.cuda.is_available())
+    try:
+        _run(args, state)
+    finally:
+        state.destroy_process_group()  # a process that ends inside a group may abort in gloo's threads
+    return EXIT_DONE
+
+
+def _run(args: argparse.Namespace, state: PartialState) -> None:
     one_at_a_time = [
         argparse.Namespace(**{**vars(args), "data": data, "model": model, "predictions": predictions})
         for model in args.model or [None]
@@ -69,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
     _refuse_foreign(args.output)
     with held(args.output, "evaluate") if state.is_main_process else nullcontext():
         _evaluate_all(args, state, zip(one_at_a_time, image_sets, detectors, data, strict=True))
-    return EXIT_DONE
 
 
 def _refuse_foreign(output: Path) -> None:
