@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .hub.format import bundled_checkpoint as bundled_checkpoint
+from .bundled import bundled_checkpoint as bundled_checkpoint
 
 if TYPE_CHECKING:
     from .models.conditional_encoder import ConditionalEncoder as ConditionalEncoder

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import bundled_checkpoint
+from .bundled import is_default, resolve_model
 from .data.images import ImageInput, to_gray
 from .data.readers import open_frames
 from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Address, Frame, ImageReadError
@@ -216,7 +216,7 @@ def load_detector(
     """An exported detector, or the pipeline of a checkpoint, on CUDA where that is; see [`StreamDetector`]."""
     if runtime not in ("auto", "torch", *ENGINES):
         raise ValueError(f"`runtime` must be auto, torch, {' or '.join(ENGINES)}, got {runtime!r}")
-    if runtime in ENGINES and model is not None and not is_exported(model):
+    if runtime in ENGINES and model is not None and not (is_default(model) or is_exported(model)):
         raise ValueError(f"`runtime` {runtime!r} needs as `model` a folder that `irstd-ldm export` wrote, got {model}")
     runtime = resolve_runtime(runtime, model, num_inference_steps)
     if runtime in ENGINES:
@@ -225,7 +225,7 @@ def load_detector(
 
     from . import detector_class
 
-    source = bundled_checkpoint() if model is None else model
+    source = resolve_model(model)
     pipeline = detector_class(source).from_pretrained(source)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -304,6 +304,15 @@ class Target:
     peak: float
     scr: float
 
+    @property
+    def xyxy(self) -> tuple[int, int, int, int]:
+        """The box as (left, top, right, bottom), the latter two behind its last column and row."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        """The attributes as values of strict JSON: a ratio that is not defined is None."""
+        return {name: None if value != value else value for name, value in vars(self).items()}
+
 
 def extract_targets(
     probability: np.ndarray, gray: np.ndarray, decision: Decision, calibration: ConfidenceCalibration | None = None

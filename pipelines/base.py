@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from diffusers import DiffusionPipeline
 
+from ..bundled import resolve_model
 from ..files import replacing_folder
 from ..hub import remote_code as remote
 from ..hub.format import (
@@ -37,7 +38,9 @@ class IRSTDPipelineBase(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Self:
-        """Loads a checkpoint from a folder or from the Hub, with the arguments of `DiffusionPipeline.from_pretrained`.
+        """Loads a checkpoint from a folder or the Hub, or a bundled one by its name, such as "tiny".
+
+        Takes the arguments of `DiffusionPipeline.from_pretrained`.
 
         Raises:
             ValueError: If the checkpoint has no `format_version` or a newer one than this version of the package
@@ -45,6 +48,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
             OSError: If a file of the checkpoint is missing, cannot be read, or is not the one that was saved.
         """
         kwargs = require_safetensors(kwargs)
+        pretrained_model_name_or_path = resolve_model(pretrained_model_name_or_path)
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir():
             cls._check_component_folders(folder, passed=set(kwargs))
@@ -83,7 +87,7 @@ class IRSTDPipelineBase(DiffusionPipeline):
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
         """Loads a config as `ConfigMixin.load_config` does, and maps this package's components to its modules."""
-        loaded = super().load_config(pretrained_model_name_or_path, *args, **kwargs)
+        loaded = super().load_config(resolve_model(pretrained_model_name_or_path), *args, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for name, value in config.items():
             module = component_module(str(value[0])) if isinstance(value, list) and len(value) == 2 else None

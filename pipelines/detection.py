@@ -1,6 +1,6 @@
 """The call that the detectors share, from images of any size to targets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -15,7 +15,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
-from ..data.images import ImageInput, gray_range, scale_gray, to_grays
+from ..data.images import WHITE_HOT, ImageInput, gray_range, scale_gray, seen_image, to_grays
+from ..results import DetectionsMixin
 from ..targets import Target, confidence_calibration, resolve_decision
 from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling
 from .base import IRSTDPipelineBase
@@ -77,7 +78,7 @@ SILENT = StepEnd()
 
 
 @dataclass
-class IRSTDPipelineOutput(BaseOutput):
+class IRSTDPipelineOutput(DetectionsMixin, BaseOutput):
     """Detections in N images: arrays, or tensors with ``output_type="pt"``.
 
     Images of different sizes give lists of (1, H, W) instead of stacked arrays.
@@ -87,12 +88,14 @@ class IRSTDPipelineOutput(BaseOutput):
         mask: (N, 1, H, W) bool, the pixels of the targets.
         uncertainty: (N, 1, H, W) float32, standard deviation over the ensemble; None for an ensemble of one.
         targets: One list of [`Target`] per image, in raster order of the targets' first pixels.
+        images: N of (H, W), the gray values as they were read.
     """
 
     probability: Any
     mask: Any
     uncertainty: Any
     targets: list[list[Target]]
+    images: list[np.ndarray]
 
 
 class IRSTDDetectionPipeline(IRSTDPipelineBase):
@@ -135,7 +138,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
     @torch.no_grad()
     def __call__(
         self,
-        image: ImageInput | Sequence[ImageInput],
+        image: ImageInput | Iterable[ImageInput],
         num_inference_steps: int | None = None,
         ensemble_size: int | None = None,
         mask_threshold: float | None = None,
@@ -153,14 +156,17 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         ensemble_fusion: str = "mean",
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         threshold: float | None = None,
+        seed: int | None = None,
+        polarity: str = WHITE_HOT,
     ) -> IRSTDPipelineOutput:
-        """Detect the targets of one image or of a list of images.
+        """Detect the targets of one image or of several.
 
         Several steps or tiles move a progress bar, which `set_progress_bar_config(disable=True)` hides.
 
         Args:
             image: A path, a PIL image, an array (H, W), (H, W, 1) or (H, W, 3), a tensor (H, W), (1, H, W) or
-                (3, H, W), or a list of these; uint8, uint16, int32 or floating point.
+                (3, H, W); a list or an iterator of these; or a batch, an array (N, H, W) or (N, 1, H, W), a tensor
+                (N, 1, H, W); uint8, uint16, int32 or floating point.
             num_inference_steps: Denoising steps; None = the checkpoint's default.
             ensemble_size: Posterior samples whose probabilities are fused; None = the checkpoint's default.
             mask_threshold: Pixels of a higher probability belong to targets, in [0, 1]; None = the checkpoint's.
@@ -186,6 +192,8 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
                 members' decisions (probability > 0.5) by how well each agrees with the consensus.
             callback_on_step_end_tensor_inputs: Names of the tensors that the callback gets.
             threshold: The old name of both thresholds in one.
+            seed: Instead of `generator`, the seed of one on the CPU.
+            polarity: ``white-hot``, or ``black-hot`` where targets are darker than what is around them.
 
         Returns:
             [`IRSTDPipelineOutput`], or the tuple (probability, mask, uncertainty, targets).
@@ -193,11 +201,15 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         Raises:
             TypeError: An image of an unknown kind.
             ValueError: An argument out of range; an image without pixels or with NaN or infinite values; a budget that
-                was never calibrated; thresholds or budgets that exclude each other.
+                was never calibrated; arguments that exclude each other.
         """
         # 1. Check the inputs and fill in the checkpoint's defaults.
         if output_type not in ("np", "pt"):
             raise ValueError(f"`output_type` must be 'np' or 'pt', got {output_type!r}")
+        if seed is not None:
+            if generator is not None:
+                raise ValueError("`generator` and `seed` exclude each other, got both")
+            generator = torch.Generator().manual_seed(seed)
         step_end = StepEnd(callback_on_step_end, callback_on_step_end_tensor_inputs)
         step_end.check(self)
         settings = resolve_sampling(
@@ -214,7 +226,8 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         decision = resolve_decision(self.config, threshold, mask_threshold, score_threshold, *budgets)
 
         # 2. Read the images, and draw a seed for each.
-        grays = to_grays(image)  # N of (H, W)
+        images = to_grays(image)  # N of (H, W)
+        grays = [seen_image(one, polarity, input_range) for one in images]
         ranges = [gray_range(gray, input_range, self.config.normalization) for gray in grays]
         base_seed = draw_base_seed(generator)
         seeds = [image_seed(base_seed, index) for index in range(len(grays))]
@@ -248,7 +261,9 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         self.maybe_free_model_hooks()
         if not return_dict:
             return (*maps, targets)  # type: ignore[return-value]
-        return IRSTDPipelineOutput(probability=maps[0], mask=maps[1], uncertainty=maps[2], targets=targets)
+        return IRSTDPipelineOutput(
+            probability=maps[0], mask=maps[1], uncertainty=maps[2], targets=targets, images=images
+        )
 
     @staticmethod
     def member_noise(like: torch.Tensor, ensemble_size: int, generators: list[torch.Generator]) -> torch.Tensor:
@@ -265,7 +280,7 @@ def _to_tensors(maps: Any) -> Any:
 
 
 def detector_class(source: str | PathLike) -> type[IRSTDDetectionPipeline]:
-    """The detector's class that the model_index.json of a folder or of a Hub repository names.
+    """The detector's class that the model_index.json of a folder, of a bundled checkpoint or on the Hub names.
 
     Raises:
         ValueError: The class is no detector of this package.

@@ -5,23 +5,27 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "irstd_ldm"
-BELOW = {"files", "targets", "tiling", "tracking", "hub", "models", "data", "evaluation", "pipelines", "runtime"}
+FLOOR = {"bundled", "files", "targets", "tiling", "tracking", "data", "results"}
+BELOW = {*FLOOR, "hub", "models", "evaluation", "pipelines", "runtime"}
 # Room, a folder or a file of the package's root -> the other rooms that it may import.
 MAY_IMPORT = {
     "files": set(),
+    "bundled": set(),
     "models": set(),
     "targets": {"files"},
     "hub": {"files"},
     "tiling": {"files", "targets"},
     "tracking": {"files", "targets"},
     "data": {"files", "targets"},
+    "results": {"targets", "data"},
     "evaluation": {"files", "targets", "data"},
-    "pipelines": {"files", "targets", "tiling", "hub", "models", "data"},
-    "runtime": {"files", "targets", "tiling", "models", "data"},
-    "stream": {"files", "targets", "tiling", "tracking", "data", "runtime"},
-    "archive": {"files", "targets", "tiling", "tracking", "data", "runtime"},
+    "pipelines": {*FLOOR, "hub", "models"},
+    "runtime": {*FLOOR, "models"},
+    "stream": {*FLOOR, "runtime"},
+    "archive": {*FLOOR, "runtime"},
     "training": BELOW,
     "app": BELOW,
+    "__main__": {"cli"},
     "cli": {*BELOW, "stream", "archive", "training", "app"},
 }
 # An exporter is given a pipeline.

@@ -194,7 +194,7 @@ def _make_parser(cls: type) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=cls.__doc__, allow_abbrev=False, epilog="Names with hyphens, such as --output-dir, are the same."
     )
-    parser.add_argument("--config", help="recipe, a flat YAML file; flags override it")
+    parser.add_argument("--config", help="recipe, a YAML file or one of the package by its name; flags override it")
     parser.add_argument("--stage", type=int, help="run this stage of the recipe alone, from 1")
     remaining = {field.name: field for field in fields(cls)}
     for parent in filter(is_dataclass, reversed(cls.__mro__)):
@@ -253,6 +253,17 @@ def read_recipe(path: str | Path, cls: type[TrainSettings]) -> dict[str, Any]:
     return _recipe_values(str(path), cls, values) | {"stages": typed}
 
 
+def _recipe_path(config: str) -> Path:
+    """A recipe's file: the one that is there, else that of the package with this name."""
+    path = Path(config)
+    if path.is_file():
+        return path
+    bundled = {recipe.stem: recipe for recipe in (Path(__file__).parent / "recipes").glob("*.yaml")}
+    if config not in bundled:
+        raise ValueError(f"`config` must be a file or one of {', '.join(sorted(bundled))}, got {config}")
+    return bundled[config]
+
+
 @dataclass(frozen=True)
 class Plan(Generic[Settings]):
     """The trainings that one command runs; the model is in `output_dir` in the end."""
@@ -276,7 +287,7 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
     parser = _make_parser(cls)
     flags = {name: None if value == [None] else value for name, value in vars(parser.parse_args(argv)).items()}
     config, only = flags.pop("config"), flags.pop("stage")
-    values = read_recipe(config, cls) if config else {}
+    values = read_recipe(_recipe_path(config), cls) if config else {}
     stages = values.pop("stages", None)
     values |= flags
     missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..data.images import displayable, invert_polarity
-from ..data.readers.frame import BLACK_HOT, IMAGE_ERRORS, Frame
+from ..data.images import displayable, seen_image
+from ..data.readers.frame import IMAGE_ERRORS, Frame
 from ..files import write_json
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..targets import (
@@ -116,7 +116,7 @@ class Handlers:
         self, frame: Frame, input_range: tuple[float, float] | None, settings: Settings
     ) -> DetectedFrame:
         """Runs the pipeline in a call of its own, from the same seed for every frame."""
-        seen = invert_polarity(frame.image, input_range) if settings.polarity == BLACK_HOT else frame.image
+        seen = seen_image(frame.image, settings.polarity, input_range)
         output = self.pipeline(
             seen,
             num_inference_steps=settings.num_inference_steps,

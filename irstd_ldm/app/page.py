@@ -8,8 +8,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from gradio_client.utils import is_file_obj_with_meta, traverse
 
-from ..data.images import displayable
-from ..data.readers.frame import POLARITIES
+from ..data.images import POLARITIES, displayable
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..targets import calibrated_budgets
 from .detection import EXAMPLES, Limits, example_input

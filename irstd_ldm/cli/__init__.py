@@ -10,7 +10,8 @@ from ..data.readers.frame import Address
 from ..files import printable
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-PICTURE_KINDS = ("masks", "overlays", "probability")  # a picture lies in DIR/KIND/NAME.png
+YOLO = "yolo"
+PICTURE_KINDS = ("masks", "overlays", "probability", YOLO)  # DIR/KIND/NAME.png, of "yolo" a text, DIR/yolo/NAME.txt
 TABLE_NAMES = {
     "json": "detections.json",
     "csv": "detections.csv",

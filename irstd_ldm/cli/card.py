@@ -9,15 +9,17 @@ import yaml
 from huggingface_hub import EvalResult
 from PIL import Image
 
-from .. import __version__, bundled_checkpoint
+from .. import __version__
+from ..bundled import resolve_model
 from ..data.synthetic import synthetic_scene
 from ..evaluation.metrics import metric_rows, metrics_of
 from ..files import write_text
 from ..hub.format import CARD, PICTURE, checkpoint_files, read_json
 from ..hub.model_card import TASK, CardResults, make_card
+from ..results import draw_overlay
 from . import EXIT_DONE, EXIT_USAGE, SCENE_SCR, CommandError, describe
 from .model import BUNDLED, load_pipeline
-from .outputs import draw_overlay, save_png
+from .outputs import save_png
 
 SCENE_SEED = 0
 THRESHOLDS = ("mask_threshold", "score_threshold")
@@ -64,7 +66,7 @@ def read_metrics(path: Path, folder: Path, name: str) -> Mapping[str, Any]:
     model = metrics.get("model")
     if model is None:
         raise ValueError(f"{path} is of the predictions in {metrics['predictions']}, not of a model")
-    measured = bundled_checkpoint() if model == BUNDLED else Path(model)
+    measured = Path(resolve_model(None if model == BUNDLED else model))
     if model != name and measured.resolve() != folder.resolve():
         raise ValueError(f"{path} is of the model {model}, not of {folder}: `irstd-ldm evaluate --model {folder}`")
     return metrics

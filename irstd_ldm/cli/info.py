@@ -7,8 +7,11 @@ from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from typing import Any
 
-from .. import __version__, bundled_checkpoint
+from .. import __version__
+from ..bundled import bundled_checkpoint, bundled_names, resolve_model
+from ..hub.format import INDEX, read_json
 from ..runtime.exported import ENGINES, is_exported, read_description
+from ..targets import calibrated_budgets
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
 from .model import load_pipeline
 
@@ -21,7 +24,14 @@ def run(args: argparse.Namespace) -> int:
     config, versions = _describe_exported(args.model) if is_graph else _describe_pipeline(args)
     print("\nconfig:")
     for name, value in sorted(config):
-        print(f"  {name} = {value}")
+        print(f"  {name} = {'on ' + value['data'] if name == 'calibration' and value else value}")
+    for name, budgets in calibrated_budgets(dict(config)).items():
+        print(f"    {name}: " + ", ".join(f"{one:g} at score > {score:.4g}" for one, score in budgets.items()))
+    print("\nmodels that come with the package, by the names for --model:")
+    for name in bundled_names():
+        weights = sum(path.stat().st_size for path in bundled_checkpoint(name).glob("*/*.safetensors"))
+        pipeline = read_json(bundled_checkpoint(name) / INDEX)["_class_name"]
+        print(f"  {name:<24}{pipeline:<24}{weights / 1e6:>6.1f} MB of weights")
     print("\nversions:")
     print(f"  irstd-ldm {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print(versions)
@@ -33,7 +43,7 @@ def _describe_pipeline(args: argparse.Namespace) -> tuple[Iterable[tuple[str, An
     import torch
 
     pipeline = load_pipeline(args)
-    print(f"model: {bundled_checkpoint() if args.model is None else args.model}")
+    print(f"model: {resolve_model(args.model)}")
     print(f"pipeline: {type(pipeline).__name__}")
     print("\ncomponents:")
     total = 0

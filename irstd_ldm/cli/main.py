@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..data.readers.frame import MAX_PIXELS, POLARITIES, WHITE_HOT, RawFormat
+from ..data.images import POLARITIES, WHITE_HOT
+from ..data.readers.frame import MAX_PIXELS, RawFormat
 from . import DEFAULT_KINDS, EXIT_INTERRUPTED, EXIT_USAGE, KINDS, CommandError, drop_standard_output
 
 # What an install without torch lacks; commands that run networks in torch, or talk to the Hub, need it.
 CORE = ("accelerate", "diffusers", "huggingface_hub", "pywt", "safetensors", "torch", "transformers", "yaml")
+TRAINERS = ("mask_vae", "latent", "pixel", "restoration", "image_vae", "image_unet", "controlnet")
+MODEL_HELP = "a bundled model (tiny, irstd_diff_small), a folder or a Hub id OWNER/NAME; default: tiny"
 DEFAULT_OUTPUT = Path("irstd-ldm-output")
 
 DETECT_HELP = """\
@@ -84,6 +87,18 @@ written to DIR:
 
 The same command goes on where it was interrupted, and with a larger --count where it ended; nothing is overwritten.
 Images of a test list of ROOT are refused.
+"""
+
+TRAIN_HELP = """\
+Trains one part of a system with the settings of a recipe, a YAML file or the name of one that comes with the package,
+and of flags that override it: `irstd-ldm train TRAINER --help` lists them.
+
+  irstd-ldm train mask_vae --config tiny_mask_vae --train_data_dir DATA --output_dir runs/mask_vae
+  irstd-ldm train latent --config tiny_latent --train_data_dir DATA --mask_vae runs/mask_vae --output_dir runs/latent
+  irstd-ldm train latent --config finetune --pretrained_model_name_or_path tiny --train_data_dir DATA --output_dir mine
+
+The same command goes on where it was interrupted. On several devices or machines:
+`accelerate launch -m irstd_ldm.training.train_latent ...`, with the same settings.
 """
 
 EXPORT_HELP = """\
@@ -278,8 +293,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     add("--include", metavar="GLOB", help="only the stems that match, such as 'S7*'")
     source = parser.add_mutually_exclusive_group()
-    several = "one model or several; default: the bundled checkpoint"
-    source.add_argument("--model", nargs="+", metavar="PATH_OR_HUB_ID", help=several)
+    source.add_argument("--model", nargs="+", metavar="NAME", help=f"one model or several: {MODEL_HELP}")
     source.add_argument(
         "--predictions",
         type=Path,
@@ -378,6 +392,11 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
 
 
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trainer", choices=TRAINERS, metavar="TRAINER", help=f"one of {', '.join(TRAINERS)}")
+    parser.add_argument("settings", nargs=argparse.REMAINDER, metavar="...", help="its settings")
+
+
 def _add_app(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_model(parser)
@@ -400,7 +419,7 @@ def _add_list(parser: argparse.ArgumentParser, splits: Sequence[str], which: str
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="PATH_OR_HUB_ID", help="default: the bundled checkpoint")
+    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
 
 
 def _add_runtime(parser: argparse.ArgumentParser) -> None:
@@ -515,5 +534,6 @@ COMMANDS: dict[str, tuple[str, str, str | None, Callable[[argparse.ArgumentParse
     "push": ("transfer.push", "upload a checkpoint to the Hugging Face Hub", PUSH_HELP, _add_push),
     "pull": ("transfer.pull", "download a checkpoint from the Hugging Face Hub", PULL_HELP, _add_pull),
     "synthesize": ("synthesize.run", SYNTHESIZE_LINE, SYNTHESIZE_HELP, _add_synthesize),
+    "train": ("train.run", "train a detector, or the engine that makes more images", TRAIN_HELP, _add_train),
     "app": ("app.run", "a page in the browser: images or short videos in, targets out", APP_HELP, _add_app),
 }

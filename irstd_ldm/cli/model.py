@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import targets
-from ..data.images import invert_polarity
+from ..bundled import bundled_names, is_default, resolve_model
+from ..data.images import seen_image
 from ..data.readers import is_sequence
-from ..data.readers.frame import BLACK_HOT, Frame, FrameSource
+from ..data.readers.frame import Frame, FrameSource
 from ..data.readers.sequence_range import sequence_range
 from ..files import file_sha256
-from ..hub.format import bundled_checkpoint
 from ..runtime import exported
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.exported import ENGINES
@@ -52,7 +52,7 @@ def model_name(args: argparse.Namespace) -> str:
 
 def model_folder(args: argparse.Namespace) -> Path | None:
     """The folder that `--model` names (default: the bundled checkpoint), None for a Hub id."""
-    folder = bundled_checkpoint() if args.model is None else Path(args.model)
+    folder = Path(resolve_model(args.model))
     return folder if folder.is_dir() else None
 
 
@@ -64,7 +64,7 @@ def resolve_runtime(args: argparse.Namespace) -> str:
 def load_detector(args: argparse.Namespace, device: torch.device | None) -> Detector:
     """The detector that `--model` names (default: the bundled checkpoint) for `--runtime`, on `device` with torch."""
     if args.runtime in ENGINES:
-        if args.model is not None and not exported.is_exported(args.model):
+        if not is_default(args.model) and not exported.is_exported(args.model):
             raise CommandError(
                 f"--runtime {args.runtime} needs as --model a folder that `export` wrote, got {args.model}", EXIT_USAGE
             )
@@ -81,7 +81,7 @@ def load_detector(args: argparse.Namespace, device: torch.device | None) -> Dete
 
 def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDDetectionPipeline:
     """The pipeline that `--model` names (default: the bundled checkpoint), on `device`."""
-    source = str(bundled_checkpoint() if args.model is None else args.model)
+    source = str(resolve_model(args.model))
     if exported.is_exported(source):
         raise CommandError(f"--model {source}: an exported detector, which `detect --runtime` runs", EXIT_USAGE)
     import diffusers
@@ -94,7 +94,9 @@ def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) 
     transformers.logging.set_verbosity_error()
     is_folder = Path(source).is_dir()
     if not is_folder and HUB_ID.fullmatch(source) is None:
-        raise CommandError(f"--model {source}: no such folder, and not a Hub id (OWNER/NAME)", EXIT_USAGE)
+        bundled = ", ".join(bundled_names())
+        refused = f"--model {source}: no such folder, no bundled model ({bundled}), and not a Hub id (OWNER/NAME)"
+        raise CommandError(refused, EXIT_USAGE)
     try:
         pipeline = detector_class(source).from_pretrained(source)
     except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
@@ -236,8 +238,7 @@ class FrameDetector:
             if isinstance(frame, FrameError):
                 self._fail(describe(item.path, frame))
                 continue
-            is_mirrored = self._args.polarity == BLACK_HOT
-            seen = invert_polarity(frame.image, input_range) if is_mirrored else frame.image
+            seen = seen_image(frame.image, self._args.polarity, input_range)
             probability, mask, found = predict(self._pipeline, seen, self._args, self._decision, input_range)
             if evidence is not None:
                 probability = evidence.update(probability, frame.index, frame.time_s)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ..data.images import displayable
-from ..files import FolderInUseError, csv_line, finite, only_writer, part_path, printable, replacing
+from ..files import FolderInUseError, csv_line, finite, only_writer, part_path, printable, replacing, write_text
+from ..results import draw_overlay, yolo_labels
 from ..targets import Target
 from ..tracking import Track
 from . import (
@@ -25,6 +26,7 @@ from . import (
     KINDS,
     PICTURE_KINDS,
     TABLE_NAMES,
+    YOLO,
     CommandError,
     Failure,
     describe,
@@ -34,16 +36,8 @@ from . import (
 TARGET_FIELDS = tuple(field.name for field in dataclasses.fields(Target))
 TRACK_FIELDS = tuple(field.name for field in dataclasses.fields(Track))
 NAMING = "name is the file's stem; a second file of one stem is STEM-2, a third STEM-3, in the order of the inputs"
-MIN_LONG_SIDE_PX = 640  # smaller images are enlarged, so that a two-digit confidence is legible beside a 3 px target
-MAX_LABELS = 100  # more text than that hides the image
-BOX_MARGIN_PX = 2  # least distance of a box from its target in pixels of the input
-BOX_COLOUR = (255, 64, 64)
-TEXT_COLOUR = (255, 235, 59)
-OUTLINE_COLOUR = (0, 0, 0)
 HEAD = 2**20  # characters at the beginning of detections.json, which hold the settings
 MARKER = ".irstd-ldm"  # an empty file beside pictures that `detect` may replace
-
-Rectangle = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def say(text: str) -> None:
@@ -190,7 +184,7 @@ class Log:
 
 
 class Pictures:
-    """Writes DIR/KIND/NAME.png, all kinds of a frame or none; `value_range` of overlays is as in `displayable`.
+    """Writes DIR/KIND/NAME, all kinds of a frame or none; `value_range` of overlays is as in `displayable`.
 
     A folder DIR/KIND with files of other origin (a data set's masks, say) is a CommandError.
     """
@@ -220,79 +214,31 @@ class Pictures:
         try:
             for path in self.folders:
                 (path / MARKER).touch()
-                save_png(path / f"{name}.png", draw[path.name]())
+                file = path / picture_name(path.name, name)
+                if path.name == YOLO:
+                    write_text(file, yolo_labels(record.targets, record.mask.shape))
+                else:
+                    save_png(file, draw[path.name]())
             log.append(record.to_json())
         except BaseException:
             log.cut(end)
             for path in self.folders:
-                (path / f"{name}.png").unlink(missing_ok=True)
+                (path / picture_name(path.name, name)).unlink(missing_ok=True)
             raise
 
 
+def picture_name(kind: str, name: str) -> str:
+    """The file of a frame in DIR/KIND: a picture, or of "yolo" a text."""
+    return f"{name}.txt" if kind == YOLO else f"{name}.png"
+
+
 def remove_frame_pictures(folder: Path) -> None:
-    """Removes DIR/KIND/FRAME.png of an earlier run; files of other origin or name stay."""
+    """Removes DIR/KIND/FRAME.png, or .txt, of an earlier run; files of other origin or name stay."""
     for kind in PICTURE_KINDS:
         if (folder / kind / MARKER).exists():
-            for path in (folder / kind).glob("*.png"):
+            for path in (folder / kind).glob(picture_name(kind, "*")):
                 if path.stem.isdecimal():
                     path.unlink()
-
-
-def draw_overlay(gray: np.ndarray, targets: Sequence[Target]) -> Image.Image:
-    """The image (H, W) in RGB with a box per target, and the confidence beside the 100 most confident ones.
-
-    Other types than uint8 are stretched between their 0.1 and 99.9 percentiles. The picture has s * W x s * H pixels,
-    s the smallest whole factor that makes the longer side at least 640.
-    """
-    height, width = gray.shape
-    scale = max(1, -(-MIN_LONG_SIDE_PX // max(height, width)))
-    picture = Image.fromarray(displayable(gray)).convert("RGB")
-    picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(picture)
-    long_side = max(picture.size)
-    font = ImageFont.load_default(size=max(16, long_side // 45))
-    line_px = max(2, long_side // 500)
-    margin_px = max(BOX_MARGIN_PX * scale, long_side // 120)
-    boxes = [_box(target, scale, margin_px, picture.size) for target in targets]
-    for box in boxes:
-        draw.rectangle(box, outline=BOX_COLOUR, width=line_px)
-    occupied = list(boxes)
-    by_confidence = sorted(zip(targets, boxes, strict=True), key=lambda pair: -pair[0].confidence)
-    for target, box in by_confidence[:MAX_LABELS]:
-        text = f"{target.confidence:.2f}"
-        _, _, text_width, text_height = draw.textbbox((0, 0), text, font=font, stroke_width=2)
-        label = _free_rectangle(box, (int(text_width) + 2, int(text_height) + 2), picture.size, occupied)
-        occupied.append(label)
-        draw.text(label[:2], text, font=font, fill=TEXT_COLOUR, stroke_width=2, stroke_fill=OUTLINE_COLOUR)
-    return picture
-
-
-def _box(target: Target, scale: int, margin_px: int, size: tuple[int, int]) -> Rectangle:
-    """The target's box in the enlarged picture of this size, grown by `margin_px` of it."""
-    return (
-        max(0, target.left * scale - margin_px),
-        max(0, target.top * scale - margin_px),
-        min(size[0], (target.left + target.width) * scale + margin_px) - 1,
-        min(size[1], (target.top + target.height) * scale + margin_px) - 1,
-    )
-
-
-def _free_rectangle(
-    box: Rectangle, text_size: tuple[int, int], size: tuple[int, int], occupied: Sequence[Rectangle]
-) -> Rectangle:
-    """A position at which the text covers no box and no text: above, below, right or left of the box; else above."""
-    width, height = text_size
-    corners = ((box[0], box[1] - height - 1), (box[0], box[3] + 1), (box[2] + 2, box[1]), (box[0] - width - 1, box[1]))
-    candidates = []
-    for left, top in corners:
-        left = max(0, min(left, size[0] - width))
-        top = max(0, min(top, size[1] - height))
-        candidates.append((left, top, left + width, top + height))
-    return next((one for one in candidates if not any(_overlap(one, other) for other in occupied)), candidates[0])
-
-
-def _overlap(a: Rectangle, b: Rectangle) -> bool:
-    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..bundled import resolve_model
 from ..data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, write_stem_list
 from ..data.ggs import squeeze_with_targets
 from ..data.planted_targets import TargetModel, plant_targets
@@ -212,7 +213,8 @@ def _settings(args: argparse.Namespace, samples: Samples, sources: Samples | Fra
     free = ("command", "output", "device", "count")  # these may differ when a folder is continued
     named = {name: value for name, value in vars(args).items() if name not in free}
     named = {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
-    weights = digests(Path(args.model)) if args.model is not None and Path(args.model).is_dir() else None
+    folder = None if args.model is None else Path(resolve_model(args.model))
+    weights = digests(folder) if folder is not None and folder.is_dir() else None
     return {**named, "sources": list(sources), "data_sha256": _sha256(samples, sources), "weights_sha256": weights}
 
 

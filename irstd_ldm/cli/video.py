@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import displayable
 from ..files import part_path
+from ..results import OUTLINE_COLOUR, draw_overlay
 from ..targets import Target
 from ..tracking import Track
 from . import CommandError
-from .outputs import OUTLINE_COLOUR, draw_overlay
 
 DEFAULT_RATE = 25  # frames per second, of a sequence without a rate
 TAIL_FRAMES = 30

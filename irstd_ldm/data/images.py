@@ -1,7 +1,7 @@
 """Gray images from files, PIL images, arrays and tensors, and their normalisation to about [-1, 1]."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 PILLOW_FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "PPM", "JPEG2000", "WEBP", "GIF")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
+WHITE_HOT, BLACK_HOT = POLARITIES = ("white-hot", "black-hot")
 NORMALIZATIONS = ("range", "robust")  # the rules of `gray_range`, an entry of every checkpoint's config
 # Shares of the pixels outside of the robust range on either side. A few per cent of odd pixels hardly move the first
 # quantiles; where one gray level holds both of a pair, the next pair is taken.
@@ -28,6 +29,7 @@ ROBUST_SHARES = (0.05, 0.01, 0.001)
 # data. Pixels of the scene that happen to have the same value count.
 MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.6
 MIN_MEASURED_SHARE = 0.1  # if less is left, it is a bright object before an even sky, not a scene in a border
+MAX_CHANNELS = 4  # an array (H, W, C) of more is no image of channels
 SMALLEST_RANGE = 1e-30  # of two raw values; scaled by it, float32's largest stays finite
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
@@ -69,15 +71,24 @@ def to_gray(image: ImageInput) -> np.ndarray:
     raise TypeError(f"`image` must be a path, a PIL image, an array or a tensor, got {type(image).__name__}")
 
 
-def to_grays(image: ImageInput | Sequence[ImageInput]) -> list[np.ndarray]:
-    """The gray images, N of (H, W), of one accepted input or of a list of them.
+def to_grays(image: ImageInput | Iterable[ImageInput]) -> list[np.ndarray]:
+    """The gray images, N of (H, W), of one accepted input, of several in a list or an iterator, or of a batch.
+
+    A batch is an array (N, H, W), (N, H, W, 1), (N, H, W, 3) or (N, 1, H, W), or a tensor (N, 1, H, W) or
+    (N, 3, H, W).
 
     Raises:
-        TypeError, ValueError, ImageReadError, OSError: as in `to_gray`; ValueError for an empty list, too.
+        TypeError, ValueError, ImageReadError, OSError: as in `to_gray`; ValueError for none, too.
     """
-    images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
+    batch: Any = image
+    shape: tuple[int, ...] = getattr(image, "shape", ())
+    if isinstance(image, np.ndarray) and len(shape) == 4 and shape[1] == 1 and shape[3] not in (1, 3):
+        batch = image[:, 0]
+    is_stack = isinstance(image, np.ndarray) and len(shape) == 3 and shape[2] > MAX_CHANNELS
+    is_several = is_stack or len(shape) == 4 or isinstance(image, list | tuple | Iterator)
+    images: list[Any] = list(batch) if is_several else [image]
     if not images:
-        raise ValueError("`image` must hold at least one image, got an empty list")
+        raise ValueError("`image` must hold at least one image, got none")
     return [to_gray(one) for one in images]
 
 
@@ -269,6 +280,17 @@ def invert_polarity(gray: np.ndarray, input_range: tuple[float, float] | None = 
     if gray.dtype == np.float32:
         return -gray  # exact, also beside pixels at the end of float32
     return gray.max() - gray + gray.min()
+
+
+def seen_image(gray: np.ndarray, polarity: str, input_range: tuple[float, float] | None = None) -> np.ndarray:
+    """The image that a detector of bright targets is given: the frame (H, W), of "black-hot" its `invert_polarity`.
+
+    Raises:
+        ValueError: `polarity` is neither "white-hot" nor "black-hot"; as in `normalize_image`.
+    """
+    if polarity not in POLARITIES:
+        raise ValueError(f"`polarity` must be one of {', '.join(POLARITIES)}, got {polarity!r}")
+    return invert_polarity(gray, input_range) if polarity == BLACK_HOT else gray
 
 
 def percentile_range(gray: np.ndarray) -> tuple[float, float]:

@@ -33,22 +33,6 @@ _MODELS = f"{__name__.partition('.')[0]}.models"
 _LIBRARY = re.compile(rf"(?:{re.escape(_MODELS)}\.|irstd_|load_{_MODELS.replace('.', '_')}_)([a-z]\w*)")
 
 
-def bundled_checkpoint(name: str = "tiny") -> Path:
-    """Folder of weights that come with the package, for a pipeline's `from_pretrained`.
-
-    Args:
-        name: "tiny" for [`IRSTDLatentPipeline`], "irstd_diff_small" for [`IRSTDDiffPipeline`].
-
-    Raises:
-        ValueError: no such checkpoint.
-    """
-    folder = Path(__file__).parents[1] / "checkpoints" / name
-    names = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
-    if name not in names:
-        raise ValueError(f"`name` must be one of {', '.join(names)}, got {name!r}")
-    return folder
-
-
 def check_format_version(version: Any, source: str | PathLike) -> None:
     """Checks that this version of the package reads the checkpoint `source`.
 

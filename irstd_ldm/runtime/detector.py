@@ -1,7 +1,7 @@
 """An exported detector, run without torch."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -9,20 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import ImageInput, gray_range, scale_gray, to_grays
+from ..bundled import is_default
+from ..data.images import WHITE_HOT, ImageInput, gray_range, scale_gray, seen_image, to_grays
+from ..results import DetectionsMixin
 from ..targets import Target, confidence_calibration, resolve_decision
 from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling
 from .exported import BUNDLED_GRAPH, DESCRIPTION, ENGINES, READABLE, TorchNoise, fastest_engine, read_description
 
 
 @dataclass(frozen=True)
-class DetectorOutput:
+class DetectorOutput(DetectionsMixin):
     """Detections in N images, as in [`IRSTDPipelineOutput`], always arrays."""
 
     probability: Any
     mask: Any
     uncertainty: Any
     targets: list[list[Target]]
+    images: list[np.ndarray]
 
 
 class ExportedDetectorRunner:
@@ -41,7 +44,7 @@ class ExportedDetectorRunner:
         ```
 
     Args:
-        folder: Written by `irstd-ldm export`; None = the bundled detector.
+        folder: Written by `irstd-ldm export`; None or "tiny" = the bundled detector.
         runtime: ``onnxruntime``, ``openvino``, which reads both formats, or ``auto``, the faster of those installed.
         num_threads: Threads of the runtime; None = its own choice.
 
@@ -57,7 +60,7 @@ class ExportedDetectorRunner:
     def __init__(self, folder: str | PathLike | None = None, runtime: str = "auto", num_threads: int | None = None):
         if runtime not in (*ENGINES, "auto"):
             raise ValueError(f"`runtime` must be one of {', '.join(ENGINES)}, auto, got {runtime!r}")
-        folder = BUNDLED_GRAPH if folder is None else folder
+        folder = BUNDLED_GRAPH if folder is None or is_default(folder) else folder
         self.description = read_description(folder)
         if runtime == "auto":
             runtime = fastest_engine(self.description.format)
@@ -90,7 +93,7 @@ class ExportedDetectorRunner:
 
     def __call__(
         self,
-        image: ImageInput | Sequence[ImageInput],
+        image: ImageInput | Iterable[ImageInput],
         num_inference_steps: int | None = None,
         ensemble_size: int | None = None,
         mask_threshold: float | None = None,
@@ -105,8 +108,9 @@ class ExportedDetectorRunner:
         return_dict: bool = True,
         ensemble_fusion: str = "mean",
         threshold: float | None = None,
+        polarity: str = WHITE_HOT,
     ) -> Any:
-        """Detect the targets of one image or of a list of images.
+        """Detect the targets of one image or of several.
 
         Arguments, values and errors are those of [`IRSTDLatentPipeline`], with these differences.
 
@@ -140,7 +144,8 @@ class ExportedDetectorRunner:
         decision = resolve_decision(self.config, threshold, mask_threshold, score_threshold, *budgets)
 
         # 2. Read the images, and draw a seed for each.
-        grays = to_grays(image)  # N of (H, W)
+        images = to_grays(image)  # N of (H, W)
+        grays = [seen_image(one, polarity, input_range) for one in images]
         ranges = [gray_range(gray, input_range, self.config["normalization"]) for gray in grays]
         base_seed = TorchNoise(seed).integer(2**62)
         seeds = [image_seed(base_seed, index) for index in range(len(grays))]
@@ -156,7 +161,7 @@ class ExportedDetectorRunner:
 
         # 4. Decide, and find the targets.
         found = decide(blenders, grays, decision, confidence_calibration(self.config))
-        return DetectorOutput(*found) if return_dict else found
+        return DetectorOutput(*found, images) if return_dict else found
 
     def predict_probability(self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int) -> np.ndarray:
         """Probabilities of the ensemble's members, an image's encoded once per member.

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bundled import bundled_checkpoint, is_default
 from ..data.images import check_normalization
 
 DESCRIPTION = "detector.json"
@@ -32,7 +33,7 @@ CONFIG_FIELDS = {
     "default_tile_size",
 }
 # The bundled detector as `make graph` exports it.
-BUNDLED_GRAPH = Path(__file__).parents[1] / "checkpoints" / "tiny" / "exported"
+BUNDLED_GRAPH = bundled_checkpoint() / "exported"
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # OpenVINO's weights lie beside it, in model.bin
 _BLOCK = 16  # normal numbers that torch makes at a time: 8 radii, 8 angles
 
@@ -130,16 +131,16 @@ def resolve_runtime(
 ) -> str:
     """What runs the networks of a model: `runtime`, or for "auto" what is fast.
 
-    An exported detector, or the bundled one (None) at the steps of its graph unless a CUDA device is there or asked
-    for, runs in the faster of the runtimes that are installed; all else, and all without one, in torch.
+    An exported detector, or the bundled one (None or its name) at the steps of its graph unless a CUDA device is there
+    or asked for, runs in the faster of the runtimes that are installed; all else, and all without one, in torch.
     """
     if runtime != "auto":
         return runtime
-    graph = BUNDLED_GRAPH if model is None else Path(model)
+    graph = BUNDLED_GRAPH if model is None or is_default(model) else Path(model)
     if not is_exported(graph):
         return "torch"
     engine = fastest_engine("onnx" if (graph / MODEL_FILES["onnx"]).is_file() else "openvino")
-    if model is not None:
+    if not is_default(model):
         return engine
     has_steps = num_inference_steps in (None, read_description(graph).num_inference_steps)
     on_cpu = not _has_cuda() if device is None else device == "cpu"

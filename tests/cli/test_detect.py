@@ -17,8 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from irstd_ldm import IRSTDLatentPipeline, Target
-from irstd_ldm.cli import outputs
+from irstd_ldm import IRSTDLatentPipeline, Target, results
 from irstd_ldm.cli.main import main
 
 RNG = np.random.default_rng(0)
@@ -352,8 +351,23 @@ def test_tables_that_cannot_be_ended_are_one_line_and_keep_their_rows(detect, tm
     assert '"name": "a"' in (out / ".detections.jsonl.part").read_text()
 
 
+def test_yolo_labels_lie_in_a_folder_of_their_own(detect, tmp_path):
+    code, out = detect(write_image(tmp_path / "a.png"), "--write", "yolo,json")
+    assert code == 0
+    (image,) = read_json(out)["images"]
+    boxes = [list(map(float, line.split())) for line in (out / "yolo" / "a.txt").read_text().splitlines()]
+    assert len(boxes) == len(image["targets"]) > 0
+    for (_, x, y, width, height, confidence), target in zip(boxes, image["targets"], strict=True):
+        centre = target["left"] + target["width"] / 2, target["top"] + target["height"] / 2
+        assert (x * image["width"], y * image["height"]) == pytest.approx(centre, rel=1e-4)
+        assert (width * image["width"], height * image["height"]) == pytest.approx(
+            (target["width"], target["height"]), rel=1e-4
+        )
+        assert confidence == pytest.approx(target["confidence"], rel=1e-4)
+
+
 def test_no_memory_for_an_overlay_fails_its_image_alone(detect, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(outputs, "MIN_LONG_SIDE_PX", 2**30)  # an enlargement that Pillow cannot hold
+    monkeypatch.setattr(results, "MIN_LONG_SIDE_PX", 2**30)  # an enlargement that Pillow cannot hold
     paths = [write_image(tmp_path / name) for name in ("a.png", "b.png")]
     code, out = detect(*paths)
     assert code == 1

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.cli import PICTURE_KINDS, CommandError, InputFile, outputs
+from irstd_ldm.cli import CommandError, InputFile, outputs
 from irstd_ldm.cli.main import main
 from irstd_ldm.cli.model import FrameDetector, predict
-from irstd_ldm.cli.outputs import Record, draw_overlay
+from irstd_ldm.cli.outputs import Record
 from irstd_ldm.cli.sequence import SequenceResult, detect_sequence
 from irstd_ldm.cli.video import AnnotatedVideo
 from irstd_ldm.data.images import displayable, robust_range_of_values
@@ -27,6 +27,7 @@ from irstd_ldm.data.readers import open_frames
 from irstd_ldm.data.readers.frame import Frame, ImageReadError
 from irstd_ldm.data.readers.sequence_range import SAMPLED_FRAMES, sequence_range
 from irstd_ldm.files import finite
+from irstd_ldm.results import draw_overlay
 from irstd_ldm.targets import Decision
 from irstd_ldm.tracking import Tracker
 
@@ -258,7 +259,7 @@ def test_pictures_are_those_of_the_frames_as_single_images(tiny_pipeline, thresh
         probability, mask, targets = predict(
             tiny_pipeline, image, asked, Decision(threshold, threshold), sequence_range(source)
         )
-        shown = {kind: np.asarray(Image.open(tmp_path / "one" / kind / f"{number:06}.png")) for kind in PICTURE_KINDS}
+        shown = {kind: np.asarray(Image.open(tmp_path / "one" / kind / f"{number:06}.png")) for kind in ("masks", "overlays", "probability")}
         np.testing.assert_array_equal(shown["masks"], mask * np.uint8(255))
         np.testing.assert_allclose(shown["probability"] / 65535, probability, atol=0.501 / 65535)
         expected = draw_overlay(displayable(image, sequence_range(source)), targets)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from irstd_ldm.cli.outputs import BOX_COLOUR, draw_overlay
 from irstd_ldm.data.images import displayable
+from irstd_ldm.results import BOX_COLOUR, draw_overlay
 from irstd_ldm.targets import Target
 
 

@@ -287,7 +287,7 @@ def test_input_range(tiny_pipeline):
         (np.full((8, 8), np.nan, np.float32), ValueError, "`image` must be finite"),
         (np.full((8, 8), np.inf, np.float32), ValueError, "`image` must be finite"),
         (np.zeros((0, 8), np.uint8), ValueError, "`image` must have at least one pixel"),
-        (np.zeros((2, 8, 8), np.uint8), ValueError, "`image` must have the shape"),
+        (np.zeros((8, 8, 2), np.uint8), ValueError, "`image` must have the shape"),
         (np.zeros((8, 8), bool), TypeError, "`image` must be uint8"),
         ([np.zeros((8, 8), np.uint8), None], TypeError, "`image` must be a path"),
     ),

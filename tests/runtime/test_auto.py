@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm.cli.main import main
+from irstd_ldm.cli.main import CORE, main
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime import exported as exported_module
 
 WITHOUT_TORCH = """\
 import sys
-from irstd_ldm.cli.main import CORE, main
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -21,6 +20,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
+from irstd_ldm.cli.main import main
 for line in sys.argv[1:]:
     print(main(line.split()))
 """
@@ -69,7 +69,9 @@ def test_without_torch(tmp_path):
         f"pull owner/name {tmp_path}/pulled",
         f"synthesize --data {tmp_path} --count 1 --model {tmp_path} --output {tmp_path}/made",
     ]
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *lines], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"CORE = {CORE}\n{WITHOUT_TORCH}", *lines], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     told = done.stderr.splitlines()
     assert len(told) == len(lines) - 1
