@@ -6,13 +6,14 @@ PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 1800
 FUZZ_SEED ?= 1
 BIN := $(VENV)/bin
+CORE := $(VENV)/core.stamp
 STAMP := $(VENV)/installed.stamp
 
 .PHONY: help install demo test test-all fuzz check docs style graph clean
 
 help:
 	@echo "make demo      install, detect targets in a synthetic scene, show them"
-	@echo "make test      install, ruff, mypy and the tests (test-all: the slow ones too)"
+	@echo "make test      install what tests need, ruff, mypy and the tests (test-all: the slow ones too)"
 	@echo "make fuzz      damaged files for half an hour, 200 kills, properties at length"
 	@echo "make check     ruff and mypy only"
 	@echo "make docs      the documentation as a site in docs/_build/html"
@@ -22,14 +23,18 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): setup.py pyproject.toml constraints.txt
+$(CORE): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[runtime]"
+	touch $@
+
+$(STAMP): $(CORE)
 	$(BIN)/python -m pip install -c constraints.txt -e ".[runtime,test]"
 	$(BIN)/python -m pip install --no-deps -c constraints.txt pyirstdmetrics
 	touch $@
 
-demo: $(STAMP)
+demo: $(CORE)
 	$(BIN)/irstd-ldm detect --output demo-output
 
 check: $(STAMP)

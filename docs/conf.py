@@ -2,7 +2,11 @@
 
 import re
 
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
 import irstd_ldm
+from irstd_ldm.cli.main import build_parser
 
 project = "irstd-ldm"
 copyright = "the irstd-ldm authors, Apache-2.0"
@@ -43,5 +47,16 @@ def _indented(code: str) -> str:
     return "".join(f"    {line}" if line.strip() else line for line in code.splitlines(keepends=True))
 
 
+class CommandHelp(Directive):
+    """What `irstd-ldm COMMAND --help` prints."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+        return [nodes.literal_block(text=commands.choices[self.arguments[0]].format_help())]
+
+
 def setup(app) -> None:
+    app.add_directive("command-help", CommandHelp)
     app.connect("autodoc-process-docstring", docstring_as_rst, priority=100)

@@ -259,7 +259,8 @@ def test_pictures_are_those_of_the_frames_as_single_images(tiny_pipeline, thresh
         probability, mask, targets = predict(
             tiny_pipeline, image, asked, Decision(threshold, threshold), sequence_range(source)
         )
-        shown = {kind: np.asarray(Image.open(tmp_path / "one" / kind / f"{number:06}.png")) for kind in ("masks", "overlays", "probability")}
+        paths = {kind: tmp_path / "one" / kind / f"{number:06}.png" for kind in ("masks", "overlays", "probability")}
+        shown = {kind: np.asarray(Image.open(path)) for kind, path in paths.items()}
         np.testing.assert_array_equal(shown["masks"], mask * np.uint8(255))
         np.testing.assert_allclose(shown["probability"] / 65535, probability, atol=0.501 / 65535)
         expected = draw_overlay(displayable(image, sequence_range(source)), targets)
