@@ -45,7 +45,7 @@ def row(pictures: Sequence[np.ndarray | Image.Image], height: int, resample: Ima
 
 def stretched(values: np.ndarray) -> np.ndarray:
     low, high = np.percentile(values, (0.1, 99.9))  # a dead pixel would take the whole range
-    return np.uint8(np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255)
+    return (np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
 
 def cut(values: np.ndarray, scene: SyntheticScene, side: int = 64) -> np.ndarray:

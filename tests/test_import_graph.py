@@ -5,20 +5,21 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "irstd_ldm"
-FLOOR = {"bundled", "files", "targets", "tiling", "tracking", "data", "results"}
+FLOOR = {"bundled", "extras", "files", "targets", "tiling", "tracking", "data", "results"}
 BELOW = {*FLOOR, "hub", "models", "evaluation", "pipelines", "runtime"}
 # Room, a folder or a file of the package's root -> the other rooms that it may import.
 MAY_IMPORT = {
     "files": set(),
     "bundled": set(),
+    "extras": set(),
     "models": set(),
     "targets": {"files"},
     "hub": {"files"},
     "tiling": {"files", "targets"},
     "tracking": {"files", "targets"},
-    "data": {"files", "targets"},
+    "data": {"extras", "files", "targets"},
     "results": {"targets", "data"},
-    "evaluation": {"files", "targets", "data"},
+    "evaluation": {"extras", "files", "targets", "data"},
     "pipelines": {*FLOOR, "hub", "models"},
     "runtime": {*FLOOR, "models"},
     "stream": {*FLOOR, "runtime"},

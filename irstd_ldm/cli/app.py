@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from ..app.server import LOOPBACK, launch_options, private_folder
+from ..extras import install_command
 from . import EXIT_INTERRUPTED, EXIT_USAGE, CommandError, describe
 from .model import load_pipeline, model_name, resolve_device
 
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> NoReturn:
         try:
             from ..app.page import build_page
         except ImportError as error:
-            raise CommandError(f"the page needs gradio: pip install irstd-ldm[demo] ({error})", EXIT_USAGE) from error
+            raise CommandError(f"the page needs gradio: {install_command('demo')} ({error})", EXIT_USAGE) from error
         page = build_page(load_pipeline(args, resolve_device(args.device)), model_name(args))
         try:
             options = launch_options(args.max_file_mb)

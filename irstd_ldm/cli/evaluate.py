@@ -22,6 +22,7 @@ from ..evaluation.protocols import find_predictions, get_protocol, read_predicti
 from ..evaluation.report.outcomes import NamedEvaluation, WorstImages, file_stem
 from ..evaluation.report.write import write_report
 from ..evaluation.result import EvaluationResult, Pair, evaluate_probabilities
+from ..extras import install_command
 from ..files import write_json
 from ..hub.format import read_json
 from ..pipelines.detection import IRSTDDetectionPipeline
@@ -234,7 +235,7 @@ def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
         with writing(output):
             print(f"written: {write_report(output, evaluations)}")
     except ModuleNotFoundError as error:
-        print(f"irstd-ldm evaluate: no report.html: {error}: pip install irstd-ldm[eval]", file=sys.stderr)
+        print(f"irstd-ldm evaluate: no report.html: {error}: {install_command('eval')}", file=sys.stderr)
 
 
 def _cross_row(evaluation: NamedEvaluation) -> dict[str, Any]:

@@ -125,7 +125,7 @@ Fetches a checkpoint's safe files (no pickles), checks them and puts them into D
 """
 
 APP_HELP = """\
-Serves the page until Ctrl-C. Needs gradio: pip install irstd-ldm[demo]. Uploads are kept in a temporary folder of this
+Serves the page until Ctrl-C. Needs gradio. Uploads are kept in a temporary folder of this
 process and deleted within the hour. There is no login: whoever reaches the address can use the page.
 """
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import displayable
+from ..extras import install_command
 from ..files import FolderInUseError, csv_line, finite, only_writer, part_path, printable, replacing, write_text
 from ..results import draw_overlay, yolo_labels
 from ..targets import Target
@@ -302,7 +303,7 @@ def table_of(kind: str) -> Table:
     try:
         import_module(library)
     except ImportError as error:
-        raise CommandError(f"--write {kind}: {error}; pip install irstd-ldm[{extra}]", EXIT_USAGE) from error
+        raise CommandError(f"--write {kind}: {error}; {install_command(extra)}", EXIT_USAGE) from error
     return getattr(import_module(".exchange", __package__), f"{kind}_table")
 
 

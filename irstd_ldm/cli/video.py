@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import displayable
+from ..extras import install_command
 from ..files import part_path
 from ..results import OUTLINE_COLOUR, draw_overlay
 from ..targets import Target
@@ -38,7 +39,7 @@ class AnnotatedVideo:
         try:
             import av
         except ImportError as error:
-            raise CommandError("--annotated-video needs PyAV: pip install irstd-ldm[video]") from error
+            raise CommandError(f"--annotated-video needs PyAV: {install_command('video')}") from error
         self._av, self._path = av, path
         self._rate = Fraction(frames_per_second or DEFAULT_RATE).limit_denominator(1001)
         self._container: Any = None

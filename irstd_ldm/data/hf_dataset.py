@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import install_command
 from .folder import Sample, SampleSequence
 from .masks import mask_levels
 from .readers import ImageReadError, read_image, read_stored
@@ -35,7 +36,7 @@ class HFDataset(SampleSequence):
             from datasets import Image as ImageFeature
             from datasets import load_dataset
         except ImportError as error:
-            raise ImportError("Hugging Face data sets need `pip install irstd-ldm[eval]`") from error
+            raise ImportError(f"Hugging Face data sets need datasets: {install_command('eval')}") from error
         try:
             rows = load_dataset(name, split=split)
         except (OSError, ValueError, RuntimeError) as error:

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..extras import required
 from ..files import unfinished_folder
-from .exported import DESCRIPTION, MODEL_FILES, ExportedDetector, required
+from .exported import DESCRIPTION, MODEL_FILES, ExportedDetector
 from .quantize import Calibration, calibration_inputs, quantize_onnx
 
 if TYPE_CHECKING:

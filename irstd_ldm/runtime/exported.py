@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from ..bundled import bundled_checkpoint, is_default
 from ..data.images import check_normalization
+from ..extras import required
 
 DESCRIPTION = "detector.json"
 FORMAT_VERSION = 3  # 2 brought the normalisation, 3 the score threshold
@@ -111,14 +111,6 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
     if not description.model_path(Path(folder)).is_file():
         raise FileNotFoundError(f"{folder} has no file {MODEL_FILES[description.format]}")
     return description
-
-
-def required(name: str, extra: str = "export") -> Any:
-    """A module of an extra; ModuleNotFoundError names the extra."""
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error.name} is not installed: pip install irstd-ldm[{extra}]") from error
 
 
 def is_exported(folder: str | PathLike) -> bool:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..data.images import gray_range, scale_gray
+from ..extras import required
 from ..tiling import image_seed, pad_image, tile_windows
-from .exported import ExportedDetector, required
+from .exported import ExportedDetector
 
 NUM_CALIBRATION_IMAGES = 64
 MIN_INT8_CHANNELS = 32  # fewest channels on either side; chosen by the pixels of training images that differ

@@ -108,7 +108,7 @@ def test_without_the_package_the_extra_is_named():
         "from irstd_ldm.data.hf_dataset import HFDataset; HFDataset('a', 'test')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ImportError: Hugging Face data sets need `pip install irstd-ldm[eval]`" in done.stderr
+    assert 'ImportError: Hugging Face data sets need datasets: pip install "datasets>=4" ' in done.stderr
 
 
 def test_evaluate_scores_it_as_it_scores_the_folder(tmp_path):

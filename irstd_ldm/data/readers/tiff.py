@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageChops
 
+from ...extras import install_command
 from .frame import FrameSource, ImageReadError, check_size
 from .still import open_image
 
@@ -207,7 +208,7 @@ class TiffFrames(FrameSource):
         try:
             pixels = page.asarray()
         except Exception as error:  # tifffile raises whatever a broken tag leads to
-            extra = ": pip install irstd-ldm[video]" if "'imagecodecs' package" in str(error) else ""
+            extra = f": {install_command('video')}" if "'imagecodecs' package" in str(error) else ""
             raise self.error(f"{error}{extra}") from error
         if page.axes == "SYX":
             pixels = np.moveaxis(pixels, 0, -1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...extras import install_command
 from ..images import to_gray
 from .frame import MAX_PIXELS, Address, Frame, FrameSource, ImageReadError, check_size
 
@@ -93,7 +94,7 @@ class VideoFrames(FrameSource):
         try:
             import av
         except ImportError as error:
-            raise ImportError("video needs PyAV: pip install irstd-ldm[video]") from error
+            raise ImportError(f"video needs PyAV: {install_command('video')}") from error
         try:
             container = av.open(name, container_options=dict(options), metadata_errors="replace", **keywords)
         except av.FFmpegError as error:

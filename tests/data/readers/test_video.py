@@ -201,4 +201,4 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "video needs PyAV: pip install irstd-ldm[video]"
+    assert done.stdout.strip() == 'video needs PyAV: pip install "av>=14" "imagecodecs>=2024.6"'
