@@ -14,7 +14,7 @@ FEATURES = {
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "openvino>=2025.0"],
     "geo": ["rasterio>=1.4"],
     "runtime": ["onnxruntime>=1.20"],
-    "train": ["datasets>=4", "pyyaml", "tensorboard"],
+    "train": ["datasets>=4", "matplotlib>=3.8", "pyyaml", "tensorboard"],
     "video": ["av>=14", "imagecodecs>=2024.6"],
 }
 DOCS = ["furo", "myst-parser>=4", "sphinx>=8"]

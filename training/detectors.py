@@ -55,16 +55,18 @@ class DetectorTask(Task):
         """Score the pipeline, at its own defaults, on the held-out images and the held-out frames without targets."""
         counts, rows = [], []
         for data_set in self.data.data_sets:
-            for index, sample in enumerate(data_set.val_samples):
+            samples = tqdm(data_set.val_samples, desc=f"validation, {data_set.name}", leave=False)
+            for index, sample in enumerate(samples):
                 output = self.pipeline(sample.image)
                 counts.append(count_image(output.mask[0, 0], sample.mask))
                 if index < max(SHOWN // len(self.data.data_sets), 1):
-                    shown = (normalize_image(sample.image) + 1) / 2
-                    rows.append([shown, sample.mask.astype(np.float32), output.probability[0, 0]])
+                    gray = (normalize_image(sample.image) + 1) / 2
+                    rows.append([gray, sample.mask.astype(np.float32), output.probability[0, 0]])
         scores = scores_of_data_sets(self.data, counts)
         if self.data.val_backgrounds:
             frames = self.data.val_backgrounds.values()
-            false_alarms_px = sum(int(self.pipeline(frame).mask.sum()) for frame in frames)
+            shown = tqdm(frames, desc="validation, frames without targets", leave=False)
+            false_alarms_px = sum(int(self.pipeline(frame).mask.sum()) for frame in shown)
             scores["background_fa_per_million_px"] = 1e6 * false_alarms_px / sum(frame.size for frame in frames)
         return Validation(scores, rows)
 

@@ -33,6 +33,7 @@ from ..hub.format import CARD, INDEX, seal, stale_files
 from ..hub.model_card import make_card
 from ..hub.upload import HUB_ERRORS, explain, upload, upload_contents
 from . import runs
+from .curves import CURVES, draw_curves
 from .settings import TrainSettings, save_settings
 from .training_data import TrainingData, write_split
 
@@ -74,6 +75,11 @@ class Task:
 
     def __init__(self, settings: Any, data: TrainingData):
         self.settings, self.data = settings, data
+
+    @property
+    def name(self) -> str:
+        """What the progress bar calls the training: "latent" of `LatentTask`."""
+        return type(self).__name__.removesuffix("Task").lower()
 
     @classmethod
     def read_data(cls, settings: Any) -> TrainingData:
@@ -380,9 +386,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         pin_memory=accelerator.device.type == "cuda",
     )
     is_main = accelerator.is_main_process
-    progress = tqdm(
-        total=settings.max_train_steps, initial=first_step, desc=type(settings).__name__, disable=not is_main
-    )
+    progress = tqdm(total=settings.max_train_steps, initial=first_step, desc=task.name, disable=not is_main)
     validates = settings.validation_steps > 0 and settings.val_fraction > 0
     checks: list[tuple[int, str, torch.Tensor]] = []
     shown: dict[str, str] = {}
@@ -461,6 +465,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
             if settings.push_to_hub:
                 _push(task, settings, record, settings.max_train_steps)
         write_json(output_dir / runs.RECORD, record)
+        draw_curves(output_dir / LOSS_LOG, output_dir / VALIDATION_LOG, task.headline, output_dir / CURVES)
     accelerator.wait_for_everyone()
     for tracker in accelerator.trackers:
         tracker.finish()

@@ -1,10 +1,14 @@
 """`irstd-ldm train`."""
 
+import sys
+
 import pytest
 import yaml
+from PIL import Image
 
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.main import main
+from irstd_ldm.training.curves import draw_curves
 
 
 def test_a_trainer_runs_with_a_recipe_of_the_package(synthetic_root, tmp_path, capsys):
@@ -14,6 +18,16 @@ def test_a_trainer_runs_with_a_recipe_of_the_package(synthetic_root, tmp_path, c
     assert main(["train", "latent", *settings, *small, *data]) == 0
     assert yaml.safe_load((tmp_path / "mine" / "settings.yaml").read_text())["max_train_steps"] == 1
     assert IRSTDLatentPipeline.from_pretrained(tmp_path / "mine")
+    assert "validation, " in (told := capsys.readouterr().err) and "latent: " in told and "crops/s=" in told
+    with Image.open(tmp_path / "mine" / "curves.png") as picture:
+        assert picture.size == (1000, 400) and len(picture.getcolors(2**20)) > 10
+
+
+def test_without_matplotlib_nothing_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (tmp_path / "losses.jsonl").write_text('{"step": 1, "loss": 2.0, "iou": 0.5}\n')
+    draw_curves(tmp_path / "losses.jsonl", tmp_path / "none", "iou", tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
 
 
 @pytest.mark.parametrize(
