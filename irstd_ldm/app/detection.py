@@ -33,6 +33,7 @@ class Input:
     frames: list[Frame]
     left_out: str = ""  # why later frames of the file are missing
     input_range: tuple[float, float] | None = None  # raw values that map to -1 and 1; None = each frame's own
+    planted: tuple[tuple[float, float], ...] = ()  # (x, y) of the targets of a synthetic scene
 
 
 @dataclass(frozen=True)
@@ -93,4 +94,5 @@ def example_input(name: str) -> Input:
     """One of `EXAMPLES`, 320x256 with three targets of SCR 6."""
     kind, seed, bit_depth = EXAMPLES[name]
     scene = synthetic_scene(256, 320, kind=kind, num_targets=3, scr=6.0, seed=seed, bit_depth=bit_depth)
-    return Input(f"synthetic-{name}.png", [Frame(0, scene.image, None)])
+    planted = tuple((target.x, target.y) for target in scene.targets)
+    return Input(f"synthetic-{name}.png", [Frame(0, scene.image, None)], planted=planted)

@@ -5,10 +5,11 @@ import dataclasses
 import io
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -86,12 +87,28 @@ class Handlers:
         detected = self._detect(scene, Settings(steps, ensemble, polarity), progress)
         return (*detected, None, gr.Gallery(selected_index=None))
 
+    def detect_first(self, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
+        """What the page begins with."""
+        return self._detect(example_input(next(iter(EXAMPLES))), Settings(steps, ensemble, polarity), progress)
+
+    def detect_call(self, path: str, score_threshold: float | None, polarity: str, request: gr.Request) -> Any:
+        """The endpoint for programs: the content of the page's JSON, at the checkpoint's own steps and members.
+
+        Without a score threshold it is the checkpoint's.
+        """
+        config = self.pipeline.config
+        settings = Settings(config.default_num_inference_steps, config.default_ensemble_size, polarity)
+        detection = self._detect(self.read_file(path, request), settings, lambda *_, **__: None)[0]
+        score_threshold = config.default_score_threshold if score_threshold is None else score_threshold
+        decision = Decision(config.default_mask_threshold, score_threshold)
+        return self._content(detection, decision, [self._found(one, decision)[1] for one in detection.frames])
+
     def detect_again(self, detection: Detection | None, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
         if detection is None:
             raise _expired()
         return self._detect(detection.input, Settings(steps, ensemble, polarity), progress)
 
-    def _detect(self, read: Input, settings: Settings, progress: gr.Progress) -> tuple[Any, ...]:
+    def _detect(self, read: Input, settings: Settings, progress: Callable[..., Any]) -> tuple[Any, ...]:
         """A detection, its frame slider, and the button that repeats it."""
         num_frames = len(read.frames)
         passes = settings.ensemble_size * max(1, settings.num_inference_steps)
@@ -149,15 +166,7 @@ class Handlers:
         decision = self.decide(budget, mask_threshold, score_threshold)
         found = [self._found(one, decision) for one in detection.frames]
         targets = [of_frame for _, of_frame in found]
-        settings = {
-            **dataclasses.asdict(detection.settings),
-            **vars(decision),
-            **dict.fromkeys(calibrated_budgets(self.pipeline.config)),
-            **({} if budget == BY_SCORE else named_budget(budget)),
-            "seed": SEED,
-        }
-        images = list(_image_entries(detection, targets))
-        content = {"version": __version__, "model": self.model, "settings": settings, "images": images}
+        content = self._content(detection, decision, targets, {} if budget == BY_SCORE else named_budget(budget))
         base = Path(detection.folder.name) / Path(detection.input.name).stem
         json_path, mask_path = base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}-mask.png")
         write_json(json_path, content)
@@ -169,6 +178,24 @@ class Handlers:
             gr.DownloadButton(value=json_path, interactive=True),
             gr.DownloadButton(value=mask_path, interactive=True),
         )
+
+    def _content(
+        self,
+        detection: Detection,
+        decision: Decision,
+        targets: list[list[Target]],
+        budget: Mapping[str, float] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """What the JSON holds, in the form of the command's detections.json."""
+        settings = {
+            **dataclasses.asdict(detection.settings),
+            **vars(decision),
+            **dict.fromkeys(calibrated_budgets(self.pipeline.config)),
+            **budget,
+            "seed": SEED,
+        }
+        images = list(_image_entries(detection, targets))
+        return {"version": __version__, "model": self.model, "settings": settings, "images": images}
 
     def _found(self, shown: DetectedFrame, decision: Decision) -> tuple[np.ndarray, list[Target]]:
         """The mask (H, W) and the targets of one frame, as the pipeline itself gives them."""
@@ -252,7 +279,7 @@ def _image_entries(detection: Detection, targets: list[list[Target]]) -> Iterato
     for one, of_frame in zip(detection.frames, targets, strict=True):
         height, width = one.frame.image.shape
         index = {"frame": one.frame.index, "time_s": one.frame.time_s} if detection.is_sequence else {}
-        rows = [dataclasses.asdict(target) for target in of_frame]
+        rows = [target.to_dict() for target in of_frame]
         yield {"file": detection.input.name, **index, "width": width, "height": height, "targets": rows}
 
 
@@ -260,7 +287,8 @@ def _layers(detection: Detection, index: int) -> dict[str, Any]:
     """The pictures of a frame that no decision changes, and its size; uncertainty is shown from 0 to its largest."""
     shown = detection.frames[index]
     height, width = shown.frame.image.shape
-    layers = {"name": detection.input.name, "width": width, "height": height}
+    planted = [{"x": x, "y": y} for x, y in detection.input.planted]
+    layers = {"name": detection.input.name, "width": width, "height": height, "planted": planted}
     layers |= {"image": data_url(displayable(shown.frame.image)), "probability": _coloured(shown.probability)}
     if shown.uncertainty is not None:
         largest = float(shown.uncertainty.max())

@@ -54,17 +54,17 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
     handlers = Handlers(pipeline, model, Limits())
     with UploadsOnly(title=TITLE, analytics_enabled=False, delete_cache=(60, LIFETIME_S)) as page:
         gr.Markdown(HEADING)
-        with gr.Row():
+        with gr.Row(elem_id="parts"):
             with gr.Column(scale=2, min_width=320):
                 file = gr.File(label=DROP, height=140, elem_id="file")
-                gr.Markdown("Or a synthetic scene with three targets:")
+                gr.Markdown("Or a synthetic scene with three targets, which circles show:")
                 scenes = gr.Gallery(
                     [(displayable(example_input(name).frames[0].image), name) for name in EXAMPLES],
                     label="Scenes",
                     show_label=False,
                     columns=4,
                     height=110,
-                    object_fit="cover",
+                    object_fit="contain",
                     format="png",
                     allow_preview=False,
                     buttons=[],
@@ -148,6 +148,13 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
             again.click(handlers.detect_again, [detection, *settings], detected, **run, **private),
         ):
             event.success(handlers.show_all, decision, results, **private, show_progress="hidden")
+        first = page.load(handlers.detect_first, settings, detected, **run, **private)
+        first.success(handlers.show_all, decision, results, **private, show_progress="hidden")
+        with gr.Row(visible=False):
+            call = [gr.File(), gr.Number(None, label="score_threshold"), gr.Radio([*POLARITIES], value=POLARITIES[0])]
+            gr.Button().click(
+                handlers.detect_call, call, gr.JSON(label="detections"), api_name="detect", concurrency_limit=1
+            )
         file.clear(handlers.clear, None, [*detected, *results], **private)
         budget.change(handlers.choose_budget, [budget, *thresholds], thresholds, **quick)
         for changed in (budget.change, mask_threshold.change, score_threshold.change):

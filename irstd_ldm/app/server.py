@@ -23,7 +23,15 @@ CSS = """
 footer { display: none !important; }
 #scenes .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; overflow: hidden; }
 .gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
+@media (max-width: 700px) {
+  .gradio-container, .gradio-container .main, #parts, #parts > .column { min-width: 0 !important; max-width: 100vw; }
+  #parts > .column { width: calc(100vw - 64px); flex: none !important; }
+  #parts > .column:last-child { order: -1; }
+  #table { overflow-x: auto; }
+}
 """
+# Thermal pictures are looked at in the dark; `?__theme=light` is the other one.
+DARK = "() => new URLSearchParams(location.search).has('__theme') || document.body.classList.add('dark')"
 # The browser loads from this server alone; gradio's and the viewer's scripts are inline and built from text.
 CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -123,7 +131,13 @@ def launch_options(max_file_mb: int = MAX_FILE_MB) -> dict[str, Any]:
     largest = max_file_mb * 10**6
     quotas = {"client_bytes": UPLOADS_OF_CLIENT * largest, "all_bytes": UPLOADS_OF_ALL * largest}
     return {
-        "theme": gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
+        "theme": gr.themes.Default(
+            primary_hue="amber",
+            neutral_hue="zinc",
+            font=("system-ui", "sans-serif"),
+            font_mono=("ui-monospace", "monospace"),
+        ),
+        "js": DARK,
         "css": CSS,
         "max_file_size": largest,
         "allowed_paths": [],

@@ -61,9 +61,16 @@ function draw() {
   for (const button of element.querySelectorAll("button[data-zoom]")) button.disabled = !shown;
   find(".caption").textContent = shown ? captions[view.layer](props.layers) : "";
   marks.replaceChildren();
+  port.dataset.name = shown ? props.layers.name : "";
+  img.dataset.palette = view.layer === "image" ? find(".palette select").value : "";
   if (!shown) return;
   if (img.src !== address(view.layer)) img.src = address(view.layer);
   const targets = [...(props.value?.targets ?? [])].sort((a, b) => b.confidence - a.confidence);
+  for (const target of props.layers.planted) {
+    const circle = document.createElement("i");
+    circle.target = target;
+    marks.append(circle);
+  }
   targets.forEach((target, rank) => {
     const mark = document.createElement("div");
     mark.className = "mark";
@@ -87,7 +94,11 @@ function place() {
   img.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
   find(".scale").textContent = `${view.scale.toFixed(view.scale < 1 ? 2 : 1)}×`;
   marks.style.display = find(".overlay input").checked ? "" : "none";
-  for (const mark of marks.children) {
+  for (const circle of marks.querySelectorAll("i")) {
+    circle.style.left = `${view.x + (circle.target.x + 0.5) * view.scale}px`;
+    circle.style.top = `${view.y + (circle.target.y + 0.5) * view.scale}px`;
+  }
+  for (const mark of marks.querySelectorAll(".mark")) {
     const { left, top, number } = mark.target;
     mark.style.left = `${view.x + left * view.scale - MARGIN_PX}px`;
     mark.style.top = `${view.y + top * view.scale - MARGIN_PX}px`;
@@ -120,6 +131,7 @@ element.addEventListener("click", (event) => {
   }
 });
 find(".overlay input").addEventListener("change", place);
+find(".palette select").addEventListener("change", draw);
 port.addEventListener("wheel", (event) => {
   if (!props.layers) return;
   event.preventDefault();

@@ -132,7 +132,8 @@ def open_page(server: Server, chromium) -> Iterator[Callable]:
         page.on("request", lambda request: _is_foreign(request.url, server.url) and foreign.append(request.url))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(server.url)
-        page.locator("#viewer .port").wait_for()
+        page.locator("#viewer .port[data-name='synthetic-sky.png']").wait_for()  # what it begins with
+        page.locator("#summary strong").wait_for()
         return page
 
     yield open_page

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -24,6 +26,13 @@ def scene_file(tmp_path_factory):
 
 def upload(page, path) -> None:
     page.locator("#file input[type=file]").set_input_files(path)
+
+
+def upload_and_wait(page, path, number: int | None = None) -> None:
+    """Uploads a file and waits for its targets, of the number given."""
+    upload(page, path)
+    page.locator(f"#viewer .port[data-name='{path.name}']").wait_for()
+    wait_for_targets(page, number)
 
 
 def table_rows(page) -> list[list[float]]:
@@ -59,8 +68,7 @@ def near(target, x: float, y: float) -> bool:
 
 def test_an_uploaded_frame_gives_its_planted_targets(open_page, scene_file):
     page = open_page()
-    upload(page, scene_file)
-    wait_for_targets(page, 3)
+    upload_and_wait(page, scene_file, 3)
     rows = table_rows(page)
     assert len(rows) == 3
     for planted in SCENE.targets:
@@ -83,12 +91,69 @@ def test_an_uploaded_frame_gives_its_planted_targets(open_page, scene_file):
         assert mask[round(planted.y), round(planted.x)] == 255
 
 
+def test_it_begins_dark_with_a_scene_and_what_was_planted_in_it(open_page, scene_file):
+    page = open_page()
+    assert page.evaluate("document.body.classList.contains('dark')")
+    wait_for_targets(page, 3)
+    assert page.locator("#viewer .marks i").count() == 3
+    circles, marks = (
+        page.locator(f"#viewer .marks {name}").evaluate_all(
+            "all => all.map(one => { const box = one.getBoundingClientRect();"
+            " return [box.x + box.width / 2, box.y + box.height / 2] })"
+        )
+        for name in ("i", ".mark")
+    )
+    for mark in marks:
+        assert min(math.dist(mark, circle) for circle in circles) < 15  # on screen
+    upload_and_wait(page, scene_file, 3)
+    assert page.locator("#viewer .marks i").count() == 0
+
+
+def test_a_palette_is_of_the_image_alone(open_page):
+    page = open_page()
+    image = page.locator("#viewer img")
+    assert image.evaluate("image => getComputedStyle(image).filter") == "none"
+    page.locator("#viewer .palette select").select_option("ironbow")
+    assert "ironbow" in image.evaluate("image => getComputedStyle(image).filter")
+    page.locator("#viewer button[data-layer=probability]").click()
+    assert image.evaluate("image => getComputedStyle(image).filter") == "none"
+
+
+def test_it_fits_a_phone(open_page):
+    page = open_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for part in ("#file", "#scenes", "#viewer .port", "#table", "#json"):
+        box = page.locator(part).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390, part
+
+
+def test_a_program_calls_the_endpoint(server, scene_file):
+    code = (
+        "import json, sys\n"
+        "from gradio_client import Client, handle_file\n"
+        "client = Client(sys.argv[1], verbose=False)\n"
+        "print(json.dumps([client.predict(handle_file(sys.argv[2]), score, api_name='/detect')"
+        " for score in (None, 1)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, server.url, scene_file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, none = json.loads(done.stdout)
+    pipeline = IRSTDLatentPipeline.from_pretrained("tiny")
+    (expected,) = pipeline(scene_file).targets
+    (image,) = found["images"]
+    assert image["file"] == "harbour.png" and len(image["targets"]) == len(expected) == 3
+    for ours, theirs in zip(image["targets"], expected, strict=True):
+        assert (ours["x"], ours["y"]) == pytest.approx((theirs.x, theirs.y), abs=1e-3)
+    assert none["images"][0]["targets"] == [] and none["settings"]["score_threshold"] == 1
+
+
 def test_the_page_gives_what_the_pipeline_gives(open_page, scene_file):
     from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
 
     page = open_page()
-    upload(page, scene_file)
-    wait_for_targets(page, 3)
+    upload_and_wait(page, scene_file, 3)
     record = json.loads(download(page, "#json")[1])
     pipeline = IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
     (expected,) = pipeline(scene_file).targets
@@ -100,8 +165,7 @@ def test_the_page_gives_what_the_pipeline_gives(open_page, scene_file):
 
 def test_threshold_and_budget_decide_without_another_run(open_page, scene_file):
     page = open_page()
-    upload(page, scene_file)
-    wait_for_targets(page, 3)
+    upload_and_wait(page, scene_file, 3)
     number = page.locator("#score_threshold input[type=number]")
     number.fill("1")
     number.press("Enter")
@@ -120,9 +184,7 @@ def test_threshold_and_budget_decide_without_another_run(open_page, scene_file):
 
 def test_an_ensemble_shows_its_uncertainty_and_the_table_sorts_and_focuses(open_page, scene_file):
     page = open_page()
-    assert page.locator("#again").is_disabled()
-    upload(page, scene_file)
-    wait_for_targets(page, 3)
+    upload_and_wait(page, scene_file, 3)
     uncertainty = page.locator("#viewer button[data-layer=uncertainty]")
     assert uncertainty.is_disabled()
     number = page.locator("#ensemble input[type=number]")
@@ -155,8 +217,7 @@ def test_an_ensemble_shows_its_uncertainty_and_the_table_sorts_and_focuses(open_
 
 def test_zoom_keeps_pixels_crisp_and_marks_in_place(open_page, scene_file):
     page = open_page()
-    upload(page, scene_file)
-    wait_for_targets(page, 3)
+    upload_and_wait(page, scene_file, 3)
     image = page.locator("#viewer img")
     assert image.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
     before = image.bounding_box()
@@ -178,8 +239,7 @@ def test_black_hot_frames_are_mirrored(open_page, tmp_path):
     Image.fromarray((65535 - SCENE.image.astype(np.int64)).astype(np.uint16)).save(path)
     page = open_page()
     page.locator("#polarity label", has_text="black-hot").click()
-    upload(page, path)
-    wait_for_targets(page, 3)
+    upload_and_wait(page, path, 3)
     rows = table_rows(page)
     assert all(any(near(planted, row[1], row[2]) for row in rows) for planted in SCENE.targets)
 
@@ -210,7 +270,7 @@ def test_a_bad_file_is_one_line(open_page, tmp_path, name, content, said):
     toast.wait_for()
     text = toast.inner_text()
     assert said in text and "Traceback" not in text and "/tmp" not in text
-    assert page.locator("#again").is_disabled()
+    assert page.locator("#viewer .port").get_attribute("data-name") == "synthetic-sky.png"  # what was there stays
 
 
 def test_a_file_beyond_the_limit_is_refused(open_page, tmp_path):
@@ -226,8 +286,7 @@ def test_a_file_beyond_the_limit_is_refused(open_page, tmp_path):
 def test_a_real_frame(open_page, nuaa_root):
     path = nuaa_root / "images" / "Misc_1.png"
     page = open_page()
-    upload(page, path)
-    wait_for_targets(page)
+    upload_and_wait(page, path)
     height, width = to_gray(path).shape
     assert f"{width} x {height} px" in page.locator("#summary").inner_text()
     mask = np.asarray(Image.open(nuaa_root / "masks" / "Misc_1.png").convert("L")) >= 128
@@ -265,8 +324,7 @@ def test_frames_of_a_video_or_a_stack(open_page, tmp_path, name):
     else:
         write_video(path, images)
     page = open_page()
-    upload(page, path)
-    wait_for_targets(page)
+    upload_and_wait(page, path)
     assert "3 frames" in page.locator("#summary").inner_text()
     rows = table_rows(page)  # frame, #, x, y, ...
     for index in range(3):

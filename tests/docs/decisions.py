@@ -32,7 +32,11 @@ FEW_STEPS = {
 }
 OF_ONE_TRAINER = {name: {"statistics_crops": 8} for name in ("train_mask_vae", "train_image_vae")}
 # A Python block, by words of it, that another test runs -> that test.
-ELSEWHERE = {"detector.stream(": "tests/test_stream.py", "push_to_hub(": "tests/hub/test_readme.py"}
+ELSEWHERE = {
+    "gradio_client": "tests/app/test_page.py",
+    "detector.stream(": "tests/test_stream.py",
+    "push_to_hub(": "tests/hub/test_readme.py",
+}
 NOT_RUN = ("{toctree}", "{eval-rst}", "{command-help}", "bibtex")  # tests/docs/test_site.py shows the first three
 
 
