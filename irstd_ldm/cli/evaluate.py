@@ -20,6 +20,7 @@ from ..data.readers.frame import IMAGE_ERRORS
 from ..evaluation.metrics import METRICS, metrics_of, number_text
 from ..evaluation.protocols import find_predictions, get_protocol, read_prediction
 from ..evaluation.report.outcomes import NamedEvaluation, WorstImages, file_stem
+from ..evaluation.report.paper import sentences
 from ..evaluation.report.write import write_report
 from ..evaluation.result import EvaluationResult, Pair, evaluate_probabilities
 from ..extras import install_command
@@ -62,14 +63,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, state: PartialState) -> None:
     one_at_a_time = [
-        argparse.Namespace(**{**vars(args), "data": data, "model": model, "predictions": predictions})
+        argparse.Namespace(**{**vars(args), "data": data, "model": model, "label": label, "predictions": predictions})
         for model in args.model or [None]
-        for predictions in args.predictions or [None]
+        for label, predictions in args.predictions or [("", None)]
         for data in args.data
     ]
     for one in one_at_a_time:
         one.runtime = resolve_runtime(one)
-    detectors = short_names([str(one.predictions or model_name(one)) for one in one_at_a_time])
+    detectors = short_names([one.label or str(one.predictions or model_name(one)) for one in one_at_a_time])
     data = short_names([str(one.data) for one in one_at_a_time])
     if len(set(zip(detectors, data, strict=True))) < len(one_at_a_time):
         raise CommandError("a data set, a model or a folder of predictions is named twice", EXIT_USAGE)
@@ -106,7 +107,7 @@ def _evaluate_all(
     if state.is_main_process:
         _write(args.output, evaluations)
         if args.report:
-            _write_report(args.output, evaluations)
+            _write_report(args.output, evaluations, args.paper)
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -226,14 +227,16 @@ def _write(output: Path, evaluations: list[NamedEvaluation]) -> None:
         rows = [_cross_row(evaluation) for evaluation in evaluations]
         with writing(output / "cross_dataset.json"):
             write_json(output / "cross_dataset.json", {"rows": rows})
+        for sentence in sentences(evaluations):
+            print(sentence)
         print(_cross_table(rows))
         print(f"written: {output / 'cross_dataset.json'}")
 
 
-def _write_report(output: Path, evaluations: list[NamedEvaluation]) -> None:
+def _write_report(output: Path, evaluations: list[NamedEvaluation], paper: bool) -> None:
     try:
         with writing(output):
-            print(f"written: {write_report(output, evaluations)}")
+            print(f"written: {write_report(output, evaluations, paper)}")
     except ModuleNotFoundError as error:
         print(f"irstd-ldm evaluate: no report.html: {error}: {install_command('eval')}", file=sys.stderr)
 

@@ -240,6 +240,12 @@ def _joined(arguments: Sequence[str]) -> Iterator[str]:
         yield word if value is None else f"{word}={value}"
 
 
+def _labelled(text: str) -> tuple[str, Path]:
+    """The name and the folder of `NAME=DIR`, the name empty where there is none; an existing folder is one itself."""
+    name, separator, folder = text.partition("=")
+    return ("", Path(text)) if not separator or Path(text).is_dir() else (name, Path(folder))
+
+
 def _add_detect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="file, folder or quoted glob")
     _add_output(parser, "- = JSON lines on the standard output")
@@ -296,16 +302,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--model", nargs="+", metavar="NAME", help=f"one model or several: {MODEL_HELP}")
     source.add_argument(
         "--predictions",
-        type=Path,
+        type=_labelled,
         nargs="+",
-        metavar="DIR",
-        help="evaluate DIR/STEM.png (8-bit / 255, 16-bit / 65535 are probabilities) instead of a model",
+        metavar="[NAME=]DIR",
+        help="evaluate DIR/STEM.png (8-bit / 255, 16-bit / 65535 are probabilities) instead of a model; NAME is its "
+        "name in tables",
     )
     _add_output(parser, "where metrics.json goes")
     _add_decision(parser)
     add("--protocol", choices=("native", "basicirstd", "resize256"), default="native", help="default: native")
     add("--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="rule of pairs; default: greedy")
     add("--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/")
+    add("--paper", action="store_true", help="with the report paper/: plots as PDF and SVG, tables as LaTeX")
     add("--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area")
     _add_sampling(parser)
     _add_runtime(parser)

@@ -331,3 +331,24 @@ def test_a_folder_of_class_numbers_is_no_folder_of_predictions(data, predictions
         save(path, pixels)
     assert main(["evaluate", "--data", str(data), "--predictions", str(predictions), "--output", str(tmp_path)]) == 1
     assert "no prediction is above 0.012; masks have 0 and 255" in capsys.readouterr().err
+
+
+def test_predictions_have_names_and_a_paper_gets_its_figures(data, predictions, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    empty = data.parent / "empty"
+    for stem in ("S1", "S2", "T1"):
+        save(empty / f"{stem}.png", np.zeros((10, 20), np.uint8))
+    out = tmp_path / "out"
+    named = [f"Ours_2={predictions}", f"Theirs={empty}"]
+    arguments = ["evaluate", "--data", str(data), "--predictions", *named, "--paper", "--output", str(out)]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "set, Ours_2 and Theirs: IoU: " in told
+    markdown, latex = ((out / "paper" / f"comparison.{suffix}").read_text() for suffix in ("md", "tex"))
+    rows = [line.split(" | ") for line in markdown.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| detector", "| ---", "| Ours_2", "| Theirs"]
+    assert "- set, Ours_2 and Theirs: IoU: " in markdown
+    assert r"Ours\_2 & set & 3 & 2 & 0.4000" in latex and latex.startswith(r"\begin{tabular}{llrrrrrr}")
+    for suffix, start in (("pdf", b"%PDF"), ("svg", b"<?xml")):
+        plots = sorted((out / "paper").glob(f"*.{suffix}"))
+        assert len(plots) >= 3 and all(plot.read_bytes().startswith(start) for plot in plots)

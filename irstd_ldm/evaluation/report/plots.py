@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,12 @@ class Plot:
     dark: bytes
     alt: str
     caption: str
+    draw: Draw
+
+    def save(self, path: Path) -> None:
+        """Writes the light plot in the format of the path's suffix: .pdf and .svg are for papers."""
+        with rc_context(LIGHT[0]):
+            self.draw(LIGHT[1]).savefig(path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +130,7 @@ class Plots:
         while file_name in {plot.file_name for plot in self.drawn}:
             number += 1
             file_name = f"{file_stem(of)}-{number}-{name}.png"
-        self.drawn.append(Plot(file_name, _png(draw, *LIGHT), _png(draw, *DARK), alt, caption.strip()))
+        self.drawn.append(Plot(file_name, _png(draw, *LIGHT), _png(draw, *DARK), alt, caption.strip(), draw))
         return self.drawn[-1]
 
 

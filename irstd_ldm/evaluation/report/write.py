@@ -71,7 +71,7 @@ def compare(a: NamedEvaluation, b: NamedEvaluation) -> list[Comparison]:
     return [Comparison(metric, found[metric.key]) for metric in shown if metric.key in found]
 
 
-def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> Path:
+def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation], paper: bool = False) -> Path:
     """Writes `report.html`, `per_image.csv` and `plots/*.png`.
 
     The page stands alone: tables with 95 % intervals, settings and N, the curves of every data set with one line per
@@ -81,6 +81,7 @@ def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> 
     Args:
         folder: Made where absent; files of these names are replaced.
         evaluations: At least one; their detectors and data sets are different pairs.
+        paper: Whether to write `paper/` too, see `write_paper`.
 
     Returns:
         The path of report.html.
@@ -92,6 +93,7 @@ def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> 
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from .paper import write_paper
     from .plots import Plots
 
     if not evaluations:
@@ -108,7 +110,7 @@ def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> 
     for data in dict.fromkeys(evaluation.data for evaluation in evaluations):
         on_data = [evaluation for evaluation in evaluations if evaluation.data == data]
         with_curves = [(one, one.result.curves) for one in on_data if one.result.curves is not None]
-        comparisons = [(a, b, compare(a, b)) for a, b in _comparable_pairs(on_data)]
+        comparisons = [(a, b, compare(a, b)) for a, b in comparable_pairs(on_data)]
         drawn = plots.add_curves(data, with_curves) if with_curves else None
         data_sets.append({"name": data, "comparisons": comparisons, "plots": drawn})
     parts = []
@@ -155,6 +157,8 @@ def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation]) -> 
     rows = _per_image_csv(evaluations, addresses)
     files.write_bytes(folder / "per_image.csv", rows.encode(errors="surrogateescape"))
     files.write_bytes(folder / "report.html", page.encode(errors="xmlcharrefreplace"))
+    if paper:
+        write_paper(folder / "paper", evaluations, plots.drawn)
     return folder / "report.html"
 
 
@@ -198,7 +202,7 @@ def _reliability(evaluation: NamedEvaluation) -> list[tuple[str, Any]]:
     return [(label, measure(of, binning=binning)) for binning in BINNINGS for label, of in scored.items()]
 
 
-def _comparable_pairs(evaluations: Sequence[NamedEvaluation]) -> list[tuple[NamedEvaluation, NamedEvaluation]]:
+def comparable_pairs(evaluations: Sequence[NamedEvaluation]) -> list[tuple[NamedEvaluation, NamedEvaluation]]:
     """Every evaluation of a data set with the first one on its images and protocol, where that is another one."""
     first: dict[Any, NamedEvaluation] = {}
     pairs = []

@@ -1,0 +1,73 @@
+"""What a paper takes from an evaluation: plots that scale, and tables as LaTeX and Markdown with the paired test."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...files import write_text
+from ..metrics import Metric, metrics_of, number_text
+from .outcomes import NamedEvaluation
+from .write import comparable_pairs, compare
+
+if TYPE_CHECKING:
+    from .plots import Plot
+
+FORMATS = ("pdf", "svg")
+
+
+def write_paper(folder: Path, evaluations: Sequence[NamedEvaluation], plots: Sequence["Plot"]) -> Path:
+    """Writes FOLDER/NAME.pdf and .svg of every plot, comparison.tex and comparison.md.
+
+    A table has a row per detector and data set, of each metric the value and its 95 % interval, and below it, of each
+    pair on the same images, whether they can be told apart (paired bootstrap).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for plot in plots:
+        for suffix in FORMATS:
+            plot.save(folder / f"{Path(plot.file_name).stem}.{suffix}")
+    metrics, verdicts = metrics_of("cross"), sentences(evaluations)
+    head = ["detector", "data", "images", "targets", *(metric.heading for metric in metrics)]
+    rows = [_row(one, metrics) for one in evaluations]
+    markdown = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    write_text(folder / "comparison.md", "\n".join([*markdown, "", *(f"- {one}" for one in verdicts)]) + "\n")
+    latex = [
+        rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
+        r"\toprule",
+        _latex_row(head),
+        r"\midrule",
+        *map(_latex_row, rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(f"% {one}" for one in verdicts),
+    ]
+    write_text(folder / "comparison.tex", "\n".join(latex) + "\n")
+    return folder
+
+
+def sentences(evaluations: Sequence[NamedEvaluation]) -> list[str]:
+    """The verdict of each metric on each pair of detectors that were scored on the same images."""
+    return [
+        f"{one.data}, {one.detector} and {other.detector}: {found.sentence(one.detector, other.detector)}"
+        for one, other in comparable_pairs(evaluations)
+        for found in compare(one, other)
+    ]
+
+
+def _row(evaluation: NamedEvaluation, metrics: Sequence[Metric]) -> list[str]:
+    result = evaluation.result
+    cells = [evaluation.detector, evaluation.data, f"{result.counts.images}", f"{result.counts.targets}"]
+    for metric in metrics:
+        found = result.estimates[metric.key]
+        value, low, high = (number_text(one, metric.decimals) for one in (found.value, found.low, found.high))
+        cells.append(value if "-" in (value, low, high) else f"{value} ({low} to {high})")
+    return cells
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    """A row of a LaTeX table; signs that LaTeX reads as commands are escaped."""
+    escaped = []
+    for cell in cells:
+        for sign in "&%$#_{}":
+            cell = cell.replace(sign, f"\\{sign}")
+        escaped.append(cell)
+    return " & ".join(escaped) + r" \\"
