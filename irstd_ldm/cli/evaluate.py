@@ -103,7 +103,9 @@ def _evaluate_all(
             pipeline, loaded = load_detector(one, _device(one, state)), one.model
         header, result, worst = _evaluate(one, images, pipeline, state)
         calibration = None if pipeline is None else confidence_calibration(pipeline.config)
-        evaluations.append(NamedEvaluation(detector, name, header, result, worst.images, images.files, calibration))
+        evaluations.append(
+            NamedEvaluation(detector, name, header, result, worst.images, images.files, calibration, crops=worst.crops)
+        )
     if state.is_main_process:
         _write(args.output, evaluations)
         if args.report:
@@ -197,8 +199,10 @@ def _evaluate(
         peaks = gather_object(peaks)
         by_stem = {image.stem: image for image in gather_object(result.per_image)}
         result = replace(result, per_image=[by_stem[stem] for stem in images.stems])
-        shares, worst = gather_object(worst.images), WorstImages()
-        worst.add(*shares)
+        images, crops = gather_object(worst.images), gather_object(list(worst.crops.items()))
+        worst = WorstImages()
+        worst.add(*images)
+        worst.crops = dict(crops)
     if 0 < max(peaks, default=0) < LOWEST_PEAK:
         told = f"no prediction is above {max(peaks):.2g}; masks have 0 and 255, probability maps all of their range"
         raise CommandError(f"--predictions {args.predictions}: {told}", EXIT_FAILED)

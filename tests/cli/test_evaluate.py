@@ -351,4 +351,8 @@ def test_predictions_have_names_and_a_paper_gets_its_figures(data, predictions, 
     assert r"Ours\_2 & set & 3 & 2 & 0.4000" in latex and latex.startswith(r"\begin{tabular}{llrrrrrr}")
     for suffix, start in (("pdf", b"%PDF"), ("svg", b"<?xml")):
         plots = sorted((out / "paper").glob(f"*.{suffix}"))
-        assert len(plots) >= 3 and all(plot.read_bytes().startswith(start) for plot in plots)
+        assert (
+            len(plots) >= 4
+            and out / "paper" / f"set-grid.{suffix}" in plots
+            and all(plot.read_bytes().startswith(start) for plot in plots)
+        )

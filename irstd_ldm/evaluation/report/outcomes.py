@@ -30,6 +30,7 @@ LINE_PX = 3
 DETAIL_PX = 24  # side of a cut-out around an error in pixels of the image
 DETAIL_SCALE = 8
 OUTLINE_PX = 2
+CROP_PX = 48  # side of a target's crop in a paper's grid
 NUM_DETAILS = 3
 UNCHANGING_NOUNS = ("predicted", "px")
 
@@ -61,6 +62,15 @@ class WorstImage:
         return -self.misses - self.false_targets, self.iou, self.stem
 
 
+@dataclass(frozen=True, eq=False)
+class TargetCrop:
+    """The surroundings of an image's first target, (48, 48) or what the image has of it."""
+
+    gray: np.ndarray  # uint8
+    truth: np.ndarray  # bool
+    predicted: np.ndarray  # bool
+
+
 class WorstImages:
     """The images of an evaluation with the most errors, drawn as they stream past; memory holds these alone.
 
@@ -72,6 +82,7 @@ class WorstImages:
 
     Attributes:
         images: The images, the worst first.
+        crops: Of every image with a target, its first one, by the image's stem.
 
     Raises:
         ValueError: `num_worst` is negative.
@@ -82,12 +93,15 @@ class WorstImages:
             raise ValueError(f"`num_worst` must be at least 0, got {num_worst}")
         self.num_worst = num_worst
         self.images: list[WorstImage] = []
+        self.crops: dict[str, TargetCrop] = {}
 
     def observe(
         self, image: ImageEvaluation, gray: np.ndarray, components: ImageComponents, pairs: list[tuple[int, int]]
     ) -> None:
         """Draws and keeps an image if it is among the worst; the arguments are those of `result.Observer`."""
         counts = image.counts
+        if components.targets:
+            self.crops[image.stem] = _crop(displayable(gray), components)
         misses, false_targets = counts.targets - counts.hits, counts.predicted - counts.hits
         rank = -misses - false_targets, iou(counts), image.stem
         if sum(worst.rank < rank for worst in self.images) < self.num_worst:
@@ -97,6 +111,18 @@ class WorstImages:
     def add(self, *images: WorstImage) -> None:
         """Keeps those of the images that are among the worst, which may have been drawn by another process."""
         self.images = sorted([*self.images, *images], key=lambda image: image.rank)[: self.num_worst]
+
+
+def _crop(gray: np.ndarray, components: ImageComponents) -> TargetCrop:
+    target = components.targets[0]
+    top, left = (
+        int(np.clip(round(centre) - CROP_PX // 2, 0, max(0, extent - CROP_PX)))
+        for centre, extent in zip((target.y, target.x), gray.shape, strict=True)
+    )
+    window = np.s_[top : top + CROP_PX, left : left + CROP_PX]
+    return TargetCrop(
+        gray[window].copy(), components.truth_labels[window] > 0, components.prediction_labels[window] > 0
+    )
 
 
 def _draw_outcomes(
@@ -192,6 +218,7 @@ class NamedEvaluation:
         worst: The worst images of the same evaluation, drawn.
         images: Image files by stem, for links; stems without a file are not linked.
         calibration: The detector's calibration, shown beside its confidences.
+        crops: `WorstImages.crops`, for the grid of a paper.
     """
 
     detector: str
@@ -201,6 +228,7 @@ class NamedEvaluation:
     worst: Sequence[WorstImage] = ()
     images: Mapping[str, Path] = field(default_factory=dict)
     calibration: ConfidenceCalibration | None = None
+    crops: Mapping[str, TargetCrop] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING
 
 from ...files import write_text
 from ..metrics import Metric, metrics_of, number_text
-from .outcomes import NamedEvaluation
+from .outcomes import NamedEvaluation, TargetCrop, file_stem
 from .write import comparable_pairs, compare
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .plots import Plot
 
 FORMATS = ("pdf", "svg")
+MAX_ROWS = 6  # targets in a grid
 
 
 def write_paper(folder: Path, evaluations: Sequence[NamedEvaluation], plots: Sequence["Plot"]) -> Path:
-    """Writes FOLDER/NAME.pdf and .svg of every plot, comparison.tex and comparison.md.
+    """Writes FOLDER/NAME.pdf and .svg of every plot, a grid per data set, comparison.tex and comparison.md.
 
     A table has a row per detector and data set, of each metric the value and its 95 % interval, and below it, of each
     pair on the same images, whether they can be told apart (paired bootstrap).
@@ -25,6 +28,11 @@ def write_paper(folder: Path, evaluations: Sequence[NamedEvaluation], plots: Seq
     for plot in plots:
         for suffix in FORMATS:
             plot.save(folder / f"{Path(plot.file_name).stem}.{suffix}")
+    for data in dict.fromkeys(one.data for one in evaluations):
+        grid = draw_grid([one for one in evaluations if one.data == data])
+        if grid is not None:
+            for suffix in FORMATS:
+                grid.savefig(folder / f"{file_stem(data)}-grid.{suffix}")
     metrics, verdicts = metrics_of("cross"), sentences(evaluations)
     head = ["detector", "data", "images", "targets", *(metric.heading for metric in metrics)]
     rows = [_row(one, metrics) for one in evaluations]
@@ -42,6 +50,37 @@ def write_paper(folder: Path, evaluations: Sequence[NamedEvaluation], plots: Seq
     ]
     write_text(folder / "comparison.tex", "\n".join(latex) + "\n")
     return folder
+
+
+def draw_grid(evaluations: Sequence[NamedEvaluation]) -> "Figure | None":
+    """Image, truth and every detector's mask around targets on which the masks differ most; None without any.
+
+    An image stands for its first target; those with the lowest mean IoU of the masks come first.
+    """
+    from matplotlib.figure import Figure
+
+    stems = set.intersection(*(set(one.crops) for one in evaluations))
+    if not stems:
+        return None
+    ranked = sorted(stems, key=lambda stem: (sum(_overlap(one.crops[stem]) for one in evaluations), stem))[:MAX_ROWS]
+    columns = ("image", "truth", *(one.detector for one in evaluations))
+    figure = Figure(figsize=(1.5 * len(columns), 1.6 * len(ranked)), layout="constrained")
+    axes = figure.subplots(len(ranked), len(columns), squeeze=False)
+    for row, stem in zip(axes, ranked, strict=True):
+        first = evaluations[0].crops[stem]
+        shown = (first.gray, first.truth, *(one.crops[stem].predicted for one in evaluations))
+        for axis, pixels in zip(row, shown, strict=True):
+            axis.imshow(pixels, cmap="gray", interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(stem, fontsize=7)
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def _overlap(crop: TargetCrop) -> float:
+    """IoU of a crop's masks."""
+    return float((crop.truth & crop.predicted).sum() / (crop.truth | crop.predicted).sum())
 
 
 def sentences(evaluations: Sequence[NamedEvaluation]) -> list[str]:
