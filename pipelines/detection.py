@@ -15,7 +15,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
-from ..data.images import WHITE_HOT, ImageInput, gray_range, scale_gray, seen_image, to_grays
+from ..data.images import ImageInput, gray_range, scale_gray, seen_image, to_grays
+from ..data.polarity import WHITE_HOT
 from ..results import DetectionsMixin
 from ..targets import Target, confidence_calibration, resolve_decision
 from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling

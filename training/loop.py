@@ -414,7 +414,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
         if settings.max_train_minutes is not None:
             now = time.monotonic()
             begun = now if step == first_step else begun
-            share = (now - begun) / max(ends_at - begun, 1e-6)
+            share = min((now - begun) / max(ends_at - begun, 1e-6), 1.0)  # beyond its end a cosine rises again
             lr_scheduler.last_epoch = max(lr_scheduler.last_epoch, round(share * settings.max_train_steps) - 1)
         lr_scheduler.step()
         optimizer.zero_grad()

@@ -8,7 +8,8 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from gradio_client.utils import is_file_obj_with_meta, traverse
 
-from ..data.images import POLARITIES, displayable
+from ..data.images import displayable
+from ..data.polarity import POLARITIES
 from ..pipelines.detection import IRSTDDetectionPipeline
 from ..targets import calibrated_budgets
 from .detection import EXAMPLES, Limits, example_input

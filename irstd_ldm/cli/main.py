@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..data.images import POLARITIES, WHITE_HOT
+from ..data.polarity import POLARITIES, WHITE_HOT
 from ..data.readers.frame import MAX_PIXELS, RawFormat
 from . import DEFAULT_KINDS, EXIT_INTERRUPTED, EXIT_USAGE, KINDS, CommandError, drop_standard_output
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import targets
-from ..bundled import bundled_names, is_default, resolve_model
+from ..bundled import is_default, resolve_model
 from ..data.images import seen_image
 from ..data.readers import is_sequence
 from ..data.readers.frame import Frame, FrameSource
@@ -94,9 +94,7 @@ def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) 
     transformers.logging.set_verbosity_error()
     is_folder = Path(source).is_dir()
     if not is_folder and HUB_ID.fullmatch(source) is None:
-        bundled = ", ".join(bundled_names())
-        refused = f"--model {source}: no such folder, no bundled model ({bundled}), and not a Hub id (OWNER/NAME)"
-        raise CommandError(refused, EXIT_USAGE)
+        raise CommandError(f"--model {source}: no such folder, and not a Hub id (OWNER/NAME)", EXIT_USAGE)
     try:
         pipeline = detector_class(source).from_pretrained(source)
     except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from PIL import Image
 
+from .polarity import BLACK_HOT, POLARITIES
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,7 +21,6 @@ ImageInput = Union[str, PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
 PILLOW_FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "PPM", "JPEG2000", "WEBP", "GIF")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights of Pillow's convert("L")
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
-WHITE_HOT, BLACK_HOT = POLARITIES = ("white-hot", "black-hot")
 NORMALIZATIONS = ("range", "robust")  # the rules of `gray_range`, an entry of every checkpoint's config
 # Shares of the pixels outside of the robust range on either side. A few per cent of odd pixels hardly move the first
 # quantiles; where one gray level holds both of a pair, the next pair is taken.

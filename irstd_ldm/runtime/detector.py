@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..bundled import is_default
-from ..data.images import WHITE_HOT, ImageInput, gray_range, scale_gray, seen_image, to_grays
+from ..data.images import ImageInput, gray_range, scale_gray, seen_image, to_grays
+from ..data.polarity import WHITE_HOT
 from ..results import DetectionsMixin
 from ..targets import Target, confidence_calibration, resolve_decision
 from ..tiling import TileBlender, decide, image_seed, iterate_tiles, resolve_sampling

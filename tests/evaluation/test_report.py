@@ -21,6 +21,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from irstd_ldm.evaluation.bootstrap import PairedDifference
 from irstd_ldm.evaluation.counts import ImageCounts
 from irstd_ldm.evaluation.metrics import Metric, iou, metrics_of
+from irstd_ldm.evaluation.report.comparison import Comparison
 from irstd_ldm.evaluation.report.outcomes import (
     FALSE_ALARM_COLOUR,
     HIT_COLOUR,
@@ -28,7 +29,7 @@ from irstd_ldm.evaluation.report.outcomes import (
     NamedEvaluation,
     WorstImages,
 )
-from irstd_ldm.evaluation.report.write import COUNT_FIELDS, Comparison, write_report
+from irstd_ldm.evaluation.report.write import COUNT_FIELDS, write_report
 from irstd_ldm.evaluation.result import compare_results, evaluate_probabilities
 from irstd_ldm.targets import PlattCalibration
 

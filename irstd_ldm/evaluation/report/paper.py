@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from ...files import write_text
 from ..metrics import Metric, metrics_of, number_text
+from .comparison import comparable_pairs, compare
 from .outcomes import NamedEvaluation, TargetCrop, file_stem
-from .write import comparable_pairs, compare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,74 +1,25 @@
 """Writes a report into a folder: one page that stands alone, its plots, and a row per image."""
 
 import base64
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ... import __version__, files
-from ..bootstrap import PairedDifference
 from ..confidence import BINNINGS, ScoredTarget, reliability
 from ..counts import ImageCounts
-from ..curves import BUDGETS, budget_key, budget_label
-from ..metrics import METRICS, Metric, iou, metrics_of, number_text
-from ..result import EvaluationResult, compare_results
+from ..curves import BUDGETS, budget_label
+from ..metrics import Metric, iou, metrics_of
+from ..result import EvaluationResult
+from .comparison import comparable_pairs, compare, interval, number
 from .outcomes import DETAIL_PX, FALSE_ALARM_COLOUR, HIT_COLOUR, MISS_COLOUR, NamedEvaluation, count
+from .paper import write_paper
 
 COUNT_FIELDS = tuple(field.name for field in fields(ImageCounts) if field.name != "images")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One metric of two detectors A and B on the same images.
-
-    Attributes:
-        metric: The metric, or Pd at a budget.
-        paired: The difference B - A with its 95 % interval.
-    """
-
-    metric: Metric
-    paired: PairedDifference
-
-    @property
-    def share_b_better(self) -> float:
-        """Share of the resampled sets on which B is better, ties counting half; NaN where undefined."""
-        above = self.paired.probability_b_above_a
-        return 1 - above if self.metric.lower_is_better else above
-
-    def sentence(self, name_a: str, name_b: str) -> str:
-        """The verdict of the images on this metric, in words; told apart where the interval leaves out 0."""
-        paired, label, decimals = self.paired, self.metric.title, self.metric.decimals
-        images = f"these {paired.num_images} images" if paired.num_images > 1 else "this one image"
-        if math.isnan(paired.difference):
-            return f"{label}: undefined for one of the two, by {images}."
-        if paired.low <= 0 <= paired.high:
-            return f"{label}: not told apart by {images}."
-        winner = name_b if (paired.low > 0) != self.metric.lower_is_better else name_a
-        ends = sorted((abs(paired.low), abs(paired.high)))
-        return (
-            f"{label}: {winner} is better by {number(abs(paired.difference), decimals)} "
-            f"(95 % interval {interval(ends, decimals)})."
-        )
-
-
-def compare(a: NamedEvaluation, b: NamedEvaluation) -> list[Comparison]:
-    """Every metric of the printed table and Pd at every budget that both have.
-
-    Raises:
-        ValueError: The images or the protocols differ.
-    """
-    shown = metrics_of("printed")
-    for rate, budgets in BUDGETS.items():
-        for budget in budgets:
-            label = f"Pd at {budget_label(rate)} ≤ {budget:g}"
-            shown.append(replace(METRICS["pd"], key=budget_key(rate, budget), label=label, aside="", tables=()))
-    found = compare_results(a.result, b.result)
-    return [Comparison(metric, found[metric.key]) for metric in shown if metric.key in found]
 
 
 def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation], paper: bool = False) -> Path:
@@ -93,7 +44,6 @@ def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation], pap
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from .paper import write_paper
     from .plots import Plots
 
     if not evaluations:
@@ -162,17 +112,6 @@ def write_report(folder: str | Path, evaluations: Sequence[NamedEvaluation], pap
     return folder / "report.html"
 
 
-def number(value: float | None, decimals: int = 4) -> str:
-    """The number with a minus sign where negative; "-" where undefined."""
-    text = number_text(value, decimals)
-    return text if text == "-" else text.replace("-", "−")
-
-
-def interval(ends: Sequence[float | None], decimals: int = 4) -> str:
-    """LOW to HIGH."""
-    return f"{number(ends[0], decimals)} to {number(ends[1], decimals)}"
-
-
 def _made_of(metric: Metric, result: EvaluationResult) -> str:
     """The numbers that the metric was made of."""
     if metric.numerator is None:
@@ -200,17 +139,6 @@ def _reliability(evaluation: NamedEvaluation) -> list[tuple[str, Any]]:
         reliability, num_targets=result.counts.targets, num_resamples=result.num_resamples, seed=result.seed
     )
     return [(label, measure(of, binning=binning)) for binning in BINNINGS for label, of in scored.items()]
-
-
-def comparable_pairs(evaluations: Sequence[NamedEvaluation]) -> list[tuple[NamedEvaluation, NamedEvaluation]]:
-    """Every evaluation of a data set with the first one on its images and protocol, where that is another one."""
-    first: dict[Any, NamedEvaluation] = {}
-    pairs = []
-    for evaluation in evaluations:
-        same = first.setdefault((tuple(evaluation.stems), evaluation.result.protocol), evaluation)
-        if same is not evaluation:
-            pairs.append((same, evaluation))
-    return pairs
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
