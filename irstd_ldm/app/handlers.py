@@ -5,11 +5,10 @@ import dataclasses
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -60,6 +59,7 @@ class Handlers:
         self.pipeline, self.model, self.limits = pipeline, model, limits
         self._reads: Counter[str] = Counter()  # files that are being read, by the client's address
         self._lock = Lock()
+        self._detector = Lock()  # one detection at a time, of the page and of programs together
 
     def read_file(self, path: str, request: gr.Request) -> Input:
         """Reads an upload beside the detections of others; a client with slow files does not take all places."""
@@ -101,7 +101,8 @@ class Handlers:
         detection = self._detect(self.read_file(path, request), settings, lambda *_, **__: None)[0]
         score_threshold = config.default_score_threshold if score_threshold is None else score_threshold
         decision = Decision(config.default_mask_threshold, score_threshold)
-        return self._content(detection, decision, [self._found(one, decision)[1] for one in detection.frames])
+        targets = [self._found(one, decision)[1] for one in detection.frames]
+        return self._content(detection, decision, targets, {})
 
     def detect_again(self, detection: Detection | None, steps: int, ensemble: int, polarity: str, progress=PROGRESS):
         if detection is None:
@@ -119,9 +120,10 @@ class Handlers:
         start = time.perf_counter()
         frames = []
         try:
-            for done, frame in enumerate(read.frames):
-                progress((done, num_frames), unit="frames")
-                frames.append(self._detect_frame(frame, read.input_range, settings))
+            with self._detector:
+                for done, frame in enumerate(read.frames):
+                    progress((done, num_frames), unit="frames")
+                    frames.append(self._detect_frame(frame, read.input_range, settings))
         except IMAGE_ERRORS as error:
             raise _shown(error, Path(read.name)) from error
         seconds = time.perf_counter() - start
@@ -180,11 +182,7 @@ class Handlers:
         )
 
     def _content(
-        self,
-        detection: Detection,
-        decision: Decision,
-        targets: list[list[Target]],
-        budget: Mapping[str, float] = MappingProxyType({}),
+        self, detection: Detection, decision: Decision, targets: list[list[Target]], budget: dict[str, float]
     ) -> dict[str, Any]:
         """What the JSON holds, in the form of the command's detections.json."""
         settings = {

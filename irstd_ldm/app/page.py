@@ -153,9 +153,8 @@ def build_page(pipeline: IRSTDDetectionPipeline, model: str) -> gr.Blocks:
         first.success(handlers.show_all, decision, results, **private, show_progress="hidden")
         with gr.Row(visible=False):
             call = [gr.File(), gr.Number(None, label="score_threshold"), gr.Radio([*POLARITIES], value=POLARITIES[0])]
-            gr.Button().click(
-                handlers.detect_call, call, gr.JSON(label="detections"), api_name="detect", concurrency_limit=1
-            )
+            found = gr.JSON(label="detections")
+            gr.Button().click(handlers.detect_call, call, found, api_name="detect", concurrency_limit=MAX_READS)
         file.clear(handlers.clear, None, [*detected, *results], **private)
         budget.change(handlers.choose_budget, [budget, *thresholds], thresholds, **quick)
         for changed in (budget.change, mask_threshold.change, score_threshold.change):

@@ -182,7 +182,7 @@ def _evaluate(
             return probability
 
         pairs = ((stem, read_one(path), *reversed(images.read(stem))) for stem, path in files.items())
-    worst = WorstImages()
+    worst = WorstImages(keep_crops=args.paper)
     progress = tqdm(pairs, total=len(stems), unit="image", disable=None if state.is_main_process else True)
     try:
         result = evaluate_probabilities(

@@ -79,6 +79,7 @@ class WorstImages:
 
     Args:
         num_worst: Highest number of images kept.
+        keep_crops: Whether to keep `crops`, for the grid of a paper.
 
     Attributes:
         images: The images, the worst first.
@@ -88,10 +89,10 @@ class WorstImages:
         ValueError: `num_worst` is negative.
     """
 
-    def __init__(self, num_worst: int = 12):
+    def __init__(self, num_worst: int = 12, keep_crops: bool = False):
         if num_worst < 0:
             raise ValueError(f"`num_worst` must be at least 0, got {num_worst}")
-        self.num_worst = num_worst
+        self.num_worst, self.keep_crops = num_worst, keep_crops
         self.images: list[WorstImage] = []
         self.crops: dict[str, TargetCrop] = {}
 
@@ -100,7 +101,7 @@ class WorstImages:
     ) -> None:
         """Draws and keeps an image if it is among the worst; the arguments are those of `result.Observer`."""
         counts = image.counts
-        if components.targets:
+        if self.keep_crops and components.targets:
             self.crops[image.stem] = _crop(displayable(gray), components)
         misses, false_targets = counts.targets - counts.hits, counts.predicted - counts.hits
         rank = -misses - false_targets, iou(counts), image.stem
