@@ -35,7 +35,7 @@ class DetectionsMixin:
 
     def to_json(self) -> str:
         """A list of the targets of every image, as strict JSON; a ratio that is not defined is null."""
-        return json.dumps([[target.to_dict() for target in of_image] for of_image in self.targets])
+        return json.dumps(_rows(self.targets))
 
     def save(self, folder: str | PathLike, names: Sequence[str] | None = None) -> None:
         """Writes FOLDER/masks/NAME.png, FOLDER/overlays/NAME.png and FOLDER/targets.json, replacing what is there.
@@ -48,7 +48,7 @@ class DetectionsMixin:
             ValueError: `names` are not as many as the images, or two are the same.
         """
         names = [str(index) for index in range(len(self.images))] if names is None else [*names]
-        if len(set(names)) != len(self.images):
+        if not len(set(names)) == len(names) == len(self.images):
             raise ValueError(f"`names` must be {len(self.images)} different ones, got {names}")
         masks, overlays = Path(folder, "masks"), Path(folder, "overlays")
         for path in (masks, overlays):
@@ -56,9 +56,12 @@ class DetectionsMixin:
         for index, name in enumerate(names):
             Image.fromarray(np.uint8(255) * np.asarray(self.mask[index][0], np.uint8)).save(masks / f"{name}.png")
             self.plot(index).save(overlays / f"{name}.png")
-        Path(folder, "targets.json").write_text(
-            json.dumps(dict(zip(names, json.loads(self.to_json()), strict=True)), indent=2) + "\n", encoding="utf-8"
-        )
+        by_name = dict(zip(names, _rows(self.targets), strict=True))
+        Path(folder, "targets.json").write_text(json.dumps(by_name, indent=2) + "\n", encoding="utf-8")
+
+
+def _rows(targets: Sequence[Sequence[Target]]) -> list[list[dict[str, int | float | None]]]:
+    return [[target.to_dict() for target in of_image] for of_image in targets]
 
 
 def yolo_labels(targets: Sequence[Target], shape: tuple[int, ...]) -> str:

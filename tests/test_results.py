@@ -53,7 +53,7 @@ def test_saving_writes_masks_overlays_and_targets(output, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "overlays" / "a.png")), np.asarray(output.plot()))
     output.save(folder)
     assert sorted(path.name for path in (folder / "masks").iterdir()) == ["0.png", "1.png", "a.png", "b.png"]
-    for names in (["a"], ["a", "a"]):
+    for names in (["a"], ["a", "a"], ["a", "b", "b"]):
         with pytest.raises(ValueError, match="`names` must be 2 different ones"):
             output.save(folder, names)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..bundled import DEFAULT, bundled_names
 from ..data.polarity import POLARITIES, WHITE_HOT
 from ..data.readers.frame import MAX_PIXELS, RawFormat
 from . import DEFAULT_KINDS, EXIT_INTERRUPTED, EXIT_USAGE, KINDS, CommandError, drop_standard_output
@@ -15,7 +16,7 @@ from . import DEFAULT_KINDS, EXIT_INTERRUPTED, EXIT_USAGE, KINDS, CommandError, 
 # What an install without torch lacks; commands that run networks in torch, or talk to the Hub, need it.
 CORE = ("accelerate", "diffusers", "huggingface_hub", "pywt", "safetensors", "torch", "transformers", "yaml")
 TRAINERS = ("mask_vae", "latent", "pixel", "restoration", "image_vae", "image_unet", "controlnet")
-MODEL_HELP = "a bundled model (tiny, irstd_diff_small), a folder or a Hub id OWNER/NAME; default: tiny"
+MODEL_HELP = f"a bundled model ({', '.join(bundled_names())}), a folder or a Hub id OWNER/NAME; default: {DEFAULT}"
 DEFAULT_OUTPUT = Path("irstd-ldm-output")
 
 DETECT_HELP = """\
