@@ -14,6 +14,7 @@ FEATURES = {
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5", "openvino>=2025.0"],
     "geo": ["rasterio>=1.4"],
     "runtime": ["onnxruntime>=1.20"],
+    "scale": ["pyarrow>=19", "ray[data]>=2.50"],
     "train": ["datasets>=4", "matplotlib>=3.8", "pyyaml", "tensorboard"],
     "video": ["av>=14", "imagecodecs>=2024.6"],
 }
@@ -26,6 +27,7 @@ EXTRAS = {
         *DOCS,
         "build",
         "hypothesis",
+        "moto[server]>=5",
         "mypy",
         "playwright",
         "psutil",

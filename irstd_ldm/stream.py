@@ -1,5 +1,7 @@
 """One object for a camera: frames in, targets and tracks out; reading, inference and the caller's work overlap."""
 
+import hashlib
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -18,6 +20,7 @@ from .data.images import ImageInput, to_gray
 from .data.readers import open_frames
 from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Address, Frame, ImageReadError
 from .data.readers.video import TIMEOUT_S, LiveFrames
+from .files import file_sha256
 from .runtime.detector import ExportedDetectorRunner
 from .runtime.exported import ENGINES, is_exported, resolve_runtime
 from .targets import DECIDING, Target, confidence_calibration, extract_targets, resolve_decision
@@ -229,6 +232,23 @@ def load_detector(
     pipeline = detector_class(source).from_pretrained(source)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def model_sha256(detector: Any) -> str:
+    """Digest of a detector: of an exported one its files, else its networks' weights and all configs."""
+    digest = hashlib.sha256()
+    if isinstance(detector, ExportedDetectorRunner):
+        for path in detector.files:
+            digest.update(file_sha256(path).encode())
+        return digest.hexdigest()
+    import torch
+
+    for name, component in [("", detector), *sorted(detector.components.items())]:
+        public = {key: value for key, value in component.config.items() if not key.startswith("_")}
+        digest.update(json.dumps([name, public], default=str, sort_keys=True).encode())
+        for tensor in component.state_dict().values() if isinstance(component, torch.nn.Module) else ():
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def open_source(

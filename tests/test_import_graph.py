@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "pipelines": {*FLOOR, "hub", "models"},
     "runtime": {*FLOOR, "models"},
     "stream": {*FLOOR, "runtime"},
-    "archive": {*FLOOR, "runtime"},
+    "archive": {*FLOOR, "runtime", "stream"},
     "training": BELOW,
     "app": BELOW,
     "__main__": {"cli"},

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import glob
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from .. import __version__
 from ..data.readers import FRAME_SUFFIXES, IMAGE_SUFFIXES, RAW_SUFFIXES, is_sequence, open_frames
 from ..data.readers.folder import NumberedFrames, are_numbered, natural
 from ..data.readers.frame import IMAGE_ERRORS, Address, FrameSource
+from ..data.readers.still import quiet_readers
 from ..data.readers.video import TIMEOUT_S
 from ..data.synthetic import synthetic_scene
 from ..files import printable
@@ -118,7 +117,7 @@ def _detect(
     )
     interrupted, complete = None, False
     try:
-        with readers_are_quiet():
+        with quiet_readers():
             for item in tqdm(inputs, unit="image", disable=None):
                 detection.detect(item)
         complete = True
@@ -283,22 +282,6 @@ def unique_names(paths: Iterable[Path | Address]) -> list[InputFile]:
     return files
 
 
-@contextmanager
-def readers_are_quiet() -> Iterator[None]:
-    """Pillow and tifffile say nothing of a file beside the error, and Pillow's size limit is lifted for our own."""
-    tifffile_log = logging.getLogger("tifffile")
-    level, limit = tifffile_log.level, Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        tifffile_log.setLevel(logging.CRITICAL + 1)
-        Image.MAX_IMAGE_PIXELS = None
-        try:
-            yield
-        finally:
-            tifffile_log.setLevel(level)
-            Image.MAX_IMAGE_PIXELS = limit
-
-
 def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_stream: bool) -> None:
     """Refuses flags that fit no input, and tables of stills for sequences; where only some fit, a note says so."""
     flags, of_files = _flags(args, SEQUENCE_FLAGS), _flags(args, ("annotated_video", "resume", "write"))
@@ -318,7 +301,7 @@ def _check_flags(inputs: Sequence[InputFile], args: argparse.Namespace, is_strea
     tables = ",".join(kind for kind in args.write or () if kind in STILL_TABLES)
     if not flags and not tables:
         return
-    with readers_are_quiet():
+    with quiet_readers():
         kinds = [_is_sequence(item.path, args) for item in inputs]
     sequences = [item.path for item, kind in zip(inputs, kinds, strict=True) if kind]
     has_stills, named = False in kinds, ", ".join(flags)

@@ -50,6 +50,23 @@ of the inputs (a folder and a glob are sorted); detections.json holds the name b
 A file's result depends on the file, the model and the settings, not on the files beside it.
 """
 
+ARCHIVE_LINE = "targets in millions of frames, on a cluster, as Parquet"
+ARCHIVE_HELP = """\
+Detects targets in every frame of an archive, by workers of a Ray cluster. Needs the extra scale.
+
+SOURCE is a file, a folder or a prefix of URIs with all below it, a quoted pattern ('s3://camera/2026-*/**/*.png'), or
+a manifest: a .txt file of a URI per line, or a .parquet file with a column `uri`. URIs are local paths, file://, s3://,
+gs:// and hf://; files are what `detect` reads (images, stacks, videos), .tar shards of those (WebDataset) and .parquet
+tables with a column `image` (Hugging Face data sets).
+
+written below URI:
+  detections/PART.parquet  a row per frame: uri, frame, time_s, width, height, targets, mask, model, settings
+  errors/PART.parquet      uri, frame and reason of what could not be read
+  _SUCCESS                 the counts, once no part is missing
+The same command does what is missing, after whatever interruption, and files that are new. A result is that of
+`detect` with the same runtime.
+"""
+
 EVALUATE_HELP = """\
 Evaluates a model, or a folder of predictions, on a data set in the field's layout (ROOT/images, ROOT/masks, split
 lists), prints the table and writes DIR/metrics.json and, where matplotlib is installed, DIR/report.html. An image that
@@ -191,6 +208,7 @@ def _number(kind: type, allowed: str, is_allowed: Callable[[Any], bool]) -> Call
 _count = _number(int, "at least 0", lambda value: value >= 0)
 _positive_int = _number(int, "at least 1", lambda value: value >= 1)
 _positive_float = _number(float, "positive", lambda value: 0 < value < float("inf"))
+_gpus = _number(float, "at least 0", lambda value: 0 <= value < float("inf"))
 _unit_interval = _number(float, "in [0, 1]", lambda value: 0 <= value <= 1)
 _seed = _number(int, "in [0, 2**63)", lambda value: 0 <= value < 2**63)
 _port = _number(int, "in [0, 65535]", lambda value: 0 <= value < 2**16)
@@ -233,6 +251,13 @@ def _input_range(text: str) -> str | tuple[float, float]:
     return lo, hi
 
 
+def _limits(text: str) -> tuple[float, float]:
+    limits = _input_range(text)
+    if isinstance(limits, str):
+        raise argparse.ArgumentTypeError(f"must be LO,HI with LO < HI, got {text!r}")
+    return limits
+
+
 def _joined(arguments: Sequence[str]) -> Iterator[str]:
     """`--input-range -20,60` with an equals sign: argparse would take the range for another option."""
     words = iter(arguments)
@@ -260,6 +285,7 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
     _add_runtime(parser)
     _add_decision(parser)
     _add_sampling(parser)
+    _add_device(parser)
     _add_reading(parser)
     add_for_sequences = parser.add_argument_group("inputs of several frames").add_argument
     add_for_sequences("--tracks", action="store_true", help="follow targets from frame to frame: DIR/NAME/tracks.csv")
@@ -282,6 +308,23 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
         "--timeout-s", type=_positive_float, metavar="S", help="longest wait for a frame of an address; default: 10"
     )
     add_for_sequences("--resume", action="store_true", help="go on after the last frame in DIR/NAME/detections.jsonl")
+
+
+def _add_archive(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("sources", nargs="+", metavar="SOURCE", help="file, folder, prefix, pattern or manifest")
+    add("--output", required=True, metavar="URI", help="a folder that all workers reach")
+    add("--address", metavar="A", help="a Ray cluster: auto, ray://HEAD:10001; default: one of this machine")
+    add("--concurrency", type=_positive_int, metavar="N", help="workers of a CPU each; default: the cluster's CPUs")
+    add("--gpus-per-worker", type=_gpus, default=0.0, metavar="G", help="0.25 = four workers a GPU; default: 0")
+    add("--part-size", type=_positive_int, default=1000, metavar="N", help="files of a part; default: 1000")
+    add("--masks", action="store_true", help="a column of the masks as COCO run lengths")
+    add("--input-range", type=_limits, metavar="LO,HI", help="gray values that map to -1 and 1; default: as `detect`")
+    _add_polarity(add)
+    _add_model(parser)
+    add("--runtime", choices=("auto", "torch", "onnxruntime", "openvino"), default="auto", help="as of `detect`")
+    _add_decision(parser)
+    _add_sampling(parser)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -317,6 +360,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--paper", action="store_true", help="with the report paper/: plots as PDF and SVG, tables as LaTeX")
     add("--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area")
     _add_sampling(parser)
+    _add_device(parser)
     _add_runtime(parser)
 
 
@@ -331,6 +375,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     add("--max-false-targets-per-megapixel", **budgets, metavar="NUMBER", help="budgets of false targets")
     add("--max-fa-per-million-px", **budgets, metavar="FA", help="budgets of false-alarm pixels")
     _add_sampling(parser)
+    _add_device(parser)
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -496,11 +541,22 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="tiles of a large image that run together; files run one by one; default: 1",
     )
     add("--seed", type=_seed, default=0, metavar="S", help="seed of every image's noise; default: 0")
-    _add_device(parser)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+
+
+def _add_polarity(add: Callable[..., Any]) -> None:
+    add("--polarity", choices=POLARITIES, default=WHITE_HOT, help=f"default: {WHITE_HOT}")
+    add(
+        "--max-megapixels",
+        dest="max_pixels",
+        type=_megapixels,
+        default=MAX_PIXELS,
+        metavar="MP",
+        help=f"refuse larger frames before they are decoded; default: {MAX_PIXELS // 10**6}",
+    )
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -521,20 +577,13 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "of frames all over the file, or LO,HI; default: sequence for several frames, else frame; 8-bit: 0 and 255; "
         "the 5 and 95 per cent quantiles, of 8 bits too, where the model's normalization is robust",
     )
-    add("--polarity", choices=POLARITIES, default=WHITE_HOT, help=f"default: {WHITE_HOT}")
-    add(
-        "--max-megapixels",
-        dest="max_pixels",
-        type=_megapixels,
-        default=MAX_PIXELS,
-        metavar="MP",
-        help=f"refuse larger frames before they are decoded; default: {MAX_PIXELS // 10**6}",
-    )
+    _add_polarity(add)
 
 
 # Command -> the function that runs it, its line in the list of commands, its description, its arguments.
 COMMANDS: dict[str, tuple[str, str, str | None, Callable[[argparse.ArgumentParser], None]]] = {
     "detect": ("detect.run", "targets in files, folders, globs, or in a synthetic scene", DETECT_HELP, _add_detect),
+    "detect-archive": ("archive.run", ARCHIVE_LINE, ARCHIVE_HELP, _add_archive),
     "evaluate": ("evaluate.run", "IoU, nIoU, Pd, Fa on a data set", EVALUATE_HELP, _add_evaluate),
     "calibrate": ("calibrate.run", CALIBRATE_LINE, CALIBRATE_HELP, _add_calibrate),
     "info": ("info.run", "a model's components, sizes and defaults, and versions", None, _add_model),

@@ -6,8 +6,6 @@ torch is imported only where it runs the networks.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
@@ -23,11 +21,10 @@ from ..data.images import seen_image
 from ..data.readers import is_sequence
 from ..data.readers.frame import Frame, FrameSource
 from ..data.readers.sequence_range import sequence_range
-from ..files import file_sha256
 from ..runtime import exported
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.exported import ENGINES
-from ..stream import WAITING, FrameError, ahead, checked_frames, decide_fused
+from ..stream import WAITING, FrameError, ahead, checked_frames, decide_fused, model_sha256
 from ..tiling import resolve_sampling
 from ..tracking import EvidenceFilter
 from . import EXIT_USAGE, CommandError, Failure, InputFile, describe
@@ -246,23 +243,6 @@ class FrameDetector:
             self._num_done += 1
             record = Record(str(item.path), item.name, width, height, found, mask, index, frame.time_s)
             yield frame, probability, record
-
-
-def model_sha256(pipeline: Detector) -> str:
-    """Digest of a detector: of an exported one its files, else its networks' weights and all configs."""
-    digest = hashlib.sha256()
-    if isinstance(pipeline, ExportedDetectorRunner):
-        for path in pipeline.files:
-            digest.update(file_sha256(path).encode())
-        return digest.hexdigest()
-    import torch
-
-    for name, component in [("", pipeline), *sorted(pipeline.components.items())]:
-        public = {key: value for key, value in component.config.items() if not key.startswith("_")}
-        digest.update(json.dumps([name, public], default=str, sort_keys=True).encode())
-        for tensor in component.state_dict().values() if isinstance(component, torch.nn.Module) else ():
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def resolve_decision(args: argparse.Namespace, config: Mapping[str, Any]) -> targets.Decision:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import displayable
+from ..data.masks import mask_of_run_lengths, run_lengths
 from ..extras import install_command
 from ..files import FolderInUseError, csv_line, finite, only_writer, part_path, printable, replacing, write_text
 from ..results import draw_overlay, yolo_labels
@@ -129,19 +130,6 @@ class Record:
         ]
         tracks = [Track(**track) for track in row.pop("tracks")] if "tracks" in row else None
         return cls(**row, targets=targets, mask=mask, tracks=tracks)
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run lengths of (H, W) bool: background and foreground in turns, column by column."""
-    flat = mask.ravel(order="F")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(edges, prepend=0, append=flat.size).tolist()
-    return [0, *counts] if flat[0] else counts
-
-
-def mask_of_run_lengths(counts: list[int], height: int, width: int) -> np.ndarray:
-    """The mask (H, W) bool of `run_lengths`; a ValueError where the counts do not fill it."""
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
 
 class Log:

@@ -117,9 +117,11 @@ DECISIONS: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("irstd-ldm evaluate --runtime", parsed),  # tests/runtime
     ("irstd-ldm synthesize --data NUAA-SIRST --list", parsed),  # tests/cli/test_synthesize.py
     ("irstd-ldm card", card),
+    ("irstd-ldm detect-archive s3", parsed),  # tests/test_archive.py
     ("irstd-ldm train ", trained),
     ("irstd-ldm ", run),
     ("OMP_WAIT_POLICY=PASSIVE accelerate launch training/", trained),
+    ("torchrun --nnodes", lambda command: None),  # tests/training/test_two_processes.py
     ("torchrun ", two_processes),
     ("pip install ", installed),
     ("IRSTD_LDM_DISTRIBUTION=irstd-ldm-runtime pip install ", installed),  # tests/test_packaging.py

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from .blocks import ROOT, Block, blocks, commands, pages
 from .decisions import ELSEWHERE, NOT_RUN, decide
@@ -47,6 +48,8 @@ def test_the_blocks_of_a_page_run_in_its_order(document, folder):
         elif block.language == "bash":
             for command in commands(block):
                 decide(command)(command)
+        elif block.language == "yaml":
+            assert yaml.safe_load(block.text)  # a cluster of the cloud is not to be had here
         elif block.language.partition(" ")[0] not in NOT_RUN:
             pytest.fail(f"{block}: no test knows blocks of the language {block.language!r}")
 

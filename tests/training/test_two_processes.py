@@ -1,4 +1,5 @@
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,37 @@ def test_two_processes_train_one_model(start_trainer, few_steps, tiny_checkpoint
     pipeline = IRSTDLatentPipeline.from_pretrained(run)
     image = IRSTDFolder(synthetic_root)[0].image
     assert np.isfinite(pipeline(image).probability).all()
+
+
+def test_two_machines_train_what_two_processes_of_one_do(start_trainer, few_steps, tiny_checkpoint, tmp_path):
+    """Two launchers, each with an address of its own (both of this machine), as `docs/archives.md` shows them."""
+    start = {**few_steps, "pretrained_model_name_or_path": str(tiny_checkpoint), "max_train_steps": 2}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launchers = []
+    for rank in range(2):
+        nodes = (
+            "--nnodes",
+            "2",
+            "--node_rank",
+            str(rank),
+            "--nproc_per_node",
+            "1",
+            "--local-addr",
+            f"127.0.0.{rank + 1}",
+        )
+        prefix = ("-m", "torch.distributed.run", *nodes, "--master_addr", "127.0.0.1", "--master_port", str(port))
+        launchers.append(start_trainer("train_latent", {**start, "output_dir": str(tmp_path / "two")}, prefix=prefix))
+    for launcher in launchers:
+        output, _ = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, output
+    one = start_trainer("train_latent", {**start, "output_dir": str(tmp_path / "one")}, prefix=TORCHRUN)
+    output, _ = one.communicate(timeout=300)
+    assert one.returncode == 0, output
+    records = [json.loads((tmp_path / run / "run.json").read_text()) for run in ("two", "one")]
+    assert [record["num_processes"] for record in records] == [2, 2]
+    assert len({*records[0]["weights_sha256"], *records[1]["weights_sha256"]}) == 1
 
 
 def test_no_model_outlives_the_process_group(start_trainer, few_steps, tiny_checkpoint, tmp_path):

@@ -1,7 +1,9 @@
 """Still images that Pillow decodes: PNG, BMP, JPEG and others."""
 
 import errno
+import logging
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,22 @@ PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 # First column and row of a pass of interlaced pixels, and the steps across and down.
 ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 DECODING_ERRORS = (SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error, zlib.error)
+
+
+@contextmanager
+def quiet_readers() -> Iterator[None]:
+    """Pillow and tifffile say nothing of a file beside the error, and Pillow's size limit is lifted for our own."""
+    tifffile_log = logging.getLogger("tifffile")
+    level, limit = tifffile_log.level, Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        tifffile_log.setLevel(logging.CRITICAL + 1)
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            tifffile_log.setLevel(level)
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 @contextmanager

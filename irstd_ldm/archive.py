@@ -1,0 +1,559 @@
+"""Detection over archives of millions of frames on a Ray cluster: URIs in, rows or Parquet files out.
+
+    import ray
+    from irstd_ldm import archive
+
+    frames = ray.data.from_items([{"uri": uri} for uri in archive.listing(["s3://camera/night"])])
+    archive.detect(frames, concurrency=8).write_parquet("s3://results/night")
+
+[`run`] is what `irstd-ldm detect-archive` does: the same in parts, each written once, whatever is killed meanwhile.
+URIs are local paths, file://, s3://, gs:// or hf://, taken literally: nothing in them is percent-decoded.
+"""
+
+import dataclasses
+import json
+import logging
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .data.images import seen_image
+from .data.masks import run_lengths
+from .data.polarity import WHITE_HOT
+from .data.readers import FRAME_SUFFIXES, is_sequence, open_frames
+from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Frame
+from .data.readers.sequence_range import sequence_range
+from .data.readers.still import quiet_readers
+from .extras import required
+from .stream import FrameError, checked_frames, load_detector, model_sha256
+from .targets import Target
+
+pa, fs, pq = (required(name, "scale") for name in ("pyarrow", "pyarrow.fs", "pyarrow.parquet"))
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+SHARD, TABLE = (
+    ".tar",
+    ".parquet",
+)  # Files of many frames: WebDataset's, and those of Hugging Face data sets.
+ATTEMPTS, FIRST_WAIT_S = 3, 1.0  # Of a transfer from an object store; the wait doubles.
+BEGINNINGS = 3  # Times that a part is begun: Ray gives it to another worker where one is lost, without end.
+ROWS = 1000  # Frames that a worker holds before it writes them.
+COUNTED = ("frames", "targets", "errors")
+COUNTS = b"irstd_ldm.counts"  # Key of a part's counts in the metadata of its file.
+SUCCESS, HEADER, LISTING, TEMPORARY = (
+    "_SUCCESS",
+    "_archive.json",
+    "_listing",
+    "_temporary",
+)  # Readers of a folder of Parquet pass over such names.
+TARGET = pa.struct(
+    [(field.name, pa.int32() if field.type is int else pa.float64()) for field in dataclasses.fields(Target)]
+)
+SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("frame", pa.int32()),  # index in a sequence, null for a still
+        ("time_s", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("targets", pa.list_(TARGET)),
+        ("mask", pa.list_(pa.int32())),  # COCO's uncompressed run lengths, null where they are not asked for
+        ("error", pa.string()),  # why there is no result, else null
+        ("model", pa.string()),
+        ("settings", pa.string()),
+    ]
+)
+DETECTIONS = SCHEMA.remove(SCHEMA.get_field_index("error"))
+ERRORS = pa.schema([("uri", pa.string()), ("frame", pa.int32()), ("reason", pa.string())])
+PART = pa.schema([("part", pa.string()), ("uri", pa.string())])
+
+
+class TransferError(Exception):
+    """An object store that did not answer, after all attempts: no fault of the file that was asked for."""
+
+
+def detect(
+    ds: "Dataset",
+    *,
+    concurrency: int | tuple[int, int] = 1,
+    num_gpus: float = 0.0,
+    batch_size: int | None = 16,
+    **options: Any,
+) -> "Dataset":
+    """Detects targets in the frames of a data set's files.
+
+    Args:
+        ds: A column `uri`; a column `bytes` holds the files' content where it is not to be read from there.
+        concurrency: Workers, or the fewest and the most of them; each loads the detector once and has one CPU.
+        num_gpus: GPUs of a worker; fractions share one.
+        batch_size: Files of a call of a worker; results do not depend on it.
+        options: Of [`FrameRows`].
+
+    Returns:
+        A row per frame, of `SCHEMA`; a file or frame that cannot be read is a row whose `error` says why.
+    """
+    return ds.map_batches(
+        _FrameTables,
+        fn_constructor_kwargs=options,
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        **_resources(concurrency, num_gpus),
+    )
+
+
+def run(
+    sources: Sequence[str],
+    output: str,
+    *,
+    address: str | None = None,
+    concurrency: int | None = None,
+    num_gpus: float = 0.0,
+    part_size: int = ROWS,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda parts, total: parts,
+    **options: Any,
+) -> dict[str, int]:
+    """Detects targets in an archive and writes OUTPUT/detections and OUTPUT/errors, a Parquet file each per part.
+
+    The same call goes on where it was interrupted: parts that are written are not computed again, and files that have
+    come to the sources meanwhile become parts of their own. `_SUCCESS` with the counts is written when no part is
+    missing.
+
+    Args:
+        sources: As of [`listing`].
+        output: A folder's URI; all workers must reach it.
+        address: A Ray cluster, such as "auto" or "ray://head:10001"; None = one of this machine.
+        concurrency: Workers; None = as many as the cluster has CPUs.
+        num_gpus: GPUs of a worker; fractions share one.
+        part_size: Files of a part. A shard or a table is a part of its own.
+        progress: Shows how the parts (an iterable, and its length) go by.
+        options: Of [`FrameRows`].
+
+    Returns:
+        Counts of `parts`, `frames`, `targets`, `errors`, of what was `computed` now, and of parts `missing` in the
+        end: those whose worker was lost too often, or whose object store did not answer.
+
+    Raises:
+        ValueError: OUTPUT was made with other settings or by another model, or a source holds nothing.
+        OSError: A source or OUTPUT cannot be reached.
+    """
+    store, root = filesystem_of(output)
+    _check_header(store, f"{root}/{HEADER}", FrameRows(**options).header)
+    parts = _parts(store, root, listing(sources), part_size)
+    missing = [part for part in parts if part not in _written(store, root)]
+    computed = 0
+    if missing:
+        import ray
+
+        _empty_temporary(store, root)
+        if store.get_file_info(f"{root}/{SUCCESS}").type is not fs.FileType.NotFound:
+            store.delete_file(f"{root}/{SUCCESS}")
+        if not ray.is_initialized():
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars, context.max_errored_blocks = False, -1
+        workers = concurrency or max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        rows = [{"part": part, "uris": parts[part]} for part in missing]
+        counts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _PartWriter,
+            fn_constructor_kwargs={"output": output, **options},
+            batch_size=1,
+            batch_format="pyarrow",
+            **_resources((1, min(workers, len(rows))), num_gpus),
+        )
+        computed = sum(row["frames"] + row["errors"] for row in progress(counts.iter_rows(), len(rows)))
+    written = _written(store, root)
+    with ThreadPoolExecutor() as pool:
+        counted = list(pool.map(lambda part: _counts(store, root, part), [part for part in parts if part in written]))
+    total = {"parts": len(counted)} | {name: sum(one[name] for one in counted) for name in COUNTED}
+    if len(counted) == len(parts):
+        _write_text(store, f"{root}/{SUCCESS}", json.dumps(total) + "\n")
+        _empty_temporary(store, root)
+    return total | {"computed": computed, "missing": len(parts) - len(counted)}
+
+
+def listing(sources: Iterable[str]) -> list[str]:
+    """The URIs of an archive's files, each once, source by source, those of a folder sorted.
+
+    A source is a file; a folder or prefix, with all below it; a pattern, in which `*` and `?` stay in a folder and
+    `**` crosses folders; or a manifest, a .txt file of a URI per line or a .parquet file with a column `uri`. A shard
+    (.tar) and a table (.parquet with a column `image` of bytes, as Hugging Face data sets have) count as one file.
+
+    Raises:
+        ValueError: A source without any file that is read.
+        OSError: A source that cannot be reached.
+    """
+    found: dict[str, None] = {}
+    for source in sources:
+        files = list(_files_of(source))
+        if not files:
+            raise ValueError(f"{source}: no image, video, shard or table there")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+class FrameRows:
+    """A detector of the frames of whole files, each as `irstd-ldm detect` does it.
+
+    Args:
+        model: A bundled model's name, a folder or a Hub id, which every worker must reach; None = the bundled one.
+        runtime: As of [`StreamDetector`].
+        num_threads: Threads of onnxruntime or OpenVINO.
+        input_range: Raw values (lo, hi) that map to -1 and 1; None = those of a file that holds a sequence, or of the
+            frame.
+        polarity: As of [`IRSTDLatentPipeline`].
+        max_pixels: Larger frames are refused.
+        masks: Whether rows hold the mask.
+        settings: Arguments of every call, such as `max_fa_per_million_px`.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        runtime: str = "auto",
+        num_threads: int | None = 1,
+        *,
+        input_range: tuple[float, float] | None = None,
+        polarity: str = WHITE_HOT,
+        max_pixels: int = MAX_PIXELS,
+        masks: bool = False,
+        **settings: Any,
+    ):
+        self._detector = load_detector(model, runtime, num_threads, settings.get("num_inference_steps"))
+        self._input_range, self._polarity, self._max_pixels, self._masks = input_range, polarity, max_pixels, masks
+        self._settings = settings
+        recorded = {"runtime": getattr(self._detector, "runtime", "torch"), "input_range": input_range, **settings}
+        recorded |= {"polarity": polarity, "max_pixels": max_pixels, "masks": masks}
+        self.header = {"model": model_sha256(self._detector), "settings": json.dumps(recorded, sort_keys=True)}
+
+    def rows(self, uri: str, content: bytes | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of a file's frames, of `SCHEMA`; the content is read from the URI where it is not given.
+
+        Raises:
+            TransferError: The object store did not answer.
+        """
+        try:
+            with quiet_readers(), _local_file(uri, content) as path:
+                for name, file in _members(uri, path):
+                    yield from self._rows_of_file(name, file)
+        except (*IMAGE_ERRORS, tarfile.TarError) as error:
+            yield self._failed(uri, None, error)
+
+    def _rows_of_file(self, uri: str, path: Path) -> Iterator[dict[str, Any]]:
+        try:
+            source = open_frames(path, max_pixels=self._max_pixels)
+            several, value_range = is_sequence(source), self._input_range
+            if several and value_range is None:
+                value_range = sequence_range(source, normalization=self._detector.config["normalization"])
+            for frame in checked_frames(source.frames()):
+                index = frame.index if several else None
+                if isinstance(frame, FrameError):
+                    yield self._failed(uri, index, frame, path)
+                else:
+                    yield self._row(uri, index, frame, value_range)
+        except IMAGE_ERRORS as error:
+            yield self._failed(uri, None, error, path)
+
+    def _row(
+        self, uri: str, index: int | None, frame: Frame, value_range: tuple[float, float] | None
+    ) -> dict[str, Any]:
+        seen = seen_image(frame.image, self._polarity, value_range)
+        found = self._detector(seen, input_range=value_range, **self._settings)
+        mask = found.mask[0, 0]
+        height, width = mask.shape
+        return {
+            "uri": uri,
+            "frame": index,
+            "time_s": frame.time_s,
+            "width": width,
+            "height": height,
+            "targets": [dataclasses.asdict(target) for target in found.targets[0]],
+            "mask": run_lengths(mask) if self._masks else None,
+            **self.header,
+        }
+
+    def _failed(self, uri: str, index: int | None, error: Exception, path: Path | None = None) -> dict[str, Any]:
+        reason = " ".join((str(error) or type(error).__name__).split())
+        return {"uri": uri, "frame": index, "error": reason.replace(str(path), uri), **self.header}
+
+
+class _FrameTables(FrameRows):
+    """[`FrameRows`] of batches of files, in a worker."""
+
+    def __call__(self, batch: Any) -> Iterator[Any]:
+        contents = batch["bytes"].to_pylist() if "bytes" in batch.column_names else [None] * len(batch)
+        for uri, content in zip(batch["uri"].to_pylist(), contents, strict=True):
+            yield pa.Table.from_pylist(list(self.rows(uri, content)), SCHEMA)
+
+
+class _PartWriter(FrameRows):
+    """[`FrameRows`] of parts, in a worker: it writes a part's files and answers with its counts."""
+
+    def __init__(self, output: str, **options: Any):
+        super().__init__(**options)
+        self._store, self._root = filesystem_of(output)
+
+    def __call__(self, batch: Any) -> Any:
+        return pa.Table.from_pylist([self._write(**part) for part in batch.to_pylist()])
+
+    def _write(self, part: str, uris: list[str]) -> dict[str, Any]:
+        counts, failed, waiting = dict.fromkeys(COUNTED, 0), [], []
+        if self._begin(part) > BEGINNINGS:
+            logger.error("%s: %d workers were lost on it", part, BEGINNINGS)
+            return {"part": part, **counts}
+        with _replacing(self._store, self._root, f"detections/{part}{TABLE}") as path:
+            with pq.ParquetWriter(path, DETECTIONS, filesystem=self._store, compression="zstd") as writer:
+                for row in (row for uri in uris for row in self.rows(uri)):
+                    if "error" in row:
+                        failed.append({"uri": row["uri"], "frame": row["frame"], "reason": row["error"]})
+                        continue
+                    waiting.append(row)
+                    counts["targets"] += len(row["targets"])
+                    if len(waiting) == ROWS:
+                        writer.write_table(pa.Table.from_pylist(waiting, DETECTIONS))
+                        counts["frames"] += len(waiting)
+                        waiting = []
+                writer.write_table(pa.Table.from_pylist(waiting, DETECTIONS))
+                counts |= {"frames": counts["frames"] + len(waiting), "errors": len(failed)}
+                writer.add_key_value_metadata({COUNTS: json.dumps(counts).encode()})
+            self._write_errors(part, failed)  # before the detections, whose file says that the part is done
+        return {"part": part, **counts}
+
+    def _begin(self, part: str) -> int:
+        """Notes that a worker begins with a part; returns how many have, this one too."""
+        folder = f"{self._root}/{TEMPORARY}/{part}"
+        self._store.create_dir(folder, recursive=True)
+        with self._store.open_output_stream(f"{folder}/{uuid.uuid4().hex}"):
+            pass
+        return sum(file.is_file for file in self._store.get_file_info(fs.FileSelector(folder)))
+
+    def _write_errors(self, part: str, failed: list[dict[str, Any]]) -> None:
+        name = f"errors/{part}{TABLE}"
+        if failed:
+            with _replacing(self._store, self._root, name) as path:
+                pq.write_table(pa.Table.from_pylist(failed, ERRORS), path, filesystem=self._store)
+        elif self._store.get_file_info(f"{self._root}/{name}").is_file:  # of a worker that was lost
+            self._store.delete_file(f"{self._root}/{name}")
+
+
+def _resources(concurrency: int | tuple[int, int], num_gpus: float) -> dict[str, Any]:
+    from ray.data import ActorPoolStrategy
+
+    least, most = (concurrency, concurrency) if isinstance(concurrency, int) else concurrency
+    return {
+        "compute": ActorPoolStrategy(min_size=least, max_size=most),
+        "num_cpus": 1,
+        "num_gpus": num_gpus,
+    }
+
+
+# Object stores and folders.
+
+
+@cache
+def _store_of(scheme: str, bucket: str) -> Any:
+    if scheme == "hf":
+        from huggingface_hub import HfFileSystem
+
+        return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem()))
+    return fs.LocalFileSystem() if scheme == "file" else fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
+
+
+def filesystem_of(uri: str) -> tuple[Any, str]:
+    """The pyarrow file system of a URI, and its path there.
+
+    Raises:
+        ValueError: An unknown scheme.
+    """
+    scheme, separator, path = uri.rpartition("://")
+    if not separator:
+        return _store_of("file", ""), str(Path(uri).absolute())
+    return _store_of(scheme, "" if scheme in ("file", "hf") else path.partition("/")[0]), path.rstrip("/")
+
+
+def _retried(what: str, call: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
+    """What a call to a store returns, after some attempts; a file that is missing or not ours is asked for once."""
+    try:
+        return call()
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except OSError as error:
+        if attempts == 1:
+            raise TransferError(f"{what}: {error}") from error
+        logger.warning("%s: attempts left: %d, after %s", what, attempts - 1, error)
+        time.sleep(FIRST_WAIT_S * 2 ** (ATTEMPTS - attempts))
+        return _retried(what, call, attempts - 1)
+
+
+@contextmanager
+def _local_file(uri: str, content: bytes | None) -> Iterator[Path]:
+    """A file's path on this machine: its own, or that of a copy which ends with the context."""
+    store, path = filesystem_of(uri) if content is None else (None, uri)
+    if isinstance(store, fs.LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / f"content{PurePosixPath(path).suffix}"
+
+        def fetch() -> None:
+            with store.open_input_stream(path) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target)
+
+        if content is None:
+            _retried(uri, fetch)
+        else:
+            copy.write_bytes(content)
+        yield copy
+
+
+def _members(uri: str, path: Path) -> Iterator[tuple[str, Path]]:
+    """The files that a shard or a table holds as URI#NAME or URI#ROW, or a file itself."""
+    if path.suffix not in (SHARD, TABLE):
+        yield uri, path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, suffix, content in (_of_shard if path.suffix == SHARD else _of_table)(path):
+            member = Path(folder) / f"content{suffix}"
+            member.write_bytes(content)
+            yield f"{uri}#{name}", member
+
+
+def _of_shard(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    with tarfile.open(path, "r:") as shard:
+        for member in shard:
+            suffix = PurePosixPath(member.name).suffix.lower()
+            file = shard.extractfile(member) if suffix in FRAME_SUFFIXES else None
+            if file is not None:
+                yield member.name, suffix, file.read()
+
+
+def _of_table(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    with pq.ParquetFile(path) as table:
+        index = 0
+        for batch in table.iter_batches(16, columns=["image"]):
+            for image in batch["image"].to_pylist():
+                yield str(index), PurePosixPath(image["path"] or "").suffix.lower(), image["bytes"] or b""
+                index += 1
+
+
+def _files_of(source: str) -> Iterator[str]:
+    scheme, separator, _ = source.rpartition("://")
+    store, path = filesystem_of(source)
+    fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
+    info = store.get_file_info(path)
+    if info.is_file:
+        yield from _manifest(store, path, f"{scheme}{separator}{path}")
+        return
+    base = path if fixed == path else fixed.rpartition("/")[0]
+    chosen = re.compile(_pattern(path) if base != path else ".*", re.DOTALL)
+    selector = fs.FileSelector(base, recursive=True)
+    files = (one.path for one in store.get_file_info(selector) if one.is_file and not one.base_name.startswith("."))
+    for file in sorted(files):
+        if chosen.fullmatch(file) and PurePosixPath(file).suffix.lower() in (*FRAME_SUFFIXES, SHARD, TABLE):
+            yield f"{scheme}{separator}{file}"
+
+
+def _pattern(path: str) -> str:
+    """The regular expression of a pattern of paths."""
+    regular = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", path)
+    return "".join(regular.get(part, part if part.startswith("[") else re.escape(part)) for part in parts)
+
+
+def _manifest(store: Any, path: str, uri: str) -> Iterator[str]:
+    """The URIs that a manifest holds, or that of a file which is none."""
+    if path.endswith(".txt"):
+        with store.open_input_stream(path) as file:
+            yield from (line.strip() for line in file.read().decode().splitlines() if line.strip())
+    elif path.endswith(TABLE) and "uri" in pq.read_schema(path, filesystem=store).names:
+        yield from pq.read_table(path, columns=["uri"], filesystem=store)["uri"].to_pylist()
+    else:
+        yield uri
+
+
+# The folder that is written.
+
+
+@contextmanager
+def _replacing(store: Any, root: str, name: str) -> Iterator[str]:
+    """A path of its own to write to, that takes the place of ROOT/NAME in the end."""
+    part = f"{root}/{TEMPORARY}/{uuid.uuid4().hex}"
+    for folder in {PurePosixPath(part).parent, PurePosixPath(f"{root}/{name}").parent}:
+        store.create_dir(str(folder), recursive=True)
+    yield part
+    store.move(part, f"{root}/{name}")
+
+
+def _empty_temporary(store: Any, root: str) -> None:
+    """Removes what lost workers have left, and the notes of which parts they had begun."""
+    store.create_dir(f"{root}/{TEMPORARY}", recursive=True)
+    store.delete_dir(f"{root}/{TEMPORARY}")
+
+
+def _write_text(store: Any, path: str, text: str) -> None:
+    root, _, name = path.rpartition("/")
+    with _replacing(store, root, name) as part, store.open_output_stream(part) as file:
+        file.write(text.encode())
+
+
+def _check_header(store: Any, path: str, header: Mapping[str, str]) -> None:
+    """Writes what the archive is made with, or compares it with that of an earlier run."""
+    if store.get_file_info(path).type is fs.FileType.NotFound:
+        _write_text(store, path, json.dumps(header, indent=2) + "\n")
+        return
+    with store.open_input_stream(path) as file:
+        earlier = json.loads(file.read())
+    for name, value in header.items():
+        if earlier.get(name) != value:
+            raise ValueError(f"{path.rpartition('/')[0]} was made with {name} {earlier.get(name)}, now it is {value}")
+
+
+def _parts(store: Any, root: str, uris: Sequence[str], part_size: int) -> dict[str, list[str]]:
+    """Name of a part -> its files: the parts that an earlier run has listed, and those of files that are new."""
+    parts: dict[str, list[str]] = {}
+    folder = f"{root}/{LISTING}"
+    store.create_dir(folder, recursive=True)
+    earlier = sorted(file.path for file in store.get_file_info(fs.FileSelector(folder)) if file.is_file)
+    for file in earlier:
+        for row in pq.read_table(file, filesystem=store).to_pylist():
+            parts.setdefault(row["part"], []).append(row["uri"])
+    known = {uri for files in parts.values() for uri in files}
+    new: dict[str, list[str]] = {}
+    open_part: list[str] = []
+    for uri in (uri for uri in uris if uri not in known):
+        alone = PurePosixPath(uri).suffix.lower() in (SHARD, TABLE)
+        if alone or not open_part or len(open_part) == part_size:
+            files = new.setdefault(f"part-{len(parts) + len(new):06}", [])
+            open_part = open_part if alone else files
+        else:
+            files = open_part
+        files.append(uri)
+    if new:
+        rows = [{"part": part, "uri": uri} for part, files in new.items() for uri in files]
+        with _replacing(store, root, f"{LISTING}/{len(earlier):06}{TABLE}") as path:
+            pq.write_table(pa.Table.from_pylist(rows, PART), path, filesystem=store)
+    return parts | new
+
+
+def _written(store: Any, root: str) -> set[str]:
+    """The names of the parts whose detections are there."""
+    selector = fs.FileSelector(f"{root}/detections", allow_not_found=True)
+    return {PurePosixPath(file.path).stem for file in store.get_file_info(selector) if file.is_file}
+
+
+def _counts(store: Any, root: str, part: str) -> dict[str, int]:
+    metadata = pq.read_metadata(f"{root}/detections/{part}{TABLE}", filesystem=store).metadata
+    return json.loads(metadata[COUNTS])
