@@ -162,7 +162,7 @@ def run(
         if store.get_file_info(f"{root}/{SUCCESS}").type is not fs.FileType.NotFound:
             store.delete_file(f"{root}/{SUCCESS}")
         if not ray.is_initialized():
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars, context.max_errored_blocks = False, -1
         workers = concurrency or max(int(ray.cluster_resources().get("CPU", 1)), 1)
@@ -401,7 +401,10 @@ def _retried(what: str, call: Callable[[], Result], attempts: int = ATTEMPTS) ->
 @contextmanager
 def _local_file(uri: str, content: bytes | None) -> Iterator[Path]:
     """A file's path on this machine: its own, or that of a copy which ends with the context."""
-    store, path = filesystem_of(uri) if content is None else (None, uri)
+    store: Any = None
+    path = uri
+    if content is None:
+        store, path = filesystem_of(uri)
     if isinstance(store, fs.LocalFileSystem):
         yield Path(path)
         return
