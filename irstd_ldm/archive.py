@@ -153,28 +153,26 @@ def run(
     store, root = filesystem_of(output)
     _check_header(store, f"{root}/{HEADER}", FrameRows(**options).header)
     parts = _parts(store, root, listing(sources), part_size)
-    missing = [part for part in parts if part not in _written(store, root)]
+    written = _written(store, root)
+    missing = [part for part in parts if part not in written]
     computed = 0
     if missing:
-        import ray
+        import ray.data
 
         _empty_temporary(store, root)
         if store.get_file_info(f"{root}/{SUCCESS}").type is not fs.FileType.NotFound:
             store.delete_file(f"{root}/{SUCCESS}")
-        if not ray.is_initialized():
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars, context.max_errored_blocks = False, -1
-        workers = concurrency or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        rows = [{"part": part, "uris": parts[part]} for part in missing]
-        counts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _PartWriter,
-            fn_constructor_kwargs={"output": output, **options},
-            batch_size=1,
-            batch_format="pyarrow",
-            **_resources((1, min(workers, len(rows))), num_gpus),
-        )
-        computed = sum(row["frames"] + row["errors"] for row in progress(counts.iter_rows(), len(rows)))
+        with _cluster(address) as num_cpus:
+            rows = [{"part": part, "uris": parts[part]} for part in missing]
+            workers = min(concurrency or num_cpus, len(rows))
+            counts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                _PartWriter,
+                fn_constructor_kwargs={"output": output, **options},
+                batch_size=1,
+                batch_format="pyarrow",
+                **_resources((1, workers), num_gpus),
+            )
+            computed = sum(row["frames"] + row["errors"] for row in progress(counts.iter_rows(), len(rows)))
     written = _written(store, root)
     with ThreadPoolExecutor() as pool:
         counted = list(pool.map(lambda part: _counts(store, root, part), [part for part in parts if part in written]))
@@ -347,6 +345,23 @@ class _PartWriter(FrameRows):
                 pq.write_table(pa.Table.from_pylist(failed, ERRORS), path, filesystem=self._store)
         elif self._store.get_file_info(f"{self._root}/{name}").is_file:  # of a worker that was lost
             self._store.delete_file(f"{self._root}/{name}")
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[int]:
+    """The number of CPUs of the cluster; one that is begun for this ends with it, before the process does."""
+    import ray
+
+    was_there = ray.is_initialized()
+    if not was_there:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars, context.max_errored_blocks = False, -1  # a part that fails is missing, no more
+    try:
+        yield max(int(ray.cluster_resources().get("CPU", 1)), 1)
+    finally:
+        if not was_there:
+            ray.shutdown()
 
 
 def _resources(concurrency: int | tuple[int, int], num_gpus: float) -> dict[str, Any]:
