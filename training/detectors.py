@@ -1,11 +1,14 @@
 """The common part of the detectors' trainers: data, validation, hard negatives, default tiles."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from scipy import ndimage
 from tqdm.auto import tqdm
 
@@ -90,18 +93,33 @@ def mine_hard_negatives(pipeline: IRSTDDetectionPipeline, data: TrainingData, se
         if getattr(settings, name) and getattr(settings, needed) is None:
             raise ValueError(f"`{name}` needs `{needed}`, got null")
     if settings.hard_negative_probability:
-        for index, frame in enumerate(tqdm(data.train_backgrounds.values(), desc="hard negatives", leave=False)):
-            data.crops.hard_negatives += [(index, pixel) for pixel in false_alarms(pipeline, frame)]
-        logger.info("%d hard negatives on %d frames", len(data.crops.hard_negatives), len(data.train_backgrounds))
+        frames = list(data.train_backgrounds.values())
+        found = _shared(frames, lambda frame: false_alarms(pipeline, frame), "hard negatives")
+        data.crops.hard_negatives += [(index, pixel) for index, pixels in enumerate(found) for pixel in pixels]
+        logger.info("%d hard negatives on %d frames", len(data.crops.hard_negatives), len(frames))
     if settings.hard_image_probability:
         for number, data_set in enumerate(data.data_sets):
             folder = IRSTDFolder(data_set.root)
             index_of = {stem: index for index, stem in enumerate(folder.stems)}
-            for index, stem in enumerate(tqdm(data_set.train_stems, desc=f"hard in {data_set.name}", leave=False)):
+
+            def search(stem: str, folder: IRSTDFolder = folder, index_of: dict[str, int] = index_of) -> Any:
                 sample = folder[index_of[stem]]
-                found = false_alarms(pipeline, sample.image, sample.mask)
-                data.crops.hard_images += [(number, index, pixel) for pixel in found]
+                return false_alarms(pipeline, sample.image, sample.mask)
+
+            found = _shared(data_set.train_stems, search, f"hard in {data_set.name}")
+            data.crops.hard_images += [
+                (number, index, pixel) for index, pixels in enumerate(found) for pixel in pixels
+            ]
         logger.info("%d hard negatives on training images", len(data.crops.hard_images))
+
+
+def _shared(items: Sequence[Any], find: Callable[[Any], list[np.ndarray]], name: str) -> list[list[np.ndarray]]:
+    """What `find` finds in each item; the processes of a training share them out."""
+    state = PartialState(cpu=not torch.accelerator.is_available())  # as the trainer begins it
+    own = tqdm(items[state.process_index :: state.num_processes], desc=name, leave=False)
+    found = gather_object([find(item) for item in own])  # process by process
+    order = [index for rank in range(state.num_processes) for index in range(rank, len(items), state.num_processes)]
+    return [pixels for _, pixels in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
 
 def false_alarms(

@@ -3,12 +3,22 @@ import socket
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from irstd_ldm.data.folder import IRSTDFolder
+from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
+from irstd_ldm.training.detectors import false_alarms
 
 # The launcher looks for itself under the host's name, which not every machine can resolve, unless told an address.
 TORCHRUN = ("-m", "torch.distributed.run", "--local-addr", "127.0.0.1", "--nproc_per_node", "2")
+
+
+def write_frames(root: Path, count: int) -> Path:
+    (root / "images").mkdir(parents=True)
+    for seed in range(count):
+        Image.fromarray(synthetic_scene(96, 96, num_targets=1, seed=seed).image).save(root / "images" / f"{seed}.png")
+    return root
 
 
 def test_two_processes_train_one_model(start_trainer, few_steps, tiny_checkpoint, synthetic_root, tmp_path):
@@ -19,6 +29,8 @@ def test_two_processes_train_one_model(start_trainer, few_steps, tiny_checkpoint
         "pretrained_model_name_or_path": str(tiny_checkpoint),
         "val_fraction": 0.2,
         "validation_steps": 2,
+        "background_dir": str(write_frames(tmp_path / "frames", 3)),
+        "hard_negative_probability": 0.5,
     }
     process = start_trainer("train_latent", settings, prefix=TORCHRUN)
     output, _ = process.communicate(timeout=300)
@@ -26,6 +38,10 @@ def test_two_processes_train_one_model(start_trainer, few_steps, tiny_checkpoint
 
     record = json.loads((run / "run.json").read_text())
     assert record["num_processes"] == 2
+    frames = [np.array(Image.open(path)) for path in sorted((tmp_path / "frames" / "images").iterdir())]
+    pipeline = IRSTDLatentPipeline.from_pretrained(tiny_checkpoint)
+    num_found = sum(len(false_alarms(pipeline, frame)) for frame in frames)
+    assert output.count(f"{num_found} hard negatives on 3 frames") >= 1 and num_found > 0
     first, second = record["weights_sha256"]  # each process's own digest
     assert first == second
     random_states = sorted(path.name for path in (run / "checkpoint-4").glob("random_states_*"))
