@@ -491,13 +491,19 @@ def _pattern(path: str) -> str:
     return "".join(regular.get(part, part if part.startswith("[") else re.escape(part)) for part in parts)
 
 
+def _absolute(uri: str) -> str:
+    """A URI, or a local path from the root: workers have other working directories."""
+    return uri if "://" in uri else str(Path(uri).absolute())
+
+
 def _manifest(store: Any, path: str, uri: str) -> Iterator[str]:
     """The URIs that a manifest holds, or that of a file which is none."""
     if path.endswith(".txt"):
         with store.open_input_stream(path) as file:
-            yield from (line.strip() for line in file.read().decode().splitlines() if line.strip())
+            lines = file.read().decode("utf-8-sig").splitlines()
+        yield from (_absolute(line.strip()) for line in lines if line.strip())
     elif path.endswith(TABLE) and "uri" in pq.read_schema(path, filesystem=store).names:
-        yield from pq.read_table(path, columns=["uri"], filesystem=store)["uri"].to_pylist()
+        yield from map(_absolute, pq.read_table(path, columns=["uri"], filesystem=store)["uri"].to_pylist())
     else:
         yield uri
 

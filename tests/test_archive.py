@@ -101,7 +101,7 @@ def test_sources_are_files_folders_patterns_and_manifests(tmp_path, monkeypatch)
     assert archive.listing(["c/4.npy", "c", "a/1.png"]) == [full[4], full[0]]
     (tmp_path / "list.txt").write_text("s3://x/1 %20.png\n\nfile:///y/2.png\n")
     pq.write_table(pa.table({"uri": ["z.png"], "camera": [1]}), tmp_path / "list.parquet")
-    assert archive.listing(["list.txt", "list.parquet"]) == ["s3://x/1 %20.png", "file:///y/2.png", "z.png"]
+    assert archive.listing(["list.txt", "list.parquet"]) == ["s3://x/1 %20.png", "file:///y/2.png", str(tmp_path / "z.png")]
     with pytest.raises(ValueError, match="nothing/\\*: no image"):
         (tmp_path / "nothing").mkdir()
         archive.listing(["nothing/*"])
