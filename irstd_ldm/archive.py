@@ -7,33 +7,33 @@
     archive.detect(frames, concurrency=8).write_parquet("s3://results/night")
 
 [`run`] is what `irstd-ldm detect-archive` does: the same in parts, each written once, whatever is killed meanwhile.
-URIs are local paths, file://, s3://, gs:// or hf://, taken literally: nothing in them is percent-decoded.
 """
 
 import dataclasses
+import errno
 import json
 import logging
-import re
-import shutil
 import tarfile
-import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from .bundled import resolve_model
 from .data.images import seen_image
 from .data.masks import run_lengths
 from .data.polarity import WHITE_HOT
-from .data.readers import FRAME_SUFFIXES, is_sequence, open_frames
+from .data.readers import is_sequence, open_frames
 from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Frame
 from .data.readers.sequence_range import sequence_range
 from .data.readers.still import quiet_readers
+from .data.uris import SHARD, TABLE, StoreError, absolute, filesystem_of, listing, local_file, members, suffix_of
 from .extras import required
+from .files import only_writer
 from .stream import FrameError, checked_frames, load_detector, model_sha256
 from .targets import Target
 
@@ -43,13 +43,8 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
-
-SHARD, TABLE = (
-    ".tar",
-    ".parquet",
-)  # Files of many frames: WebDataset's, and those of Hugging Face data sets.
-ATTEMPTS, FIRST_WAIT_S = 3, 1.0  # Of a transfer from an object store; the wait doubles.
+# Errors of the machine, which say nothing of the file that is at hand.
+OF_MACHINE = {errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE}
 BEGINNINGS = 3  # Times that a part is begun: Ray gives it to another worker where one is lost, without end.
 ROWS = 1000  # Frames that a worker holds before it writes them.
 COUNTED = ("frames", "targets", "errors")
@@ -82,8 +77,8 @@ ERRORS = pa.schema([("uri", pa.string()), ("frame", pa.int32()), ("reason", pa.s
 PART = pa.schema([("part", pa.string()), ("uri", pa.string())])
 
 
-class TransferError(Exception):
-    """An object store that did not answer, after all attempts: no fault of the file that was asked for."""
+class WorkerError(Exception):
+    """A worker that cannot do its part, through no fault of the file at hand."""
 
 
 def detect(
@@ -104,7 +99,8 @@ def detect(
         options: Of [`FrameRows`].
 
     Returns:
-        A row per frame, of `SCHEMA`; a file or frame that cannot be read is a row whose `error` says why.
+        A row per frame, of `SCHEMA`; a file or frame that cannot be read is a row whose `error` says why. An object
+        store that does not answer, and faults of a machine, are errors of the data set ([`WorkerError`]).
     """
     return ds.map_batches(
         _FrameTables,
@@ -133,9 +129,10 @@ def run(
     missing.
 
     Args:
-        sources: As of [`listing`].
+        sources: As of `irstd_ldm.data.uris.listing`.
         output: A folder's URI; all workers must reach it.
-        address: A Ray cluster, such as "auto" or "ray://head:10001"; None = one of this machine.
+        address: A Ray cluster, such as "auto" or "ray://head:10001"; None = one that begins and ends with the call,
+            unless this process has one.
         concurrency: Workers; None = as many as the cluster has CPUs.
         num_gpus: GPUs of a worker; fractions share one.
         part_size: Files of a part. A shard or a table is a part of its own.
@@ -150,57 +147,70 @@ def run(
         ValueError: OUTPUT was made with other settings or by another model, or a source holds nothing.
         OSError: A source or OUTPUT cannot be reached.
     """
+    output = absolute(output)
     store, root = filesystem_of(output)
-    _check_header(store, f"{root}/{HEADER}", FrameRows(**options).header)
-    parts = _parts(store, root, listing(sources), part_size)
-    written = _written(store, root)
-    missing = [part for part in parts if part not in written]
-    computed = 0
-    if missing:
-        import ray.data
-
-        _empty_temporary(store, root)
-        if store.get_file_info(f"{root}/{SUCCESS}").type is not fs.FileType.NotFound:
-            store.delete_file(f"{root}/{SUCCESS}")
-        with _cluster(address) as num_cpus:
-            rows = [{"part": part, "uris": parts[part]} for part in missing]
-            workers = min(concurrency or num_cpus, len(rows))
-            counts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                _PartWriter,
-                fn_constructor_kwargs={"output": output, **options},
-                batch_size=1,
-                batch_format="pyarrow",
-                **_resources((1, workers), num_gpus),
-            )
-            computed = sum(row["frames"] + row["errors"] for row in progress(counts.iter_rows(), len(rows)))
-    written = _written(store, root)
-    with ThreadPoolExecutor() as pool:
-        counted = list(pool.map(lambda part: _counts(store, root, part), [part for part in parts if part in written]))
-    total = {"parts": len(counted)} | {name: sum(one[name] for one in counted) for name in COUNTED}
-    if len(counted) == len(parts):
-        _write_text(store, f"{root}/{SUCCESS}", json.dumps(total) + "\n")
-        _empty_temporary(store, root)
-    return total | {"computed": computed, "missing": len(parts) - len(counted)}
+    header = FrameRows(**options).header
+    found = [uri for uri in listing(sources) if not _lies_in(uri, store, root)]
+    options |= {"model": _reachable(options.get("model")), "runtime": json.loads(header["settings"])["runtime"]}
+    is_local = isinstance(store, fs.LocalFileSystem)
+    store.create_dir(root, recursive=True)
+    with only_writer(Path(root), "irstd-ldm detect-archive") if is_local else nullcontext():
+        _check_header(store, f"{root}/{HEADER}", header)
+        parts = _parts(store, root, found, part_size)
+        written = _written(store, root)
+        missing = {part: files for part, files in parts.items() if part not in written}
+        computed = 0
+        if missing:
+            _forget_success(store, root)
+            _empty_temporary(store, root)
+            writer = {"output": output, "header": header, **options}
+            computed = _compute(missing, writer, address, concurrency, num_gpus, progress)
+            written = _written(store, root)
+        done = [part for part in parts if part in written]
+        with ThreadPoolExecutor() as pool:
+            counted = list(pool.map(lambda part: _counts(store, root, part), done))
+        total = {"parts": len(done)} | {name: sum(one[name] for one in counted) for name in COUNTED}
+        if len(done) == len(parts):
+            _write_text(store, f"{root}/{SUCCESS}", json.dumps(total) + "\n")
+            _empty_temporary(store, root)
+    return total | {"computed": computed, "missing": len(parts) - len(done)}
 
 
-def listing(sources: Iterable[str]) -> list[str]:
-    """The URIs of an archive's files, each once, source by source, those of a folder sorted.
+def _compute(
+    parts: Mapping[str, Sequence[str]],
+    writer: Mapping[str, Any],
+    address: str | None,
+    concurrency: int | None,
+    num_gpus: float,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]],
+) -> int:
+    """Has the parts done; returns the number of their frames and errors."""
+    import ray.data
 
-    A source is a file; a folder or prefix, with all below it; a pattern, in which `*` and `?` stay in a folder and
-    `**` crosses folders; or a manifest, a .txt file of a URI per line or a .parquet file with a column `uri`. A shard
-    (.tar) and a table (.parquet with a column `image` of bytes, as Hugging Face data sets have) count as one file.
+    with _cluster(address) as resources:
+        if num_gpus > resources.get("GPU", 0):
+            logger.warning("the cluster has %g GPUs now: workers wait for theirs", resources.get("GPU", 0))
+        rows = [{"part": part, "uris": files} for part, files in parts.items()]
+        workers = min(concurrency or max(int(resources.get("CPU", 1)), 1), len(rows))
+        counts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _PartWriter,
+            fn_constructor_kwargs=dict(writer),
+            batch_size=1,
+            batch_format="pyarrow",
+            **_resources((1, workers), num_gpus),
+        )
+        return sum(row["frames"] + row["errors"] for row in progress(counts.iter_rows(), len(rows)))
 
-    Raises:
-        ValueError: A source without any file that is read.
-        OSError: A source that cannot be reached.
-    """
-    found: dict[str, None] = {}
-    for source in sources:
-        files = list(_files_of(source))
-        if not files:
-            raise ValueError(f"{source}: no image, video, shard or table there")
-        found |= dict.fromkeys(files)
-    return list(found)
+
+def _lies_in(uri: str, store: Any, root: str) -> bool:
+    other, path = filesystem_of(uri)
+    return other is store and path.startswith(f"{root}/")
+
+
+def _reachable(model: str | None) -> str | None:
+    """A model's name, or its folder from the root: workers have other working directories."""
+    source = Path(resolve_model(model))
+    return str(source.absolute()) if model is not None and source.is_dir() else model
 
 
 class FrameRows:
@@ -216,6 +226,9 @@ class FrameRows:
         max_pixels: Larger frames are refused.
         masks: Whether rows hold the mask.
         settings: Arguments of every call, such as `max_fa_per_million_px`.
+
+    Raises:
+        ValueError, TypeError, OSError, ModuleNotFoundError: As [`StreamDetector`] or a call of its detector.
     """
 
     def __init__(
@@ -233,21 +246,26 @@ class FrameRows:
         self._detector = load_detector(model, runtime, num_threads, settings.get("num_inference_steps"))
         self._input_range, self._polarity, self._max_pixels, self._masks = input_range, polarity, max_pixels, masks
         self._settings = settings
-        recorded = {"runtime": getattr(self._detector, "runtime", "torch"), "input_range": input_range, **settings}
-        recorded |= {"polarity": polarity, "max_pixels": max_pixels, "masks": masks}
+        self._detector(np.zeros((32, 32), np.uint8), input_range=input_range, **settings)  # refuses wrong settings
+        recorded = {"runtime": getattr(self._detector, "runtime", "torch"), "input_range": input_range}
+        recorded |= {"polarity": polarity, "max_pixels": max_pixels, "masks": masks, **settings}
+        recorded.pop("batch_size", None)  # results do not depend on it
         self.header = {"model": model_sha256(self._detector), "settings": json.dumps(recorded, sort_keys=True)}
 
     def rows(self, uri: str, content: bytes | None = None) -> Iterator[dict[str, Any]]:
         """The rows of a file's frames, of `SCHEMA`; the content is read from the URI where it is not given.
 
         Raises:
-            TransferError: The object store did not answer.
+            WorkerError: The object store did not answer, the disk is full, a package is missing or the like.
         """
         try:
-            with quiet_readers(), _local_file(uri, content) as path:
-                for name, file in _members(uri, path):
-                    yield from self._rows_of_file(name, file)
-        except (*IMAGE_ERRORS, tarfile.TarError) as error:
+            with quiet_readers(), local_file(uri, content) as path:
+                for name, file in members(uri, path):
+                    if isinstance(file, Exception):
+                        yield self._failed(name, None, file)
+                    else:
+                        yield from self._rows_of_file(name, file)
+        except (*IMAGE_ERRORS, tarfile.TarError, StoreError) as error:
             yield self._failed(uri, None, error)
 
     def _rows_of_file(self, uri: str, path: Path) -> Iterator[dict[str, Any]]:
@@ -269,11 +287,14 @@ class FrameRows:
         self, uri: str, index: int | None, frame: Frame, value_range: tuple[float, float] | None
     ) -> dict[str, Any]:
         seen = seen_image(frame.image, self._polarity, value_range)
-        found = self._detector(seen, input_range=value_range, **self._settings)
+        try:
+            found = self._detector(seen, input_range=value_range, **self._settings)
+        except RuntimeError as error:  # of the libraries that run the networks
+            raise WorkerError(f"{uri}: {error}") from error
         mask = found.mask[0, 0]
         height, width = mask.shape
         return {
-            "uri": uri,
+            "uri": _text(uri),
             "frame": index,
             "time_s": frame.time_s,
             "width": width,
@@ -284,8 +305,17 @@ class FrameRows:
         }
 
     def _failed(self, uri: str, index: int | None, error: Exception, path: Path | None = None) -> dict[str, Any]:
+        of_machine = isinstance(error, OSError) and error.errno in OF_MACHINE
+        if of_machine or isinstance(error, ImportError | StoreError):
+            raise WorkerError(f"{uri}: {error}") from error
         reason = " ".join((str(error) or type(error).__name__).split())
-        return {"uri": uri, "frame": index, "error": reason.replace(str(path), uri), **self.header}
+        named = reason if path is None else reason.replace(str(path), uri)
+        return {"uri": _text(uri), "frame": index, "error": _text(named), **self.header}
+
+
+def _text(text: str) -> str:
+    """A text that UTF-8 can hold: bytes of names that are none become escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class _FrameTables(FrameRows):
@@ -294,14 +324,16 @@ class _FrameTables(FrameRows):
     def __call__(self, batch: Any) -> Iterator[Any]:
         contents = batch["bytes"].to_pylist() if "bytes" in batch.column_names else [None] * len(batch)
         for uri, content in zip(batch["uri"].to_pylist(), contents, strict=True):
-            yield pa.Table.from_pylist(list(self.rows(uri, content)), SCHEMA)
+            yield pa.Table.from_pylist(list(self.rows(uri or "", content)), SCHEMA)
 
 
 class _PartWriter(FrameRows):
     """[`FrameRows`] of parts, in a worker: it writes a part's files and answers with its counts."""
 
-    def __init__(self, output: str, **options: Any):
+    def __init__(self, output: str, header: Mapping[str, str], **options: Any):
         super().__init__(**options)
+        if self.header != header:
+            raise ValueError(f"a worker has {self.header}, the archive is made with {header}")
         self._store, self._root = filesystem_of(output)
 
     def __call__(self, batch: Any) -> Any:
@@ -348,18 +380,20 @@ class _PartWriter(FrameRows):
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[int]:
-    """The number of CPUs of the cluster; one that is begun for this ends with it, before the process does."""
+def _cluster(address: str | None) -> Iterator[Mapping[str, float]]:
+    """The resources of a cluster; one that is begun for this ends with it, before the process does."""
     import ray
 
     was_there = ray.is_initialized()
     if not was_there:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars, context.max_errored_blocks
     context.enable_progress_bars, context.max_errored_blocks = False, -1  # a part that fails is missing, no more
     try:
-        yield max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        yield ray.cluster_resources()
     finally:
+        context.enable_progress_bars, context.max_errored_blocks = before
         if not was_there:
             ray.shutdown()
 
@@ -373,142 +407,6 @@ def _resources(concurrency: int | tuple[int, int], num_gpus: float) -> dict[str,
         "num_cpus": 1,
         "num_gpus": num_gpus,
     }
-
-
-# Object stores and folders.
-
-
-@cache
-def _store_of(scheme: str, bucket: str) -> Any:
-    if scheme == "hf":
-        from huggingface_hub import HfFileSystem
-
-        return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem()))
-    return fs.LocalFileSystem() if scheme == "file" else fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]
-
-
-def filesystem_of(uri: str) -> tuple[Any, str]:
-    """The pyarrow file system of a URI, and its path there.
-
-    Raises:
-        ValueError: An unknown scheme.
-    """
-    scheme, separator, path = uri.rpartition("://")
-    if not separator:
-        return _store_of("file", ""), str(Path(uri).absolute())
-    return _store_of(scheme, "" if scheme in ("file", "hf") else path.partition("/")[0]), path.rstrip("/")
-
-
-def _retried(what: str, call: Callable[[], Result], attempts: int = ATTEMPTS) -> Result:
-    """What a call to a store returns, after some attempts; a file that is missing or not ours is asked for once."""
-    try:
-        return call()
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except OSError as error:
-        if attempts == 1:
-            raise TransferError(f"{what}: {error}") from error
-        logger.warning("%s: attempts left: %d, after %s", what, attempts - 1, error)
-        time.sleep(FIRST_WAIT_S * 2 ** (ATTEMPTS - attempts))
-        return _retried(what, call, attempts - 1)
-
-
-@contextmanager
-def _local_file(uri: str, content: bytes | None) -> Iterator[Path]:
-    """A file's path on this machine: its own, or that of a copy which ends with the context."""
-    store: Any = None
-    path = uri
-    if content is None:
-        store, path = filesystem_of(uri)
-    if isinstance(store, fs.LocalFileSystem):
-        yield Path(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / f"content{PurePosixPath(path).suffix}"
-
-        def fetch() -> None:
-            with store.open_input_stream(path) as source, copy.open("wb") as target:
-                shutil.copyfileobj(source, target)
-
-        if content is None:
-            _retried(uri, fetch)
-        else:
-            copy.write_bytes(content)
-        yield copy
-
-
-def _members(uri: str, path: Path) -> Iterator[tuple[str, Path]]:
-    """The files that a shard or a table holds as URI#NAME or URI#ROW, or a file itself."""
-    if path.suffix not in (SHARD, TABLE):
-        yield uri, path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name, suffix, content in (_of_shard if path.suffix == SHARD else _of_table)(path):
-            member = Path(folder) / f"content{suffix}"
-            member.write_bytes(content)
-            yield f"{uri}#{name}", member
-
-
-def _of_shard(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    with tarfile.open(path, "r:") as shard:
-        for member in shard:
-            suffix = PurePosixPath(member.name).suffix.lower()
-            file = shard.extractfile(member) if suffix in FRAME_SUFFIXES else None
-            if file is not None:
-                yield member.name, suffix, file.read()
-
-
-def _of_table(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    with pq.ParquetFile(path) as table:
-        index = 0
-        for batch in table.iter_batches(16, columns=["image"]):
-            for image in batch["image"].to_pylist():
-                yield str(index), PurePosixPath(image["path"] or "").suffix.lower(), image["bytes"] or b""
-                index += 1
-
-
-def _files_of(source: str) -> Iterator[str]:
-    scheme, separator, _ = source.rpartition("://")
-    store, path = filesystem_of(source)
-    fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
-    info = store.get_file_info(path)
-    if info.is_file:
-        yield from _manifest(store, path, f"{scheme}{separator}{path}")
-        return
-    base = path if fixed == path else fixed.rpartition("/")[0]
-    chosen = re.compile(_pattern(path) if base != path else ".*", re.DOTALL)
-    selector = fs.FileSelector(base, recursive=True)
-    files = (one.path for one in store.get_file_info(selector) if one.is_file and not one.base_name.startswith("."))
-    for file in sorted(files):
-        if chosen.fullmatch(file) and PurePosixPath(file).suffix.lower() in (*FRAME_SUFFIXES, SHARD, TABLE):
-            yield f"{scheme}{separator}{file}"
-
-
-def _pattern(path: str) -> str:
-    """The regular expression of a pattern of paths."""
-    regular = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", path)
-    return "".join(regular.get(part, part if part.startswith("[") else re.escape(part)) for part in parts)
-
-
-def _absolute(uri: str) -> str:
-    """A URI, or a local path from the root: workers have other working directories."""
-    return uri if "://" in uri else str(Path(uri).absolute())
-
-
-def _manifest(store: Any, path: str, uri: str) -> Iterator[str]:
-    """The URIs that a manifest holds, or that of a file which is none."""
-    if path.endswith(".txt"):
-        with store.open_input_stream(path) as file:
-            lines = file.read().decode("utf-8-sig").splitlines()
-        yield from (_absolute(line.strip()) for line in lines if line.strip())
-    elif path.endswith(TABLE) and "uri" in pq.read_schema(path, filesystem=store).names:
-        yield from map(_absolute, pq.read_table(path, columns=["uri"], filesystem=store)["uri"].to_pylist())
-    else:
-        yield uri
-
-
-# The folder that is written.
 
 
 @contextmanager
@@ -527,6 +425,11 @@ def _empty_temporary(store: Any, root: str) -> None:
     store.delete_dir(f"{root}/{TEMPORARY}")
 
 
+def _forget_success(store: Any, root: str) -> None:
+    if store.get_file_info(f"{root}/{SUCCESS}").is_file:
+        store.delete_file(f"{root}/{SUCCESS}")
+
+
 def _write_text(store: Any, path: str, text: str) -> None:
     root, _, name = path.rpartition("/")
     with _replacing(store, root, name) as part, store.open_output_stream(part) as file:
@@ -539,7 +442,10 @@ def _check_header(store: Any, path: str, header: Mapping[str, str]) -> None:
         _write_text(store, path, json.dumps(header, indent=2) + "\n")
         return
     with store.open_input_stream(path) as file:
-        earlier = json.loads(file.read())
+        try:
+            earlier = dict(json.loads(file.read()))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: remove it") from error
     for name, value in header.items():
         if earlier.get(name) != value:
             raise ValueError(f"{path.rpartition('/')[0]} was made with {name} {earlier.get(name)}, now it is {value}")
@@ -558,7 +464,7 @@ def _parts(store: Any, root: str, uris: Sequence[str], part_size: int) -> dict[s
     new: dict[str, list[str]] = {}
     open_part: list[str] = []
     for uri in (uri for uri in uris if uri not in known):
-        alone = PurePosixPath(uri).suffix.lower() in (SHARD, TABLE)
+        alone = suffix_of(uri) in (SHARD, TABLE)
         if alone or not open_part or len(open_part) == part_size:
             files = new.setdefault(f"part-{len(parts) + len(new):06}", [])
             open_part = open_part if alone else files
@@ -566,6 +472,7 @@ def _parts(store: Any, root: str, uris: Sequence[str], part_size: int) -> dict[s
             files = open_part
         files.append(uri)
     if new:
+        _forget_success(store, root)
         rows = [{"part": part, "uri": uri} for part, files in new.items() for uri in files]
         with _replacing(store, root, f"{LISTING}/{len(earlier):06}{TABLE}") as path:
             pq.write_table(pa.Table.from_pylist(rows, PART), path, filesystem=store)
@@ -575,9 +482,12 @@ def _parts(store: Any, root: str, uris: Sequence[str], part_size: int) -> dict[s
 def _written(store: Any, root: str) -> set[str]:
     """The names of the parts whose detections are there."""
     selector = fs.FileSelector(f"{root}/detections", allow_not_found=True)
-    return {PurePosixPath(file.path).stem for file in store.get_file_info(selector) if file.is_file}
+    return {PurePosixPath(file.path).stem for file in store.get_file_info(selector) if suffix_of(file.path) == TABLE}
 
 
 def _counts(store: Any, root: str, part: str) -> dict[str, int]:
-    metadata = pq.read_metadata(f"{root}/detections/{part}{TABLE}", filesystem=store).metadata
-    return json.loads(metadata[COUNTS])
+    path = f"{root}/detections/{part}{TABLE}"
+    try:
+        return json.loads(pq.read_metadata(path, filesystem=store).metadata[COUNTS])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or not written by this command: remove it") from error

@@ -1,5 +1,6 @@
 """`irstd_ldm.archive` and `irstd-ldm detect-archive`: a real Ray cluster, and an S3 server that is not ours."""
 
+import errno
 import io
 import json
 import os
@@ -21,7 +22,9 @@ from pyarrow import fs
 
 from irstd_ldm import archive
 from irstd_ldm.cli.main import main
+from irstd_ldm.data import uris
 from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.files import FolderInUseError, only_writer
 
 pytest.importorskip("ray.data")
 COMMAND = [sys.executable, "-m", "irstd_ldm", "detect-archive", "--runtime", "onnxruntime"]
@@ -80,7 +83,7 @@ def s3(monkeypatch) -> Iterator[fs.FileSystem]:
     import boto3
 
     boto3.client("s3").create_bucket(Bucket="archive")
-    archive._store_of.cache_clear()
+    uris._store_of.cache_clear()
     yield fs.FileSystem.from_uri("s3://archive")[0]
     server.stop()
 
@@ -90,23 +93,41 @@ def s3(monkeypatch) -> Iterator[fs.FileSystem]:
 
 def test_sources_are_files_folders_patterns_and_manifests(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("a/1.png", "a/b/2.TIF", "a/b/3.mp4", "a/.hidden.png", "a/notes.md", "a/shard.tar", "c/4.npy"):
+    names = ("a/1.png", "a/b/2.TIF", "a/b/3.mp4", "a/shard.TAR", "c/4.npy")
+    for name in (*names, "a/.hidden.png", "a/notes.md", "a/_made/5.png", "a/.cache/6.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    full = [str(tmp_path / name) for name in ("a/1.png", "a/b/2.TIF", "a/b/3.mp4", "a/shard.tar", "c/4.npy")]
-    assert archive.listing(["a"]) == full[:4]
-    assert archive.listing(["a/*.png"]) == full[:1]
-    assert archive.listing(["a/**/*.[Tm][Ip]*"]) == full[1:3]
-    assert archive.listing(["?/**/*.*"]) == full
-    assert archive.listing(["c/4.npy", "c", "a/1.png"]) == [full[4], full[0]]
-    (tmp_path / "list.txt").write_text("s3://x/1 %20.png\n\nfile:///y/2.png\n")
+    full = [str(tmp_path / name) for name in names]
+    listing = uris.listing
+    assert listing(["a"]) == full[:4]
+    assert listing(["a/*.png"]) == full[:1]
+    assert listing(["a/**/*.[Tm][Ip]*"]) == full[1:3]
+    assert listing(["a/b/[!3].*"]) == listing(["a/b/[]2].*"]) == full[1:2]
+    assert listing(["?/**/*.*"]) == full
+    # One file, however it is named.
+    assert listing(["c/4.npy", "c", "c/../c/4.npy", f"file://{tmp_path}/c", "a/1.png"]) == [full[4], full[0]]
+    (tmp_path / "c" / "link.npy").symlink_to("4.npy")
+    (tmp_path / "c" / "loop").symlink_to(".")
+    (tmp_path / "c" / "lost.npy").symlink_to("missing.npy")
+    assert listing(["c"]) == [full[4]]
+    (tmp_path / "night [1]?").mkdir()
+    (tmp_path / "night [1]?" / "7 #%20.png").touch()
+    assert listing(["night [1]?"]) == [str(tmp_path / "night [1]?" / "7 #%20.png")]
+    (tmp_path / "list.TXT").write_bytes("\ufeffs3://x/1 %20.png\r\n\r\nfile:///y/2\u2028.png\n".encode())
     pq.write_table(pa.table({"uri": ["z.png"], "camera": [1]}), tmp_path / "list.parquet")
-    assert archive.listing(["list.txt", "list.parquet"]) == ["s3://x/1 %20.png", "file:///y/2.png", str(tmp_path / "z.png")]
-    with pytest.raises(ValueError, match="nothing/\\*: no image"):
-        (tmp_path / "nothing").mkdir()
-        archive.listing(["nothing/*"])
+    assert listing(["list.TXT", "list.parquet"]) == ["s3://x/1 %20.png", "/y/2\u2028.png", str(tmp_path / "z.png")]
+    pq.write_table(pa.table({"uri": ["z.png", None]}), tmp_path / "nulls.parquet")
+    (tmp_path / "nothing").mkdir()
+    for source, message in {
+        "nothing": "no image",
+        "nothing/*": "no image",
+        "nulls.parquet": "texts",
+        "[z-a]": "bad",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            listing([source])
     with pytest.raises(FileNotFoundError):
-        archive.listing(["missing"])
+        listing(["missing"])
 
 
 def test_parts_stay_and_new_files_become_parts(tmp_path):
@@ -121,50 +142,125 @@ def test_parts_stay_and_new_files_become_parts(tmp_path):
 # Rows of files.
 
 
-def test_rows_of_stills_sequences_shards_tables_and_broken_files(tmp_path):
-    scene = synthetic_scene(96, 128, num_targets=1, scr=10.0, seed=0).image
-    picture = io.BytesIO()
-    Image.fromarray(scene).save(picture, "PNG")
-    (tmp_path / "still.png").write_bytes(picture.getvalue())
-    np.save(tmp_path / "stack.npy", np.stack([scene, scene[:, ::-1]]))
-    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
-        for name, data in (("x/0.png", picture.getvalue()), ("x/0.json", b"{}"), ("x/1.png", b"broken")):
+@pytest.fixture(scope="module")
+def detector() -> archive.FrameRows:
+    return archive.FrameRows(runtime="onnxruntime", masks=True)
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    """A PNG file of 96x128 pixels with a target."""
+    file = io.BytesIO()
+    Image.fromarray(synthetic_scene(96, 128, num_targets=1, scr=10.0, seed=0).image).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as shard:
+        for name, data in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             shard.addfile(member, io.BytesIO(data))
-    images = [{"bytes": picture.getvalue(), "path": "a.png"}, {"bytes": picture.getvalue(), "path": None}]
-    pq.write_table(pa.table({"image": images}), tmp_path / "table.parquet")
-    detector = archive.FrameRows(runtime="onnxruntime", masks=True)
+    return path
+
+
+def test_rows_of_stills_and_sequences(tmp_path, detector, picture):
+    (tmp_path / "still.png").write_bytes(picture)
+    scene = np.array(Image.open(io.BytesIO(picture)))
+    np.save(tmp_path / "stack.npy", np.stack([scene, scene[:, ::-1]]))
     [still] = detector.rows(str(tmp_path / "still.png"))
     assert (still["frame"], still["width"], still["height"]) == (None, 128, 96) and len(still["targets"]) == 1
     assert sum(still["mask"]) == 96 * 128 and sum(still["mask"][1::2]) == still["targets"][0]["area_px"]
     assert [row["frame"] for row in detector.rows(str(tmp_path / "stack.npy"))] == [0, 1]
-    shard_rows = list(detector.rows(f"file://{tmp_path}/shard.tar"))
-    assert [row["uri"].partition("#")[2] for row in shard_rows] == ["x/0.png", "x/1.png"]
-    assert shard_rows[0]["targets"] == still["targets"] and "x/1.png" in shard_rows[1]["error"]
-    table_rows = list(detector.rows(str(tmp_path / "table.parquet")))
-    assert [row["targets"] for row in table_rows] == 2 * [still["targets"]]
-    assert [row["uri"].partition("#")[2] for row in table_rows] == ["0", "1"]
     [missing] = detector.rows(str(tmp_path / "missing.png"))
     assert "missing.png" in missing["error"]
-    [given] = detector.rows("camera://7", picture.getvalue())
+    [given] = detector.rows("camera://7", picture)
     assert given["targets"] == still["targets"] and given["uri"] == "camera://7"
 
 
-def test_a_store_that_does_not_answer_is_no_fault_of_its_file(monkeypatch, caplog):
-    monkeypatch.setattr(archive, "FIRST_WAIT_S", 0.0)
+def test_a_broken_member_costs_a_shard_nothing_else(tmp_path, detector, picture):
+    shard = write_shard(
+        tmp_path / "s.TAR",
+        {"x/0.png": picture, "0.json": b"{}", "x/1.png": b"?", "._2.png": b"", "\udcff.PNG": picture},
+    )
+    with tarfile.open(shard, "a") as opened:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "missing.png"
+        opened.addfile(link)
+    rows = list(detector.rows(f"file://{shard}"))
+    assert [row["uri"].partition("#")[2] for row in rows] == ["x/0.png", "x/1.png", "\\udcff.PNG", "link.png"]
+    assert ["error" in row for row in rows] == [False, True, False, True] and "x/1.png" in rows[1]["error"]
+
+
+@pytest.mark.parametrize("damage", ("cut between members", "cut in a header", "header overwritten", "cut in data"))
+def test_a_shard_that_ends_early_says_so(tmp_path, detector, picture, damage):
+    shard = write_shard(tmp_path / "s.tar", {f"{index}.png": picture for index in range(3)})
+    size = 512 + -(-len(picture) // 512) * 512
+    data = bytearray(shard.read_bytes())
+    if damage == "header overwritten":
+        data[size : size + 512] = bytes(range(256)) * 2
+    else:
+        del data[2 * size + {"cut between members": 0, "cut in a header": 100, "cut in data": 600}[damage] :]
+    shard.write_bytes(data)
+    rows = list(detector.rows(str(shard)))
+    assert "error" in rows[-1] and all("error" not in row for row in rows[:-1])
+    assert len(rows) == (2 if damage == "header overwritten" else 3)
+
+
+def test_a_broken_row_costs_a_table_nothing_else(tmp_path, detector, picture):
+    images = [
+        {"bytes": picture, "path": "a.png"},
+        None,
+        {"bytes": None, "path": "b.png"},
+        {"bytes": picture, "path": 300 * "x"},
+    ]
+    pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet")
+    rows = list(detector.rows(str(tmp_path / "t.parquet")))
+    assert [row["uri"].partition("#")[2] for row in rows] == ["0", "1", "2", "3"]
+    assert ["error" in row for row in rows] == [False, True, True, False]
+    pq.write_table(pa.table({"image": [picture]}), tmp_path / "bytes.parquet")
+    assert [row["targets"] for row in detector.rows(str(tmp_path / "bytes.parquet"))] == [rows[0]["targets"]]
+    pq.write_table(pa.table({"file": ["a.png"]}), tmp_path / "other.parquet")
+    [other] = detector.rows(str(tmp_path / "other.parquet"))
+    assert "without a column `image`: file" in other["error"]
+
+
+def test_faults_of_stores_and_machines_are_none_of_files(monkeypatch, caplog, detector, tmp_path, picture):
+    monkeypatch.setattr(uris, "FIRST_WAIT_S", 0.0)
     calls = []
 
-    def fails(kind):
-        calls.append(kind)
-        raise kind("no answer")
+    def fails(error):
+        calls.append(error)
+        raise error
 
-    with pytest.raises(archive.TransferError, match="s3://x: no answer"):
-        archive._retried("s3://x", lambda: fails(OSError))
-    assert len(calls) == archive.ATTEMPTS and len(caplog.records) == archive.ATTEMPTS - 1
-    with pytest.raises(FileNotFoundError):
-        archive._retried("s3://x", lambda: fails(FileNotFoundError))
-    assert len(calls) == archive.ATTEMPTS + 1
+    with pytest.raises(uris.StoreError, match="s3://x: no answer"):
+        uris._retried("s3://x", lambda: fails(OSError("no answer")), lambda: False)
+    assert len(calls) == uris.ATTEMPTS and len(caplog.records) == uris.ATTEMPTS - 1
+    with pytest.raises(OSError, match="archived"):  # the store answers, this object does not come
+        uris._retried("s3://x", lambda: fails(OSError("archived")), lambda: True)
+    for refusal in (FileNotFoundError("x"), OSError("AWS Error ACCESS_DENIED")):
+        calls.clear()
+        with pytest.raises(OSError):
+            uris._retried("s3://x", lambda error=refusal: fails(error), lambda: False)
+        assert len(calls) == 1
+    (tmp_path / "a.png").write_bytes(picture)
+    for error in (OSError(errno.ENOSPC, "No space left on device"), ImportError("av"), uris.StoreError("gone")):
+        monkeypatch.setattr(archive, "open_frames", lambda *_, error=error, **__: fails(error))
+        with pytest.raises((archive.WorkerError, uris.StoreError)):
+            list(detector.rows(str(tmp_path / "a.png")))
+
+
+@pytest.mark.parametrize("settings", ({"max_fa_per_million_px": 3.3}, {"tile_size": 64}, {"score_treshold": 0.3}))
+def test_wrong_settings_are_refused_before_any_file(settings, tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises((ValueError, TypeError)):
+        archive.run([str(tmp_path)], str(tmp_path / "out"), runtime="onnxruntime", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_of_another_runtime_is_refused(tmp_path, detector):
+    with pytest.raises(ValueError, match="a worker has"):
+        archive._PartWriter(str(tmp_path), detector.header, runtime="onnxruntime", score_threshold=0.9)
 
 
 # Whole jobs.
@@ -207,13 +303,30 @@ def test_a_part_that_kills_its_workers_is_left_missing(tmp_path, ray_cluster, mo
     write_frames(tmp_path / "frames", 3)
     output, options = str(tmp_path / "out"), {"runtime": "onnxruntime", "part_size": 1}
     monkeypatch.setattr(archive, "BEGINNINGS", 0)
-    begun = archive._PartWriter(output, runtime="onnxruntime")
+    begun = archive._PartWriter(output, archive.FrameRows(runtime="onnxruntime").header, runtime="onnxruntime")
     assert begun._write("part-000001", ["x"]) == {"part": "part-000001", "frames": 0, "targets": 0, "errors": 0}
     assert not (tmp_path / "out" / "detections").exists()
     monkeypatch.undo()
     counts = archive.run([str(tmp_path / "frames")], output, **options)
     assert (counts["frames"], counts["missing"]) == (3, 0)
     assert not (tmp_path / "out" / "_temporary").exists()
+
+
+def test_what_it_writes_is_no_source_and_others_settings_stay(tmp_path, ray_cluster, monkeypatch):
+    import ray
+
+    folder = write_frames(tmp_path / "frames", 2)
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        counts = archive.run(["."], "out", runtime="onnxruntime")
+        assert (counts["frames"], counts["errors"], counts["parts"]) == (2, 0, 1)
+    assert ray.data.DataContext.get_current().max_errored_blocks != -1
+    (folder / "out" / "detections" / "part-000000.bak").write_bytes(b"")
+    (folder / "out" / "detections" / "part-000000.parquet").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="part-000000.parquet is damaged"):
+        archive.run(["."], "out", runtime="onnxruntime")
+    with only_writer(folder / "out", "another"), pytest.raises(FolderInUseError, match="another"):
+        archive.run(["."], "out", runtime="onnxruntime")
 
 
 def test_a_data_set_of_others_is_detected(ray_cluster, tmp_path):
@@ -286,7 +399,6 @@ def test_interruptions_at_random_moments_leave_the_whole(tmp_path):
         except subprocess.TimeoutExpired:
             os.killpg(job.pid, kind) if kind == signal.SIGKILL else job.send_signal(kind)
             job.communicate()
-            subprocess.run(["ray", "stop", "--force"], capture_output=True)
             assert job.returncode in (130, -signal.SIGKILL)
     last = subprocess.run(command, capture_output=True, text=True)
     assert last.returncode == 0 and "frames: 600" in last.stdout, last.stderr
@@ -299,9 +411,9 @@ def test_memory_of_the_driver_does_not_grow_with_the_frames(ray_cluster, tmp_pat
     import psutil
 
     class Stub(archive._PartWriter):
-        def __init__(self, output, **options):
+        def __init__(self, output, header=None, **options):
             self._store, self._root = archive.filesystem_of(output)
-            self.header = {"model": "stub", "settings": "{}"}
+            self.header = {"model": "stub", "settings": '{"runtime": "stub"}'}
 
         def rows(self, uri, content=None):
             yield {"uri": uri, "frame": None, "time_s": None, "width": 1, "height": 1, "targets": [], **self.header}

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         say(f"interrupted; the same command goes on with the parts that {args.output} lacks")
         return EXIT_INTERRUPTED
-    except (OSError, ValueError, ConnectionError) as error:
+    except Exception as error:  # a cluster and object stores are foreign, and fail in ways of their own
         raise CommandError(str(describe(args.output, error)), EXIT_USAGE) from error
     say(
         f"{args.output}: frames: {counts['frames']}, targets: {counts['targets']}, errors: {counts['errors']}, "
