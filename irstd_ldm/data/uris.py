@@ -49,16 +49,17 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
     Raises:
         ValueError: An unknown scheme.
     """
+    uri = absolute(uri)
     scheme, separator, path = uri.partition("://")
-    if not separator or scheme == "file":
-        return _store_of("file", ""), os.path.abspath(path if separator else uri)
+    if not separator:
+        return _store_of("file", ""), uri
     return _store_of(scheme, "" if scheme == "hf" else path.partition("/")[0]), path.rstrip("/")
 
 
 def absolute(uri: str) -> str:
     """A URI, or a local path from the root: the workers of a cluster have other working directories."""
-    store, path = filesystem_of(uri)
-    return path if isinstance(store, fs.LocalFileSystem) else uri
+    scheme, separator, path = uri.partition("://")
+    return uri if separator and scheme != "file" else os.path.abspath(path or scheme)
 
 
 def listing(sources: Iterable[str]) -> list[str]:
