@@ -185,13 +185,33 @@ def _compute(
     progress: Callable[[Iterable[Any], int], Iterable[Any]],
 ) -> int:
     """Has the parts done; returns the number of their frames and errors."""
+    import ray
+
+    with _cluster(address):
+        if ray.util.client.ray.is_connected():  # Ray Data wants to be called from within the cluster.
+            far = ray.remote(num_cpus=0)(_compute_inside).remote(parts, writer, concurrency, num_gpus, lambda p, _: p)
+            return ray.get(far)
+        return _compute_inside(parts, writer, concurrency, num_gpus, progress)
+
+
+def _compute_inside(
+    parts: Mapping[str, Sequence[str]],
+    writer: Mapping[str, Any],
+    concurrency: int | None,
+    num_gpus: float,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]],
+) -> int:
     import ray.data
 
-    with _cluster(address) as resources:
-        if num_gpus > resources.get("GPU", 0):
-            logger.warning("the cluster has %g GPUs now: workers wait for theirs", resources.get("GPU", 0))
-        rows = [{"part": part, "uris": files} for part, files in parts.items()]
-        workers = min(concurrency or max(int(resources.get("CPU", 1)), 1), len(rows))
+    resources = ray.cluster_resources()
+    if num_gpus > resources.get("GPU", 0):
+        logger.warning("the cluster has %g GPUs now: workers wait for theirs", resources.get("GPU", 0))
+    rows = [{"part": part, "uris": files} for part, files in parts.items()]
+    workers = min(concurrency or max(int(resources.get("CPU", 1)), 1), len(rows))
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars, context.max_errored_blocks
+    context.enable_progress_bars, context.max_errored_blocks = False, -1  # a part that fails is missing, no more
+    try:
         counts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _PartWriter,
             fn_constructor_kwargs=dict(writer),
@@ -200,6 +220,8 @@ def _compute(
             **_resources((1, workers), num_gpus),
         )
         return sum(row["frames"] + row["errors"] for row in progress(counts.iter_rows(), len(rows)))
+    finally:
+        context.enable_progress_bars, context.max_errored_blocks = before
 
 
 def _lies_in(uri: str, store: Any, root: str) -> bool:
@@ -380,20 +402,16 @@ class _PartWriter(FrameRows):
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[Mapping[str, float]]:
-    """The resources of a cluster; one that is begun for this ends with it, before the process does."""
+def _cluster(address: str | None) -> Iterator[None]:
+    """A connection to a cluster; one that is begun for this ends with it, before the process does."""
     import ray
 
     was_there = ray.is_initialized()
     if not was_there:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars, context.max_errored_blocks
-    context.enable_progress_bars, context.max_errored_blocks = False, -1  # a part that fails is missing, no more
     try:
-        yield ray.cluster_resources()
+        yield
     finally:
-        context.enable_progress_bars, context.max_errored_blocks = before
         if not was_there:
             ray.shutdown()
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -385,6 +386,23 @@ def test_a_node_that_dies_loses_and_doubles_nothing(tmp_path, two_nodes):
     start = time.monotonic()
     again = subprocess.run(command, capture_output=True, text=True)
     assert "computed now: 0" in again.stdout and time.monotonic() - start < 20
+
+
+@pytest.mark.slow
+def test_a_cluster_is_reached_by_rays_client(tmp_path, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "ray_client_server_port": port})
+    folder, output = write_frames(tmp_path / "frames", 20), tmp_path / "out"
+    command = [*COMMAND, str(folder), "--output", str(output), "--address", f"ray://127.0.0.1:{port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    cluster.shutdown()
+    assert done.returncode == 0 and "computed now: 20" in done.stdout, done.stderr
+    assert targets_of(rows_of(output)) == detected(folder, tmp_path / "alone")
 
 
 @pytest.mark.slow
