@@ -49,12 +49,8 @@ BEGINNINGS = 3  # Times that a part is begun: Ray gives it to another worker whe
 ROWS = 1000  # Frames that a worker holds before it writes them.
 COUNTED = ("frames", "targets", "errors")
 COUNTS = b"irstd_ldm.counts"  # Key of a part's counts in the metadata of its file.
-SUCCESS, HEADER, LISTING, TEMPORARY = (
-    "_SUCCESS",
-    "_archive.json",
-    "_listing",
-    "_temporary",
-)  # Readers of a folder of Parquet pass over such names.
+# Readers of a folder of Parquet pass over such names.
+SUCCESS, HEADER, LISTING, TEMPORARY = "_SUCCESS", "_archive.json", "_listing", "_temporary"
 TARGET = pa.struct(
     [(field.name, pa.int32() if field.type is int else pa.float64()) for field in dataclasses.fields(Target)]
 )
