@@ -307,7 +307,7 @@ class FrameRows:
         seen = seen_image(frame.image, self._polarity, value_range)
         try:
             found = self._detector(seen, input_range=value_range, **self._settings)
-        except RuntimeError as error:  # of the libraries that run the networks
+        except RuntimeError as error:  # The libraries that run the networks raise it.
             raise WorkerError(f"{uri}: {error}") from error
         mask = found.mask[0, 0]
         height, width = mask.shape
@@ -393,7 +393,7 @@ class _PartWriter(FrameRows):
         if failed:
             with _replacing(self._store, self._root, name) as path:
                 pq.write_table(pa.Table.from_pylist(failed, ERRORS), path, filesystem=self._store)
-        elif self._store.get_file_info(f"{self._root}/{name}").is_file:  # of a worker that was lost
+        elif self._store.get_file_info(f"{self._root}/{name}").is_file:  # A worker that was lost left it.
             self._store.delete_file(f"{self._root}/{name}")
 
 

@@ -21,7 +21,7 @@ except ImportError:  # Windows, where nobody is kept out of a folder and killed 
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".irstd-ldm.lock"
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Constants of renameat2(2).
 
 
 class FolderInUseError(OSError):

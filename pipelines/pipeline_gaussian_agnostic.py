@@ -371,7 +371,9 @@ def _tiled(
         return function(x)
     total: torch.Tensor | None = None
     weight = np.zeros((height * up // down, width * up // down), np.float32)
-    multiple = gcd(tile_size, tile_overlap)  # of that many pixels, or of their eighths in a latent
+    multiple = gcd(
+        tile_size, tile_overlap
+    )  # Windows begin at its multiples, in pixels, or in their eighths of a latent.
     for rows, columns in tile_windows((height, width), tile_size, tile_overlap, multiple):
         part = function(x[:, :, rows, columns])  # (B, C', tile height, tile width)
         if total is None:

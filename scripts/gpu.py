@@ -31,11 +31,11 @@ PYTHON = "3.12"  # there
 WHEELS = ("diffusers", "PyWavelets", "importlib_metadata")  # absent there, in the versions at hand
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 PACK_BYTES, TRAVELS_BYTES = 20 * MIB, 60 * MIB
-PART_BYTES, MAX_PARTS = 15 * MIB, 4  # of a model that come back at once, beside the logs
+PART_BYTES, MAX_PARTS = 15 * MIB, 4  # Parts of a model that come back at once, beside the logs.
 MODELS = ("tiny", "lgldnet", "irstd_diff")
 LARGEST_PX = 256  # side of a crop
-COMPILED_S = 360  # of a training for which it is compiled: that takes a minute or two
-RESERVE_S = 45  # of a training: to start, and to validate and save
+COMPILED_S = 360  # A training of this length is compiled, which takes a minute or two.
+RESERVE_S = 45  # A training needs it to start, to validate and to save.
 GRACE_S = 60  # after which what does not end by itself is stopped
 LEAST_S = 30  # for a stage after others that overran
 MANY_STEPS = 100_000  # the minutes end a training before; its schedule is in these
@@ -270,7 +270,7 @@ def main() -> int:
     if "train" in args.stage and not (args.folder / "data").is_dir():
         parser.error(f"--stage train needs the crops in {args.folder}: run --pack first")
     install(args.folder)
-    os.environ |= {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "10"}  # of the stages
+    os.environ |= {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "10"}  # The stages are other processes.
     if args.device == "cpu":
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # also where there is a GPU
     args.output.mkdir(parents=True, exist_ok=True)

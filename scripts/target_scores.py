@@ -25,7 +25,7 @@ from irstd_ldm.evaluation.matching import label_image
 from irstd_ldm.evaluation.metrics import METRICS
 
 BUDGETS = {"false targets per Mpx": (1, (0.25, 0.5, 1, 2)), "false-alarm px per million": (2, (5, 10, 20, 40))}
-SCORES: dict[str, Callable[[np.ndarray], float]] = {  # of the probabilities of a component's pixels
+SCORES: dict[str, Callable[[np.ndarray], float]] = {  # Each takes the probabilities of a component's pixels.
     "mean": np.mean,
     "peak": np.max,
     "mean x peak": lambda p: float(np.mean(p) * np.max(p)),

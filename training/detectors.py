@@ -24,7 +24,7 @@ from .training_data import TrainingData, read_training_data
 
 logger = logging.getLogger(__name__)
 
-MINING_MARGIN_PX = 8  # what is nearer to a target belongs to it
+MINING_MARGIN_PX = 8  # A detection nearer to a target belongs to it.
 MINING_THRESHOLD = 0.1  # probability from which a pixel nearly is a false alarm, and worth a crop
 
 

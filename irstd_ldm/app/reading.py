@@ -16,7 +16,7 @@ from ..data.readers.frame import IMAGE_ERRORS, Frame, ImageReadError
 from .detection import Input, Limits, read_input
 
 TIME_S = 20
-MEMORY_BYTES = 4 * 2**30  # of addresses
+MEMORY_BYTES = 4 * 2**30  # The address space of a reading process.
 
 
 def read_apart(path: Path, limits: Limits, normalization: str, time_s: float = TIME_S) -> Input:

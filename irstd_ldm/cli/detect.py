@@ -369,7 +369,7 @@ def _table(targets: Sequence[Target]) -> str:
 
 def _close(num_inputs: int, failures: Sequence[Failure], interrupted: str | None) -> int:
     if failures:
-        num_failed = len({failure.file for failure in failures})  # of one, several frames may have failed
+        num_failed = len({failure.file for failure in failures})  # Several frames of one file may have failed.
         print(f"irstd-ldm detect: {num_failed} of {num_inputs} inputs failed", file=sys.stderr)
     if interrupted is not None:
         print(f"irstd-ldm detect: {printable(interrupted)}", file=sys.stderr)

@@ -30,8 +30,8 @@ SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.tx
 
 COLUMNS = ("name", "source", "kind", "num_groups", "num_targets", "seed")  # the columns of provenance.csv
 
-Samples = dict[str, Sample]  # by stem
-Frames = dict[str, np.ndarray]  # by stem, (H, W) each
+Samples = dict[str, Sample]  # stem -> sample
+Frames = dict[str, np.ndarray]  # stem -> (H, W)
 Made = tuple[np.ndarray, np.ndarray, int | None]  # image (H, W) uint8 or uint16, mask (H, W) bool, number of groups
 Maker = Callable[[str, int], Made]  # a function of a source and a seed, and of nothing else
 

@@ -31,7 +31,7 @@ ROBUST_SHARES = (0.05, 0.01, 0.001)
 MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.6
 MIN_MEASURED_SHARE = 0.1  # if less is left, it is a bright object before an even sky, not a scene in a border
 MAX_CHANNELS = 4  # an array (H, W, C) of more is no image of channels
-SMALLEST_RANGE = 1e-30  # of two raw values; scaled by it, float32's largest stays finite
+SMALLEST_RANGE = 1e-30  # Difference of raw values; float32's largest, divided by it, stays finite in float64.
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
 

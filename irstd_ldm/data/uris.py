@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 SHARD, TABLE, LINES = ".tar", ".parquet", ".txt"  # WebDataset's shards, Hugging Face's tables, manifests
-ATTEMPTS, FIRST_WAIT_S = 3, 1.0  # Of a transfer from an object store; the wait doubles.
-REFUSED = ("ACCESS_DENIED", "INVALID_OBJECT_STATE", "InvalidObjectState")  # words of S3 for one object's fault
+ATTEMPTS, FIRST_WAIT_S = 3, 1.0  # A transfer from an object store is tried again; the wait doubles.
+REFUSED = ("ACCESS_DENIED", "INVALID_OBJECT_STATE", "InvalidObjectState")  # Words of S3 for one object's fault.
 
 
 class StoreError(Exception):

@@ -31,9 +31,9 @@ from .thresholds import ThresholdCounts
 
 # Budgets of an evaluation, by the rate that they limit.
 BUDGETS = {"fa_per_million_px": (1.0, 10.0, 100.0), "false_targets_per_megapixel": (0.1, 1.0, 10.0)}
-ARGUMENTS = {rate: f"max_{rate}" for rate in BUDGETS}  # of a call, by the rate that they limit
+ARGUMENTS = {rate: f"max_{rate}" for rate in BUDGETS}  # rate -> the argument of a call that limits it
 RECALLS = np.arange(101) / 100
-CERTAINTY = 0.95  # of the upper bounds of false alarms
+CERTAINTY = 0.95  # Upper bounds of false alarms hold with this probability.
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ MAX_PIXELS = 100_000_000  # Larger frames are not read, unless the caller gives 
 # Errors of a file that cannot be done: unreadable, refused, too large for the memory (torch reports that as a
 # RuntimeError), of a format whose reader is not installed.
 IMAGE_ERRORS = (OSError, ValueError, TypeError, RuntimeError, MemoryError, ImportError)
-SCHEMES = ("rtsp", "rtsps", "udp", "http", "https")  # of network addresses
+SCHEMES = ("rtsp", "rtsps", "udp", "http", "https")  # Schemes of network addresses.
 # Type of raw values -> numpy's name of the type that they are read as. The 12-bit ones are packed, two in three bytes:
 # the most significant bits first, or the least (GenICam's Mono12p).
 RAW_TYPES = {

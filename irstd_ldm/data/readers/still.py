@@ -19,8 +19,8 @@ from .frame import FrameSource, ImageReadError, check_size
 
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
 CUT_BY_PILLOW = ("LA;16B", "RGB;16B", "RGBA;16B")  # Pillow's raw modes of PNG of which it keeps 8 bits
-READ_BYTES = 2**16  # of compressed data at a time
-PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+READ_BYTES = 2**16  # Compressed data is read in pieces of this size.
+PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples per pixel
 # First column and row of a pass of interlaced pixels, and the steps across and down.
 ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 DECODING_ERRORS = (SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error, zlib.error)

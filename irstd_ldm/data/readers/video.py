@@ -11,7 +11,7 @@ from ..images import to_gray
 from .frame import MAX_PIXELS, Address, Frame, FrameSource, ImageReadError, check_size
 
 GRAY_FORMATS = ("gray", "gray10le", "gray12le", "gray16le", "gray16be")
-# What an address may lead to: no files, whatever a server's playlist says.
+# An address leads to no files, whatever a server's playlist says.
 PROTOCOLS = "http,https,httpproxy,rtp,srtp,tcp,tls,udp"
 OPEN_TIMEOUT_S, TIMEOUT_S = 20.0, 10.0
 
