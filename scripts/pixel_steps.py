@@ -5,6 +5,12 @@
 0 steps are the conditional encoder alone. Every row runs the checkpoint's own scheduler at its own threshold, image by
 image at native size, and is compared with the first row on the same images. Clocks are those of `benchmark.py`: one
 256x256 image through the whole pipeline. `--split val` reads the checkpoint's own list. The plot needs matplotlib.
+
+    python scripts/pixel_steps.py --model runs/irstd_diff_small --data DATA/NUAA-SIRST --split val --diagnosis 20
+
+`--diagnosis` follows a number of steps instead, from pure noise to the mask: how well the denoiser answers on true
+masks with noise, on the states that its own answers lead to, and without what the encoder hands it. A target's pixel
+is visible where the noisy mask alone has its sign, beyond chance.
 """
 
 import argparse
@@ -13,17 +19,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from benchmark import Subjects, in_turns
 from markdown_tables import QUALITY, count_images, markdown, percent, publish, quality, samples_of_split, scores
+from tqdm import tqdm
 
 from irstd_ldm import IRSTDDiffPipeline
 from irstd_ldm.data.folder import Sample
+from irstd_ldm.data.images import normalize_image
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import ImageCounts
 from irstd_ldm.evaluation.metrics import paired_bootstrap
+from irstd_ldm.tiling import pad_image
 
 STEPS = (0, 1, 2, 4, 10, 20, 100)
 CLOCK_IMAGE_PX = 256
+DIAGNOSIS = (
+    "timestep",
+    "target visible",
+    "IoU, true noisy mask",
+    "IoU, own states",
+    "IoU, without the encoder's residuals",
+    "area, own states / truth",
+)
 
 
 def measure(pipe: IRSTDDiffPipeline, samples: list[Sample], steps: Sequence[int], rounds: int) -> list[dict[str, Any]]:
@@ -75,12 +94,44 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+def diagnose(pipe: IRSTDDiffPipeline, samples: list[Sample], num_steps: int) -> str:
+    """A Markdown table, a row per timestep: pooled IoU of the denoiser's answers in percent, over whole images."""
+    generator, scheduler = torch.Generator().manual_seed(0), pipe.scheduler
+    scheduler.set_timesteps(num_steps)
+    # timestep -> counts over the images: of each answer its hits and the union, and of pixels seen and all.
+    sums = {int(timestep): np.zeros((4, 2)) for timestep in scheduler.timesteps}
+    areas = dict.fromkeys(sums, 0)
+    for sample in tqdm(samples, disable=None):
+        gray = pad_image(normalize_image(sample.image, None, pipe.config.normalization))
+        image = torch.from_numpy(gray)[None, None]  # (1, 1, PH, PW)
+        mask = torch.from_numpy(pad_image(sample.mask))[None, None]
+        with torch.no_grad():
+            residuals = pipe.conditional_encoder(image).residuals
+            state = torch.randn(image.shape, generator=generator)
+            for timestep in scheduler.timesteps:
+                noise = torch.randn(image.shape, generator=generator)
+                noisy = scheduler.add_noise(mask * 2.0 - 1, noise, timestep[None])
+                asked = ((noisy, residuals), (state, residuals), (noisy, [torch.zeros_like(one) for one in residuals]))
+                answers = [pipe.unet(torch.cat([image, x], dim=1), timestep, given).sample for x, given in asked]
+                row = sums[int(timestep)]
+                for index, answer in enumerate(answers):
+                    row[index] += [((answer > 0) & mask).sum(), ((answer > 0) | mask).sum()]
+                row[3] += [(noisy[mask] > 0).sum() - 0.5 * mask.sum(), 0.5 * mask.sum()]
+                areas[int(timestep)] += int((answers[1] > 0).sum())
+                state = scheduler.step(answers[1], timestep, state).prev_sample
+    truth = sum(int(sample.mask.sum()) for sample in samples)
+    cells = {t: [percent(hits / max(union, 1)) for hits, union in row] for t, row in sums.items()}
+    rows = [[t, row[3], row[0], row[1], row[2], f"{areas[t] / truth:.2f}"] for t, row in cells.items()]
+    return markdown(DIAGNOSIS, rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a pixel detector")
     parser.add_argument("--data", required=True, help="data set in the field's layout")
     parser.add_argument("--split", choices=("train", "test", "val"), default="test")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--diagnosis", type=int, metavar="STEPS", help="what goes wrong in so many steps, instead")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of the clocks")
     parser.add_argument("--document", type=Path, help="a Markdown file with marks, whose table is replaced")
     parser.add_argument("--plot", type=Path, help="a file for the plot, .svg or .png")
@@ -90,6 +141,9 @@ def main() -> None:
     pipe = IRSTDDiffPipeline.from_pretrained(arguments.model)
     pipe.set_progress_bar_config(disable=True)
     samples = samples_of_split(arguments.model, arguments.data, arguments.split)
+    if arguments.diagnosis:
+        print(diagnose(pipe, samples, arguments.diagnosis))
+        return
     rows = measure(pipe, samples, arguments.steps, arguments.rounds)
     caption = (
         f"{Path(arguments.data).name} {arguments.split}, {len(samples)} images, {rows[0]['targets']} targets, "

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from irstd_ldm.data.folder import IRSTDFolder, write_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
@@ -76,3 +78,21 @@ def test_a_document_without_marks_is_refused(script, tmp_path):
 def test_the_note_has_the_marks(script):
     text = (SCRIPTS.parent / "docs" / "irstd_diff.md").read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
+
+
+def test_the_diagnosis_of_a_perfect_denoiser(script, data, tiny_diff_pipeline, monkeypatch):
+    """An answer that is the mask is right at every step, from true masks and from own states; noise hides it first."""
+    samples = list(IRSTDFolder(data, "test"))
+    masks = {sample.mask.tobytes(): sample.mask for sample in samples}
+    answers = iter([mask for mask in masks.values() for _ in range(3 * 4)])
+
+    def answer(x, timestep, residuals):
+        return UNet2DOutput(sample=torch.from_numpy(next(answers))[None, None] * 2.0 - 1)
+
+    monkeypatch.setattr(tiny_diff_pipeline.unet, "forward", answer)
+    lines = script.diagnose(tiny_diff_pipeline, samples, 4).splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [int(row[0]) for row in rows] == [999, 749, 499, 249]
+    assert all(row[2:5] == ["100.0"] * 3 and row[5] == "1.00" for row in rows)
+    visible = [float(row[1]) for row in rows]
+    assert abs(visible[0]) < 50 and visible[-1] > 80
