@@ -25,7 +25,6 @@ import numpy as np
 
 from .bundled import resolve_model
 from .data.images import seen_image
-from .data.masks import run_lengths
 from .data.polarity import WHITE_HOT
 from .data.readers import is_sequence, open_frames
 from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Frame
@@ -34,6 +33,7 @@ from .data.readers.still import quiet_readers
 from .data.uris import SHARD, TABLE, StoreError, absolute, filesystem_of, listing, local_file, members, suffix_of
 from .extras import required
 from .files import only_writer
+from .results import run_lengths
 from .stream import FrameError, checked_frames, load_detector, model_sha256
 from .targets import Target
 
@@ -323,6 +323,7 @@ class FrameRows:
         }
 
     def _failed(self, uri: str, index: int | None, error: Exception, path: Path | None = None) -> dict[str, Any]:
+        """The row of what cannot be read; a WorkerError where the machine or a store is at fault."""
         of_machine = isinstance(error, OSError) and error.errno in OF_MACHINE
         if of_machine or isinstance(error, ImportError | StoreError):
             raise WorkerError(f"{uri}: {error}") from error

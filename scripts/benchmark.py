@@ -52,11 +52,8 @@ from irstd_ldm.training.train_latent import make_scheduler
 
 Subjects = dict[str, Callable[[], object]]
 SIZES, BATCHES = ((256, 256), (512, 640)), (1, 16)  # (H, W) in pixels: papers, cameras
-MODES = (
-    ("float32", False),
-    ("bfloat16", False),
-    ("bfloat16", True),
-)  # Precision of the networks, and whether they are compiled.
+# Precision of the networks, and whether they are compiled.
+MODES = (("float32", False), ("bfloat16", False), ("bfloat16", True))
 COLUMNS = ("image", "runtime", "ms", "clocks", "frames/s", "`detect`, MiB", "`detect`, s")
 # A small process between: the resident set of this one would count as its child's (Linux).
 USAGE = """\

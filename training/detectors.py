@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -94,23 +95,24 @@ def mine_hard_negatives(pipeline: IRSTDDetectionPipeline, data: TrainingData, se
             raise ValueError(f"`{name}` needs `{needed}`, got null")
     if settings.hard_negative_probability:
         frames = list(data.train_backgrounds.values())
-        found = _shared(frames, lambda frame: false_alarms(pipeline, frame), "hard negatives")
+        found = _shared(frames, partial(false_alarms, pipeline), "hard negatives")
         data.crops.hard_negatives += [(index, pixel) for index, pixels in enumerate(found) for pixel in pixels]
         logger.info("%d hard negatives on %d frames", len(data.crops.hard_negatives), len(frames))
     if settings.hard_image_probability:
         for number, data_set in enumerate(data.data_sets):
             folder = IRSTDFolder(data_set.root)
             index_of = {stem: index for index, stem in enumerate(folder.stems)}
-
-            def search(stem: str, folder: IRSTDFolder = folder, index_of: dict[str, int] = index_of) -> Any:
-                sample = folder[index_of[stem]]
-                return false_alarms(pipeline, sample.image, sample.mask)
-
-            found = _shared(data_set.train_stems, search, f"hard in {data_set.name}")
+            indices = [index_of[stem] for stem in data_set.train_stems]
+            found = _shared(indices, partial(_false_alarms_of, pipeline, folder), f"hard in {data_set.name}")
             data.crops.hard_images += [
                 (number, index, pixel) for index, pixels in enumerate(found) for pixel in pixels
             ]
         logger.info("%d hard negatives on training images", len(data.crops.hard_images))
+
+
+def _false_alarms_of(pipeline: IRSTDDetectionPipeline, folder: IRSTDFolder, index: int) -> list[np.ndarray]:
+    sample = folder[index]
+    return false_alarms(pipeline, sample.image, sample.mask)
 
 
 def _shared(items: Sequence[Any], find: Callable[[Any], list[np.ndarray]], name: str) -> list[list[np.ndarray]]:

@@ -16,10 +16,9 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import displayable
-from ..data.masks import mask_of_run_lengths, run_lengths
 from ..extras import install_command
 from ..files import FolderInUseError, csv_line, finite, only_writer, part_path, printable, replacing, write_text
-from ..results import draw_overlay, yolo_labels
+from ..results import draw_overlay, mask_of_run_lengths, run_lengths, yolo_labels
 from ..targets import Target
 from ..tracking import Track
 from . import (

@@ -70,16 +70,3 @@ def _is_drawn_in_alpha(stored: np.ndarray | Image.Image) -> bool:
         return False
     low, high = stored.convert("RGBA").getchannel("A").getextrema()
     return low != high
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run lengths of (H, W) bool: background and foreground in turns, column by column."""
-    flat = mask.ravel(order="F")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(edges, prepend=0, append=flat.size).tolist()
-    return [0, *counts] if flat[0] else counts
-
-
-def mask_of_run_lengths(counts: list[int], height: int, width: int) -> np.ndarray:
-    """The mask (H, W) bool of `run_lengths`; a ValueError where the counts do not fill it."""
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T

@@ -13,7 +13,7 @@ from PIL import Image
 
 from irstd_ldm.cli import KINDS, TABLE_NAMES, Failure
 from irstd_ldm.cli.outputs import Ending, FolderOutputs, Record
-from irstd_ldm.data.masks import mask_of_run_lengths, run_lengths
+from irstd_ldm.results import mask_of_run_lengths, run_lengths
 from irstd_ldm.targets import Decision, Target, extract_targets
 
 HEADER = {"version": "0", "model": "none", "settings": {"threshold": 0.5}}
