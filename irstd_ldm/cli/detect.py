@@ -161,9 +161,9 @@ class _Run:
                 tracker = Tracker() if self.args.tracks and is_sequence(source) else None
                 with closing(self.detector.frames(source, item, self.detector.value_range(source))) as frames:
                     for frame, probability, record in frames:
-                        self._add(
-                            item, frame.image, probability, record if tracker is None else tracked(record, tracker)
-                        )
+                        if tracker is not None:
+                            record = tracked(record, tracker)
+                        self._add(item, frame.image, probability, record)
             if source.is_live:
                 _tell(Failure(str(item.path), f"ended, {self.detector.summary()}"))
         except IMAGE_ERRORS as error:

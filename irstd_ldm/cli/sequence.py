@@ -91,7 +91,8 @@ def detect_sequence(
             detected = at_end.enter_context(closing(detector.frames(source, item, input_range, first)))
             frames = tqdm(chain(recorded, detected), total=source.num_frames, unit="frame", disable=None)
             for frame, probability, record in frames:
-                record = tracked(record, tracker)
+                if tracker is not None:
+                    record = tracked(record, tracker)
                 if probability is not None:
                     pictures.add(log, f"{record.frame:06}", frame.image, probability, record)
                 result.num_frames += 1
@@ -123,10 +124,8 @@ def _digest(path: Path | Address) -> str | None:
     return hashlib.sha256("".join(f"{file.name} {file_sha256(file)}\n" for file in files).encode()).hexdigest()
 
 
-def tracked(record: Record, tracker: Tracker | None) -> Record:
-    """A frame's record with its tracks, where there is a tracker."""
-    if tracker is None:
-        return record
+def tracked(record: Record, tracker: Tracker) -> Record:
+    """A frame's record with its tracks."""
     return dataclasses.replace(record, tracks=tracker.update_targets(record.targets, record.frame, record.time_s))
 
 
