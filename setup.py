@@ -92,6 +92,6 @@ setup(
         "irstd_ldm.training": ["recipes/*.yaml"],
     },
     install_requires=REQUIRES[NAME],
-    extras_require=EXTRAS if NAME == "irstd-ldm" else {"video": FEATURES["video"]},
+    extras_require=EXTRAS if NAME == "irstd-ldm" else {name: FEATURES[name] for name in ("scale", "video")},
     entry_points={"console_scripts": ["irstd-ldm = irstd_ldm.cli.main:main"]},
 )

@@ -121,3 +121,13 @@ def test_subjects_are_timed_in_turns():
     measured = benchmark.in_turns(subjects, torch.device("cpu"), rounds=2)
     assert calls == ["a", "b"] * 5  # three warm-ups, two rounds
     assert set(measured) == {"a", "b"} and all(0 < value < 1 for value in measured["a"])
+
+
+@pytest.mark.slow
+def test_the_rates_of_an_archive(monkeypatch, capsys):
+    script = load("archive_throughput")
+    monkeypatch.setattr(sys, "argv", ["archive_throughput.py", "--frames", "6", "--workers", "1"])
+    script.main()
+    *_, detect, one = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert detect[0] == "detect" and one[0] == "detect-archive, workers: 1"
+    assert all(float(row[1]) > float(row[3]) > 0 for row in (detect, one))

@@ -19,6 +19,7 @@ GROUND_FLOOR = (
     "runtime.detector",
     "runtime.quantize",
     "stream",
+    "archive",
 )
 CLI_MODULES = ("detect", "image_set", "main", "model", "outputs")
 

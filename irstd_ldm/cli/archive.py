@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"interrupted; the same command goes on with the parts that {args.output} lacks")
         return EXIT_INTERRUPTED
     except Exception as error:  # a cluster and object stores are foreign, and fail in ways of their own
-        raise CommandError(str(describe(args.output, error)), EXIT_USAGE) from error
+        code = EXIT_USAGE if isinstance(error, OSError | TypeError | ValueError) else EXIT_FAILED
+        raise CommandError(str(describe(args.output, error)), code) from error
     say(
         f"{args.output}: frames: {counts['frames']}, targets: {counts['targets']}, errors: {counts['errors']}, "
         f"parts: {counts['parts']}, computed now: {counts['computed']} frames; model: {model_name(args)}"
