@@ -27,14 +27,14 @@ from .bundled import resolve_model
 from .data.images import seen_image
 from .data.polarity import WHITE_HOT
 from .data.readers import is_sequence, open_frames
-from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Frame
+from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Frame, FrameError, checked_frames
 from .data.readers.sequence_range import sequence_range
 from .data.readers.still import quiet_readers
 from .data.uris import SHARD, TABLE, StoreError, absolute, filesystem_of, listing, local_file, members, suffix_of
 from .extras import required
 from .files import only_writer
 from .results import run_lengths
-from .stream import FrameError, checked_frames, load_detector, model_sha256
+from .stream import load_detector, model_sha256
 from .targets import Target
 
 pa, fs, pq = (required(name, "scale") for name in ("pyarrow", "pyarrow.fs", "pyarrow.parquet"))

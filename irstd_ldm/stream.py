@@ -4,12 +4,11 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from threading import Condition, Thread
 from typing import Any, TypeVar
 
@@ -17,12 +16,11 @@ import numpy as np
 
 from .bundled import is_default, resolve_model
 from .data.images import ImageInput, to_gray
-from .data.readers import open_frames
-from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, Address, Frame, ImageReadError
-from .data.readers.video import TIMEOUT_S, LiveFrames
+from .data.readers import open_source
+from .data.readers.frame import IMAGE_ERRORS, MAX_PIXELS, TIMEOUT_S, Address, Frame, FrameError, checked_frames
 from .files import file_sha256
 from .runtime.detector import ExportedDetectorRunner
-from .runtime.exported import ENGINES, is_exported, resolve_runtime
+from .runtime.exported import ENGINES, fastest_runtime, is_exported
 from .targets import DECIDING, Target, confidence_calibration, extract_targets, resolve_decision
 from .tracking import EvidenceFilter, Track, Tracker
 
@@ -30,18 +28,6 @@ Item = TypeVar("Item")
 WAITING = 2  # frames, and results, that wait for the next part of the work
 RATE_RESULTS = 30  # the rate is that of so many last results
 JOIN_S = 1.0  # a camera that gives no frame must not hold the caller up
-
-
-class FrameError(ValueError):
-    """Why one frame of a sequence has no result; the others have theirs.
-
-    Attributes:
-        index: The frame's number.
-    """
-
-    def __init__(self, index: int, message: str):
-        super().__init__(message)
-        self.index = index
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +207,7 @@ def load_detector(
         raise ValueError(f"`runtime` must be auto, torch, {' or '.join(ENGINES)}, got {runtime!r}")
     if runtime in ENGINES and model is not None and not (is_default(model) or is_exported(model)):
         raise ValueError(f"`runtime` {runtime!r} needs as `model` a folder that `irstd-ldm export` wrote, got {model}")
-    runtime = resolve_runtime(runtime, model, num_inference_steps)
+    runtime = fastest_runtime(model, num_inference_steps) if runtime == "auto" else runtime
     if runtime in ENGINES:
         return ExportedDetectorRunner(model, runtime, num_threads)
     import torch
@@ -249,55 +235,6 @@ def model_sha256(detector: Any) -> str:
         for tensor in component.state_dict().values() if isinstance(component, torch.nn.Module) else ():
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def open_source(
-    source: str | PathLike | Address,
-    max_pixels: int = MAX_PIXELS,
-    options: Mapping[str, str] | None = None,
-    timeout_s: float = TIMEOUT_S,
-    open_file: Callable[..., Any] = open_frames,
-) -> Any:
-    """The frames of a file, a device or a network address; a text that names a file is no address."""
-    address = Address.parse(source) if isinstance(source, str) else None
-    live = source if isinstance(source, Address) else address or Path(source)
-    if isinstance(live, Address) or live.is_char_device():
-        return LiveFrames(live, max_pixels, options, timeout_s)
-    return open_file(live, max_pixels=max_pixels)
-
-
-def checked_frames(frames: Iterable[ImageInput | Frame]) -> Iterator[Frame | FrameError]:
-    """Frames of one size, gray; in the place of one that cannot be read or has another size its error.
-
-    An error of reading after which nothing comes is raised.
-    """
-    source, index, shape = iter(frames), -1, None
-    broken: ImageReadError | None = None
-    while True:
-        index += 1
-        try:
-            frame = next(source)
-        except StopIteration:
-            if broken is not None:
-                raise broken from None
-            return
-        except ImageReadError as error:
-            if broken is not None:
-                yield FrameError(index - 1, str(broken))
-            broken = error
-            continue
-        if broken is not None:
-            yield FrameError(index - 1, str(broken))
-            broken = None
-        try:
-            frame = frame if isinstance(frame, Frame) else Frame(index, to_gray(frame), None)
-            index, (height, width) = frame.index, frame.image.shape
-            shape = shape or frame.image.shape
-            if frame.image.shape != shape:
-                raise ValueError(f"frame {index} has {width}x{height} pixels, the first one {shape[1]}x{shape[0]}")
-            yield frame
-        except IMAGE_ERRORS as error:
-            yield FrameError(index, str(error))
 
 
 def _arrivals(frames: Iterator[Item]) -> Iterator[tuple[float, Item]]:

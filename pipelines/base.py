@@ -21,7 +21,7 @@ from ..hub.format import (
     stale_files,
 )
 from ..hub.upload import explain, upload_checkpoint
-from ..models.safetensors_only import SafetensorsOnlyMixin, check_finite, require_safetensors
+from ..models.blocks import SafetensorsOnlyMixin, check_finite, require_safetensors
 
 
 class IRSTDPipelineBase(DiffusionPipeline):

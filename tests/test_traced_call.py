@@ -1,7 +1,13 @@
 """A call is read in few files: those of ours that it enters, and how deep it goes."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+from PIL import Image
+
+from irstd_ldm.data.synthetic import synthetic_scene
 
 PROGRAM = """
 import sys
@@ -34,3 +40,15 @@ def test_a_call_crosses_few_files_and_is_not_deep():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     num_files, deepest, *names = done.stdout.split()
     assert int(num_files) <= 12 and int(deepest) <= 8, names
+
+
+def test_the_command_crosses_few_files_and_is_not_deep(tmp_path):
+    """By the program that CONTRIBUTING.md prints."""
+    Image.fromarray(synthetic_scene().image).save(tmp_path / "one.png")
+    (program,) = re.findall(
+        r"```python\n(import sys, threading.*?)```", Path("CONTRIBUTING.md").read_text(), re.DOTALL
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    num_files, deepest, *names = done.stdout.split("runtime: torch\n")[1].split()
+    assert int(num_files) <= 22 and int(deepest) <= 14, names

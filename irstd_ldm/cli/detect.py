@@ -18,14 +18,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.readers import FRAME_SUFFIXES, IMAGE_SUFFIXES, RAW_SUFFIXES, is_sequence, open_frames
+from ..data.readers import FRAME_SUFFIXES, IMAGE_SUFFIXES, RAW_SUFFIXES, is_sequence, open_frames, open_source
 from ..data.readers.folder import NumberedFrames, are_numbered, natural
-from ..data.readers.frame import IMAGE_ERRORS, Address, FrameSource
+from ..data.readers.frame import IMAGE_ERRORS, TIMEOUT_S, Address, FrameSource
 from ..data.readers.still import quiet_readers
-from ..data.readers.video import TIMEOUT_S
 from ..data.synthetic import synthetic_scene
 from ..files import printable
-from ..stream import open_source
 from ..targets import Target
 from ..tracking import Tracker
 from . import (

@@ -19,12 +19,12 @@ from .. import targets
 from ..bundled import is_default, resolve_model
 from ..data.images import seen_image
 from ..data.readers import is_sequence
-from ..data.readers.frame import Frame, FrameSource
+from ..data.readers.frame import Frame, FrameError, FrameSource, checked_frames
 from ..data.readers.sequence_range import sequence_range
 from ..runtime import exported
 from ..runtime.detector import ExportedDetectorRunner
 from ..runtime.exported import ENGINES
-from ..stream import WAITING, FrameError, ahead, checked_frames, decide_fused, model_sha256
+from ..stream import WAITING, ahead, decide_fused, model_sha256
 from ..tiling import resolve_sampling
 from ..tracking import EvidenceFilter
 from . import EXIT_USAGE, CommandError, Failure, InputFile, describe
@@ -55,7 +55,9 @@ def model_folder(args: argparse.Namespace) -> Path | None:
 
 def resolve_runtime(args: argparse.Namespace) -> str:
     """The runtime of a command: `--runtime`, or for auto what is fast."""
-    return exported.resolve_runtime(args.runtime, args.model, args.num_inference_steps, args.device)
+    if args.runtime != "auto":
+        return args.runtime
+    return exported.fastest_runtime(args.model, args.num_inference_steps, args.device)
 
 
 def load_detector(args: argparse.Namespace, device: torch.device | None) -> Detector:
@@ -79,8 +81,6 @@ def load_detector(args: argparse.Namespace, device: torch.device | None) -> Dete
 def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDDetectionPipeline:
     """The pipeline that `--model` names (default: the bundled checkpoint), on `device`."""
     source = str(resolve_model(args.model))
-    if exported.is_exported(source):
-        raise CommandError(f"--model {source}: an exported detector, which `detect --runtime` runs", EXIT_USAGE)
     import diffusers
     import transformers
 
@@ -95,6 +95,10 @@ def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) 
     try:
         pipeline = detector_class(source).from_pretrained(source)
     except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
+        if exported.is_exported(source):
+            raise CommandError(
+                f"--model {source}: an exported detector, which `detect --runtime` runs", EXIT_USAGE
+            ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         kind = "folder" if is_folder else "Hub repository (there is no folder of this name)"
         raise CommandError(f"--model {source}: cannot load this {kind}: {reason[0]}", EXIT_USAGE) from error
@@ -205,8 +209,16 @@ class FrameDetector:
         """
         frames = checked_frames(source.frames(first))
         if not is_sequence(source):
-            yield from self._results(frames, source, item, input_range)
-            return
+            return self._results(frames, source, item, input_range)
+        return self._results_ahead(frames, source, item, input_range)
+
+    def _results_ahead(
+        self,
+        frames: Iterator[Frame | FrameError],
+        source: FrameSource,
+        item: InputFile,
+        input_range: tuple[float, float] | None,
+    ) -> Generator[tuple[Frame, np.ndarray, Record], None, None]:
         drop = source.is_live and not self._args.keep_frames
         with (
             closing(ahead(frames, 1 if drop else WAITING, drop)) as read,
@@ -224,7 +236,7 @@ class FrameDetector:
         source: FrameSource,
         item: InputFile,
         input_range: tuple[float, float] | None,
-    ) -> Iterator[tuple[Frame, np.ndarray, Record]]:
+    ) -> Generator[tuple[Frame, np.ndarray, Record], None, None]:
         has_index = is_sequence(source)
         self._num_frames = self._num_done = 0
         evidence = EvidenceFilter() if has_index and self._args.fuse_frames else None

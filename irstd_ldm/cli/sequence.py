@@ -12,9 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data.readers.frame import Address, FrameSource
+from ..data.readers.frame import Address, FrameSource, checked_frames
 from ..files import file_sha256, finite, write_json
-from ..stream import checked_frames
 from ..tracking import Tracker, TrackerParameters
 from . import PICTURE_KINDS, CommandError, InputFile, describe
 from .model import FrameDetector

@@ -14,9 +14,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from .blocks import HaarHead, checkpointed, make_head
-from .safetensors_only import SafetensorsOnlyMixin
-from .wavelet import DWT, LIW
+from .blocks import HaarHead, SafetensorsOnlyMixin, checkpointed, make_head
+from .frequency import DWT, LIW
 
 DILATED_HEIGHT = 4  # levels of the residual U-block without pooling
 PRIOR_LOGIT = -4.6  # target pixels have probability 0.01 before training (RetinaNet, arXiv 1708.02002, section 4.1)

@@ -1,7 +1,15 @@
-"""Channel attention and FAE, the frequency attention of LGLDNet."""
+"""The modules that work on frequencies: FAE by a Fourier split, wavelet transforms, LIW in the wavelet domain.
 
+FAE, frequency attention, is LGLDNet's. LIW, low-frequency isolation: Li et al., "Mitigate Target-level Insensitivity
+of Infrared Small Target Detection via Posterior Distribution Modeling", arXiv 2403.08380, section III.
+"""
+
+import pywt
 import torch
+import torch.nn.functional as F
 from torch import nn
+from transformers import SwinConfig
+from transformers.models.swin.modeling_swin import SwinLayer
 
 
 class ChannelAttention(nn.Module):
@@ -81,3 +89,135 @@ class FAE(nn.Module):
         low = self.low_pass(x)
         high = x - low
         return x + self.gamma_high * self.attention_high(high) + self.gamma_low * self.attention_low(low)
+
+
+def _outer_filters(low: list[float], high: list[float]) -> torch.Tensor:
+    """The four separable 2-D filters in PyWavelets' order cA, cH, cV, cD: (4, 1, L, L)."""
+    low_pass, high_pass = torch.tensor(low), torch.tensor(high)
+    pairs = ((low_pass, low_pass), (high_pass, low_pass), (low_pass, high_pass), (high_pass, high_pass))
+    return torch.stack([torch.outer(rows, columns) for rows, columns in pairs])[:, None]  # (4, 1, L, L)
+
+
+def _continue_periodically(planes: torch.Tensor, padding: int) -> torch.Tensor:
+    """Pads all four sides of (B, C, H, W); Haar needs none, and not every runtime can wrap."""
+    return F.pad(planes, (padding,) * 4, mode="circular") if padding else planes
+
+
+class DWT(nn.Module):
+    """One level of the 2-D discrete wavelet transform, equal to ``pywt.dwt2(mode="periodization")``.
+
+    Args:
+        wavelet: A discrete wavelet of PyWavelets, such as ``haar``, ``db2`` or ``bior2.2``.
+    """
+
+    filters: torch.Tensor
+
+    def __init__(self, wavelet: str = "haar"):
+        super().__init__()
+        bank = pywt.Wavelet(wavelet)
+        self.padding = bank.dec_len // 2 - 1
+        self.register_buffer("filters", _outer_filters(bank.dec_lo[::-1], bank.dec_hi[::-1]), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) with even H and W -> sub-bands cA, cH, cV, cD stacked as (B, C, 4, H/2, W/2)."""
+        height, width = x.shape[-2:]
+        if height % 2 or width % 2:
+            raise ValueError(f"`x` must have an even height and width, got {height}x{width}")
+        planes = _continue_periodically(x.flatten(0, 1)[:, None], self.padding)  # (B*C, 1, H+2p, W+2p)
+        bands = F.conv2d(planes, self.filters.to(x.dtype), stride=2)  # (B*C, 4, H/2, W/2)
+        return bands.unflatten(0, x.shape[:2])
+
+
+class IDWT(nn.Module):
+    """Inverse of [`DWT`] with the wavelet's reconstruction filters: perfect reconstruction.
+
+    Args:
+        wavelet: The wavelet that was given to [`DWT`].
+    """
+
+    filters: torch.Tensor
+
+    def __init__(self, wavelet: str = "haar"):
+        super().__init__()
+        bank = pywt.Wavelet(wavelet)
+        padding = bank.rec_len // 2 - 1
+        self.padding = (padding + 1) // 2
+        self.offset = 2 * self.padding + padding
+        self.register_buffer("filters", _outer_filters(bank.rec_lo, bank.rec_hi), persistent=False)
+
+    def forward(self, bands: torch.Tensor) -> torch.Tensor:
+        """Sub-bands (B, C, 4, h, w) in the order cA, cH, cV, cD -> (B, C, 2h, 2w)."""
+        height, width = 2 * bands.shape[-2], 2 * bands.shape[-1]
+        planes = _continue_periodically(bands.flatten(0, 1), self.padding)  # (B*C, 4, h+2q, w+2q)
+        x = F.conv_transpose2d(planes, self.filters.to(bands.dtype), stride=2)  # (B*C, 1, 2h+4q+L-2, 2w+4q+L-2)
+        x = x[..., self.offset : self.offset + height, self.offset : self.offset + width]
+        return x[:, 0].unflatten(0, bands.shape[:2])
+
+
+class SwinBlock(nn.Module):
+    """One Swin layer over a feature map whose sides are multiples of the window; sizes are in positions."""
+
+    def __init__(self, channels: int, num_heads: int, window_size: int, shift_size: int):
+        super().__init__()
+        config = SwinConfig(window_size=window_size, mlp_ratio=4.0, attn_implementation="eager")
+        self.layer = SwinLayer(config, channels, (window_size, window_size), num_heads, shift_size=shift_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        size = (x.shape[-2], x.shape[-1])
+        tokens = x.flatten(2).transpose(1, 2)  # (B, h*w, C)
+        # `always_partition` keeps the layer from shrinking its window for good on a grid of the window's size.
+        return self.layer(tokens, size, always_partition=True)[0].transpose(1, 2).unflatten(2, size)
+
+
+def _conv_norm_act(channels: int, kernel_size: int, norm_num_groups: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2),
+        nn.GroupNorm(norm_num_groups, channels),
+        nn.SiLU(),
+    )
+
+
+class LIW(nn.Module):
+    """Low-frequency isolation in the wavelet domain: two Haar levels of which only the low band is transformed.
+
+    Window attention works on spatial windows, the second level's may be shifted by half a window, the normalisation is
+    over groups, and the last 1x1 convolution stands alone so that the residual can take either sign.
+
+    Args:
+        channels: Channels of the feature.
+        num_heads: Heads of the window attention.
+        window_size: Side of the attention window in positions.
+        norm_num_groups: Groups of the normalisation.
+        shifted: Shifts the second level's windows, at the cost of a mask that is made anew in every call.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 4,
+        window_size: int = 4,
+        norm_num_groups: int = 8,
+        shifted: bool = True,
+    ):
+        super().__init__()
+        self.multiple = 4 * window_size
+        self.dwt = DWT("haar")
+        self.idwt = IDWT("haar")
+        self.conv_low = _conv_norm_act(channels, 1, norm_num_groups)
+        self.swin1 = SwinBlock(channels, num_heads, window_size, shift_size=0)
+        self.swin2 = SwinBlock(channels, num_heads, window_size, shift_size=window_size // 2 if shifted else 0)
+        self.conv_merge = _conv_norm_act(channels, 3, norm_num_groups)
+        self.conv_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) of any size -> (B, C, h, w)."""
+        height, width = x.shape[-2:]
+        # Rounded up by division: `torch.export` reasons about negative remainders ten times as long.
+        bottom, right = ((n + self.multiple - 1) // self.multiple * self.multiple - n for n in (height, width))
+        padded = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        bands1 = self.dwt(padded)  # (B, C, 4, h/2, w/2)
+        bands2 = self.dwt(self.swin1(self.conv_low(bands1[:, :, 0])))  # (B, C, 4, h/4, w/4)
+        low1 = self.idwt(torch.cat([self.swin2(bands2[:, :, 0])[:, :, None], bands2[:, :, 1:]], dim=2))
+        merged = self.idwt(torch.cat([self.conv_merge(low1)[:, :, None], bands1[:, :, 1:]], dim=2))
+        return x + self.conv_out(merged[..., :height, :width])

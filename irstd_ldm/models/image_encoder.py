@@ -14,6 +14,7 @@ from torch import nn
 from .blocks import (
     Ladder,
     ResidualBlock,
+    SafetensorsOnlyMixin,
     TokenPooling,
     channels_last,
     check_norm_type,
@@ -21,7 +22,6 @@ from .blocks import (
     make_stem,
     self_attention,
 )
-from .safetensors_only import SafetensorsOnlyMixin
 
 
 @dataclass

@@ -15,6 +15,7 @@ from .blocks import (
     BatchNormBlock,
     Ladder,
     ResidualBlock,
+    SafetensorsOnlyMixin,
     channels_last,
     check_norm_type,
     checkpointed,
@@ -22,7 +23,6 @@ from .blocks import (
     make_stem,
     self_attention,
 )
-from .safetensors_only import SafetensorsOnlyMixin
 
 
 def middle_blocks(channels: int, norm_num_groups: int, attention: bool = True) -> nn.Sequential:

@@ -8,8 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
-from .blocks import make_head, make_stem
-from .safetensors_only import SafetensorsOnlyMixin
+from .blocks import SafetensorsOnlyMixin, make_head, make_stem
 
 FIXED = {"center_input_sample": False, "time_embedding_type": "positional", "class_embed_type": None}
 

@@ -5,7 +5,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from .safetensors_only import SafetensorsOnlyMixin
+from .blocks import SafetensorsOnlyMixin
 
 
 class PromptEmbedding(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):

@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution
 
-from .safetensors_only import SafetensorsOnlyMixin
+from .blocks import SafetensorsOnlyMixin
 
 
 @dataclass

@@ -8,10 +8,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 
-from .blocks import TokenReading, batch_normalised, channels_last, check_norm_type
-from .frequency import FAE
-from .safetensors_only import SafetensorsOnlyMixin
-from .wavelet import LIW
+from .blocks import SafetensorsOnlyMixin, TokenReading, batch_normalised, channels_last, check_norm_type
+from .frequency import FAE, LIW
 
 
 class ConditionedInput(nn.Module):

@@ -118,16 +118,14 @@ def is_exported(folder: str | PathLike) -> bool:
     return (Path(folder) / DESCRIPTION).is_file()
 
 
-def resolve_runtime(
-    runtime: str, model: str | PathLike | None, num_inference_steps: int | None = None, device: str | None = None
+def fastest_runtime(
+    model: str | PathLike | None, num_inference_steps: int | None = None, device: str | None = None
 ) -> str:
-    """What runs the networks of a model: `runtime`, or for "auto" what is fast.
+    """What `--runtime auto` runs the networks of a model in.
 
     An exported detector, or the bundled one (None or its name) at the steps of its graph unless a CUDA device is there
     or asked for, runs in the faster of the runtimes that are installed; all else, and all without one, in torch.
     """
-    if runtime != "auto":
-        return runtime
     graph = BUNDLED_GRAPH if model is None or is_default(model) else Path(model)
     if not is_exported(graph):
         return "torch"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from irstd_ldm.models.conditional_encoder import DODA, IPOF, PRIOR_LOGIT, ConditionalEncoder, ResidualUBlock
-from irstd_ldm.models.wavelet import LIW
+from irstd_ldm.models.frequency import LIW
 
 SMALL = {
     "in_channels": 1,

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from irstd_ldm.models.configurations import CONFIGURATIONS
-from irstd_ldm.models.frequency import FAE
+from irstd_ldm.models.frequency import FAE, LIW
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
-from irstd_ldm.models.wavelet import LIW
 
 SMALL = {"block_out_channels": (16, 32), "cross_attention_dim": 16, "norm_num_groups": 8}
 SWITCHES = tuple(itertools.product((False, True), repeat=2))

@@ -8,7 +8,7 @@ import pywt
 import torch
 from torch import nn
 
-from irstd_ldm.models.wavelet import DWT, IDWT, LIW, SwinBlock
+from irstd_ldm.models.frequency import DWT, IDWT, LIW, SwinBlock
 
 WAVELETS = ("haar", "db2", "bior2.2")
 SIZES = ((4, 4), (12, 10), (8, 14))

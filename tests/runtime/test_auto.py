@@ -26,15 +26,14 @@ for line in sys.argv[1:]:
 """
 
 
-def resolved(runtime="auto", model=None, **given) -> str:
-    return exported_module.resolve_runtime(runtime, model, **given)
+def resolved(model=None, **given) -> str:
+    return exported_module.fastest_runtime(model, **given)
 
 
 def test_the_bundled_detector_runs_in_onnxruntime_and_others_in_torch(tiny_checkpoint):
     assert resolved() == resolved(num_inference_steps=1, device="cpu") == "onnxruntime"
     assert resolved(num_inference_steps=2) == resolved(device="cuda:0") == resolved(model="owner/name") == "torch"
     assert resolved(model=str(tiny_checkpoint)) == "torch"
-    assert resolved(runtime="compile") == "compile"
 
 
 def test_a_cuda_device_is_for_torch(monkeypatch):

@@ -3,12 +3,13 @@
 Importing it loads neither numpy nor Pillow, so that a command's help is quick; a reader is loaded with its first file.
 """
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .frame import MAX_PIXELS, FrameSource, ImageReadError, RawFormat
+from .frame import MAX_PIXELS, TIMEOUT_S, Address, FrameSource, ImageReadError, RawFormat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +63,23 @@ def open_frames(
     module, name = reader
     options = {"band": band} if reader is TIFF else {"raw": raw} if reader is RAW else {}
     return getattr(import_module(f".{module}", __name__), name)(path, max_pixels, **options)
+
+
+def open_source(
+    source: str | PathLike | Address,
+    max_pixels: int = MAX_PIXELS,
+    options: Mapping[str, str] | None = None,
+    timeout_s: float = TIMEOUT_S,
+    open_file: Callable[..., FrameSource] = open_frames,
+) -> FrameSource:
+    """The frames of a file, a device or a network address; a text that names a file is no address."""
+    address = Address.parse(source) if isinstance(source, str) else None
+    live = source if isinstance(source, Address) else address or Path(source)
+    if isinstance(live, Address) or live.is_char_device():
+        from .video import LiveFrames
+
+        return LiveFrames(live, max_pixels, options, timeout_s)
+    return open_file(live, max_pixels=max_pixels)
 
 
 def read_image(path: str | PathLike[str]) -> "np.ndarray":

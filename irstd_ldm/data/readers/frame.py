@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from ..images import ImageInput
+
 logger = logging.getLogger(__name__)
+TIMEOUT_S = 10.0  # How long a live source may give no frame.
 MAX_PIXELS = 100_000_000  # Larger frames are not read, unless the caller gives another limit.
 # Errors of a file that cannot be done: unreadable, refused, too large for the memory (torch reports that as a
 # RuntimeError), of a format whose reader is not installed.
@@ -37,6 +40,18 @@ RAW_TYPES = {
 
 class ImageReadError(ValueError):
     """A file that exists and cannot be read as a gray image; the message names the file in one line."""
+
+
+class FrameError(ValueError):
+    """Why one frame of a sequence has no result; the others have theirs.
+
+    Attributes:
+        index: The frame's number.
+    """
+
+    def __init__(self, index: int, message: str):
+        super().__init__(message)
+        self.index = index
 
 
 @dataclass(frozen=True)
@@ -153,3 +168,39 @@ def gray_frame(path: Path | Address, index: int | None, pixels: "np.ndarray | Im
 def _warn_of_colours(path: Path) -> None:
     """Warns of a file once, however often it is read."""
     logger.warning("'%s' is in colours and becomes gray by their brightness, which is not heat", path)
+
+
+def checked_frames(frames: "Iterable[ImageInput | Frame]") -> Iterator[Frame | FrameError]:
+    """Frames of one size, gray; in the place of one that cannot be read or has another size its error.
+
+    An error of reading after which nothing comes is raised.
+    """
+    from ..images import to_gray
+
+    source, index, shape = iter(frames), -1, None
+    broken: ImageReadError | None = None
+    while True:
+        index += 1
+        try:
+            frame = next(source)
+        except StopIteration:
+            if broken is not None:
+                raise broken from None
+            return
+        except ImageReadError as error:
+            if broken is not None:
+                yield FrameError(index - 1, str(broken))
+            broken = error
+            continue
+        if broken is not None:
+            yield FrameError(index - 1, str(broken))
+            broken = None
+        try:
+            frame = frame if isinstance(frame, Frame) else Frame(index, to_gray(frame), None)
+            index, (height, width) = frame.index, frame.image.shape
+            shape = shape or frame.image.shape
+            if frame.image.shape != shape:
+                raise ValueError(f"frame {index} has {width}x{height} pixels, the first one {shape[1]}x{shape[0]}")
+            yield frame
+        except IMAGE_ERRORS as error:
+            yield FrameError(index, str(error))

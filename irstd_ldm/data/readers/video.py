@@ -8,12 +8,12 @@ import numpy as np
 
 from ...extras import install_command
 from ..images import to_gray
-from .frame import MAX_PIXELS, Address, Frame, FrameSource, ImageReadError, check_size
+from .frame import MAX_PIXELS, TIMEOUT_S, Address, Frame, FrameSource, ImageReadError, check_size
 
 GRAY_FORMATS = ("gray", "gray10le", "gray12le", "gray16le", "gray16be")
 # An address leads to no files, whatever a server's playlist says.
 PROTOCOLS = "http,https,httpproxy,rtp,srtp,tcp,tls,udp"
-OPEN_TIMEOUT_S, TIMEOUT_S = 20.0, 10.0
+OPEN_TIMEOUT_S = 20.0
 
 
 class VideoFrames(FrameSource):
