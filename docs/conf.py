@@ -57,6 +57,16 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text=commands.choices[self.arguments[0]].format_help())]
 
 
+def list_pipelines(app, page: str, source: list[str]) -> None:
+    """Puts an entry of each public pipeline where the page says PIPELINES."""
+    if page == "api/pipelines":
+        names = [name for name, module in irstd_ldm.PUBLIC.items() if module.startswith(".pipelines.pipeline_")]
+        options = "   :special-members: __call__\n   :inherited-members: DiffusionPipeline, ConfigMixin\n"
+        entries = [f".. autoclass:: irstd_ldm.{name}\n{options}" for name in names]
+        source[0] = source[0].replace("PIPELINES\n", "\n".join(entries))
+
+
 def setup(app) -> None:
+    app.connect("source-read", list_pipelines)
     app.add_directive("command-help", CommandHelp)
     app.connect("autodoc-process-docstring", docstring_as_rst, priority=100)

@@ -60,7 +60,7 @@ STANDARD_OUTPUT = Path("-")
 # Flags that fit inputs of several frames alone, and tables that fit stills alone.
 SEQUENCE_FLAGS = ("tracks", "annotated_video", "fuse_frames", "resume")
 LIVE_FLAGS = ("keep_frames", "stream_options", "timeout_s")
-STILL_TABLES = ("coco", "geojson")
+STILL_TABLES = tuple(kind for kind in TABLE_NAMES if kind not in ("json", "csv", "jsonl"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from .. import __version__
 from ..bundled import DEFAULT, bundled_names
 from ..data.polarity import POLARITIES, WHITE_HOT
+from ..data.readers import FRAME_SUFFIXES
 from ..data.readers.frame import MAX_PIXELS, RawFormat
 from . import DEFAULT_KINDS, EXIT_INTERRUPTED, EXIT_USAGE, KINDS, CommandError, drop_standard_output
 
@@ -19,16 +21,22 @@ TRAINERS = ("mask_vae", "latent", "pixel", "restoration", "image_vae", "image_un
 MODEL_HELP = f"a bundled model ({', '.join(bundled_names())}), a folder or a Hub id OWNER/NAME; default: {DEFAULT}"
 DEFAULT_OUTPUT = Path("irstd-ldm-output")
 
-DETECT_HELP = """\
+RUNTIMES = ("onnxruntime", "openvino")
+
+_FORMATS = textwrap.fill(
+    f"Read are {', '.join(FRAME_SUFFIXES)}, raw frames (--raw), and images of other names by their first bytes. "
+    "What EXIF and TIFF say of the orientation is ignored: positions are those of the stored pixels.",
+    119,
+    break_on_hyphens=False,
+)
+DETECT_HELP = f"""\
 Detects infrared small targets.
 
 INPUT is a file, a folder (its images and videos, without its subfolders), a quoted glob ('frames/**/*.png'), a network
 address (rtsp, rtsps, udp, http or https://...) or a camera (/dev/video0). A file that is named more than once is done
 once. Without INPUT a synthetic scene is made and detected. A folder whose files are still images of numbered names is
 one sequence where --tracks, --annotated-video, --fuse-frames or --input-range sequence ask for one.
-Read are PNG, BMP, JPEG, PGM, TIFF and BigTIFF, NumPy .npy (never pickled objects), raw frames (--raw) and video (MP4,
-AVI, MKV, MOV, WebM, WMV, MPEG); what EXIF and TIFF say of the orientation is ignored: positions are those of the
-stored pixels.
+{_FORMATS}
 
 written to DIR, as --write chooses:
   masks/STEM.png      8-bit, 0 or 255, of the input's size
@@ -322,7 +330,7 @@ def _add_archive(parser: argparse.ArgumentParser) -> None:
     add("--input-range", type=_limits, metavar="LO,HI", help="gray values that map to -1 and 1; default: as `detect`")
     _add_polarity(add)
     _add_model(parser)
-    add("--runtime", choices=("auto", "torch", "onnxruntime", "openvino"), default="auto", help="as of `detect`")
+    add("--runtime", choices=("auto", "torch", *RUNTIMES), default="auto", help="as of `detect`")
     _add_decision(parser)
     _add_sampling(parser)
 
@@ -479,7 +487,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
-        choices=("auto", "torch", "compile", "onnxruntime", "openvino"),
+        choices=("auto", "torch", "compile", *RUNTIMES),
         default="auto",
         help="what runs the networks: torch, torch.compile (a minute or more to start), or, with the bundled model or "
         "one that `export` wrote, onnxruntime or openvino; auto: the faster of the latter that are installed, else, "
