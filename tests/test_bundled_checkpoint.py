@@ -19,6 +19,7 @@ from irstd_ldm.hub.format import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
+DATA_SETS = ("NUAA-SIRST", "IRSTD-1k", "NUDT-SIRST")
 PIPELINES = {"tiny": IRSTDLatentPipeline, "irstd_diff_small": IRSTDDiffPipeline}
 
 
@@ -52,12 +53,16 @@ def test_an_unknown_checkpoint_is_an_error():
         bundled_checkpoint("large")
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_it_was_trained_on_the_training_list_alone(nuaa_root, name):
-    train, val = (set(read_stem_list(bundled_checkpoint(name) / kind)) for kind in ("train.txt", "val.txt"))
+@pytest.mark.parametrize(
+    ("name", "data_set", "ending"),
+    [("irstd_diff_small", "NUAA-SIRST", ""), *(("tiny", data_set, f"_{data_set}") for data_set in DATA_SETS)],
+)
+def test_it_was_trained_on_the_training_list_alone(shared_data, name, data_set, ending):
+    root, folder = shared_data / data_set, bundled_checkpoint(name)
+    train, val = (set(read_stem_list(folder / f"{kind}{ending}.txt")) for kind in ("train", "val"))
     assert not train & val
-    assert train | val == set(IRSTDFolder(nuaa_root, split="train").stems)
-    assert not (train | val) & set(IRSTDFolder(nuaa_root, split="test").stems)
+    assert train | val == set(IRSTDFolder(root, split="train").stems)
+    assert not (train | val) & set(IRSTDFolder(root, split="test").stems)
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -18,6 +18,8 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 NONE_STATED = "none stated by its authors, who ask to be cited; the images are not in this repository"
 DATA_LICENCES = {
     "NUAA-SIRST": f"{NONE_STATED} (Dai et al., WACV 2021; Dai et al., TGRS 2023)",
+    "IRSTD-1k": "MIT, as its authors' agreement says; the images are not in this repository (Zhang et al., CVPR 2022)",
+    "NUDT-SIRST": f"{NONE_STATED} (Li et al., TIP 2022)",
     "backgrounds": f"{NONE_STATED} (frames without targets of SIRST-V2; Dai et al., TGRS 2023)",
 }
 BATCH_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # names of buffers, which are no parameters

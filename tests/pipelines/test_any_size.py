@@ -39,11 +39,11 @@ def test_no_jump_across_tile_borders(bundled_pipeline):
 
 @pytest.mark.parametrize(("overlap", "seam"), ((OVERLAP, False), (0, True)))
 def test_borders_jump_as_often_as_any_other_line(bundled_pipeline, overlap, seam):
-    """Over scenes with whatever lies on a border: 0.1 % of the jumps elsewhere exceed their 99.9th percentile."""
+    """Over scenes with whatever lies on a border: 1 % of the jumps elsewhere exceed their 99th percentile."""
     both = [pair for seed in range(20) for pair in border_jumps(bundled_pipeline, seed, overlap)]
     across, elsewhere = (np.concatenate([jumps.ravel() for jumps in side]) for side in zip(*both, strict=True))
-    share = (across > np.percentile(elsewhere, 99.9)).mean()
-    assert (share > 0.002) == seam
+    share = (across > np.percentile(elsewhere, 99)).mean()
+    assert (share > 0.015) == seam
 
 
 @pytest.mark.parametrize(("overlap", "seam"), ((OVERLAP, False), (0, True)))
