@@ -15,7 +15,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm.auto import tqdm
 
-from ..data.images import ImageInput, gray_range, scale_gray, seen_image, to_grays
+from ..data.images import ImageInput, gray_range, network_input, seen_image, to_grays
 from ..data.polarity import WHITE_HOT
 from ..results import DetectionsMixin
 from ..targets import Target, confidence_calibration, resolve_decision
@@ -229,7 +229,8 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         # 2. Read the images, and draw a seed for each.
         images = to_grays(image)  # N of (H, W)
         grays = [seen_image(one, polarity, input_range) for one in images]
-        ranges = [gray_range(gray, input_range, self.config.normalization) for gray in grays]
+        normalization = self.config.normalization
+        ranges = [gray_range(gray, input_range, normalization) for gray in grays]
         base_seed = draw_base_seed(generator)
         seeds = [image_seed(base_seed, index) for index in range(len(grays))]
 
@@ -238,9 +239,10 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         num_passes = max(settings.num_inference_steps, 1) * sum(len(settings.windows(gray.shape)) for gray in grays)
         with self.progress_bar(total=num_passes) if num_passes > 1 else tqdm(disable=True) as progress_bar:
             for tiles in iterate_tiles(grays, settings):
+                pixels = [network_input(tile.pixels, ranges[tile.index], normalization) for tile in tiles]
                 # 4. Predict the members' probabilities, (B, E, PH, PW).
                 members = self.predict_probability(
-                    np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles]),  # (B, PH, PW)
+                    np.stack(pixels),  # (B, PH, PW)
                     [seeds[tile.index] for tile in tiles],
                     settings.num_inference_steps,
                     settings.ensemble_size,

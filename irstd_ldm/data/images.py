@@ -31,6 +31,10 @@ ROBUST_SHARES = (0.05, 0.01, 0.001)
 MIN_NO_DATA_SHARE, MIN_SOLID_SHARE = 0.005, 0.6
 MIN_MEASURED_SHARE = 0.1  # if less is left, it is a bright object before an even sky, not a scene in a border
 MAX_CHANNELS = 4  # an array (H, W, C) of more is no image of channels
+# Two widths of the range below it on the compressed scale; how many of a dead pixel's neighbours may lie there too.
+DEAD_LEVEL, MAX_DARK_AROUND = -2.1, 3
+# Offsets of the eight neighbours in an array that is padded by one.
+NEIGHBOURS = tuple((row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1))
 SMALLEST_RANGE = 1e-30  # Difference of raw values; float32's largest, divided by it, stays finite in float64.
 COUNTED_PX = 2**20  # bincount makes 8 bytes of every pixel that it is given
 
@@ -257,6 +261,35 @@ def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.
         return scale_gray(np.arange(levels), value_range)[gray]
     scaled = (gray.astype(np.float64) - lo) * (2 / (hi - lo)) - 1
     return soft_compress(scaled).astype(np.float32)
+
+
+def network_input(
+    gray: np.ndarray, value_range: tuple[float, float] | None, normalization: str = "range"
+) -> np.ndarray:
+    """A frame (H, W), or a part of one, as the networks see it: `scale_gray`, of "robust" `without_dead_pixels`."""
+    scaled = scale_gray(gray, value_range)
+    return without_dead_pixels(scaled) if normalization == "robust" else scaled
+
+
+def without_dead_pixels(scaled: np.ndarray) -> np.ndarray:
+    """A frame (H, W) on the networks' scale, its dead pixels replaced by the median of the neighbours that live.
+
+    Dead is what lies two widths of the range below it and has at most three such neighbours of eight: pixels alone,
+    pairs, and lines of one pixel's width. Beside a target they would hide it.
+    """
+    dark = scaled < DEAD_LEVEL
+    if not dark.any():
+        return scaled
+    padded = np.pad(dark, 1, mode="reflect").view(np.uint8)
+    height, width = scaled.shape
+    dark_around = sum(padded[row : row + height, column : column + width] for row, column in NEIGHBOURS)
+    dead = np.argwhere(dark & (dark_around <= MAX_DARK_AROUND))  # (M, 2)
+    if not len(dead):
+        return scaled
+    around = np.pad(scaled, 1, mode="reflect")[tuple((dead[:, None] + NEIGHBOURS).T)]  # (8, M)
+    mended = scaled.copy()
+    mended[tuple(dead.T)] = np.nanmedian(np.where(around < DEAD_LEVEL, np.nan, around), axis=0)
+    return mended
 
 
 def invert_polarity(gray: np.ndarray, input_range: tuple[float, float] | None = None) -> np.ndarray:

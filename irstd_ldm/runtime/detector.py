@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..bundled import is_default
-from ..data.images import ImageInput, gray_range, scale_gray, seen_image, to_grays
+from ..data.images import ImageInput, gray_range, network_input, seen_image, to_grays
 from ..data.polarity import WHITE_HOT
 from ..results import DetectionsMixin
 from ..targets import Target, confidence_calibration, resolve_decision
@@ -147,14 +147,15 @@ class ExportedDetectorRunner:
         # 2. Read the images, and draw a seed for each.
         images = to_grays(image)  # N of (H, W)
         grays = [seen_image(one, polarity, input_range) for one in images]
-        ranges = [gray_range(gray, input_range, self.config["normalization"]) for gray in grays]
+        normalization = self.config["normalization"]
+        ranges = [gray_range(gray, input_range, normalization) for gray in grays]
         base_seed = TorchNoise(seed).integer(2**62)
         seeds = [image_seed(base_seed, index) for index in range(len(grays))]
 
         # 3. Cut tiles, predict the members' probabilities, (B, E, PH, PW), and blend these.
         blenders = [TileBlender(gray.shape, settings) for gray in grays]
         for tiles in iterate_tiles(grays, settings):
-            pixels = np.stack([scale_gray(tile.pixels, ranges[tile.index]) for tile in tiles])  # (B, PH, PW)
+            pixels = np.stack([network_input(tile.pixels, ranges[tile.index], normalization) for tile in tiles])
             tile_seeds = [seeds[tile.index] for tile in tiles]
             members = self.predict_probability(pixels, tile_seeds, settings.ensemble_size)
             for tile, of_tile in zip(tiles, members, strict=True):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import gray_range, scale_gray
+from ..data.images import gray_range, network_input
 from ..extras import required
 from ..tiling import image_seed, pad_image, tile_windows
 from .exported import ExportedDetector
@@ -49,8 +49,9 @@ def calibration_inputs(calibration: Calibration, description: ExportedDetector) 
             description.config["default_tile_size"] or max(gray.shape),
             description.config["default_tile_overlap"],
         )
-        value_range = gray_range(gray, normalization=description.config["normalization"])
-        tile = pad_image(scale_gray(gray[windows[index % len(windows)]], value_range))  # (PH, PW)
+        normalization = description.config["normalization"]
+        value_range = gray_range(gray, normalization=normalization)
+        tile = pad_image(network_input(gray[windows[index % len(windows)]], value_range, normalization))  # (PH, PW)
         inputs.append(description.inputs(tile[None], [image_seed(0, index)], ensemble_size=1))
     return inputs
 

@@ -7,6 +7,7 @@ from irstd_ldm.data.images import (
     gray_range,
     invert_polarity,
     measured_pixels,
+    network_input,
     normalize_image,
     percentile_range,
     robust_range,
@@ -14,6 +15,7 @@ from irstd_ldm.data.images import (
     scale_gray,
     soft_compress,
     to_gray,
+    without_dead_pixels,
 )
 from irstd_ldm.data.readers import ImageReadError
 from irstd_ldm.data.synthetic import synthetic_scene
@@ -402,3 +404,38 @@ def test_the_robust_normalisation_is_that_of_its_range():
         assert gray_range(frame, (3, 7), "robust") == (3, 7)
     with pytest.raises(ValueError, match="`normalization` must be one of range, robust, got 'other'"):
         normalize_image(frame, normalization="other")
+
+
+def test_dead_pixels_are_replaced_by_hand():
+    live = np.arange(49, dtype=np.float32).reshape(7, 7) / 100
+    alone, row, pair, corner = (live.copy() for _ in range(4))
+    alone[3, 3] = -4
+    row[3] = -4
+    pair[3, 3:5] = -4, -3
+    corner[0, 0] = -4
+    assert without_dead_pixels(live) is live
+    mended = without_dead_pixels(alone)
+    assert mended[3, 3] == pytest.approx(np.median([0.16, 0.17, 0.18, 0.23, 0.25, 0.3, 0.31, 0.32]))
+    assert (mended == live).sum() == 48
+    np.testing.assert_allclose(without_dead_pixels(row)[3], live[3], atol=1e-6)  # of three above and three below
+    np.testing.assert_allclose(without_dead_pixels(pair)[3, 3:5], [0.23, 0.26], atol=0.011)
+    assert without_dead_pixels(corner)[0, 0] == pytest.approx(0.08, abs=0.011)
+
+
+def test_dark_regions_and_what_is_not_far_below_stay():
+    region, shallow = np.zeros((2, 9, 9), np.float32)
+    region[3:6, 3:6] = -4  # a corner of it has three dark neighbours, an edge five
+    shallow[4, 4] = -2
+    assert (without_dead_pixels(region) < -2).sum() == 5
+    assert without_dead_pixels(shallow) is shallow
+    assert without_dead_pixels(np.full((4, 5), -3, np.float32)).max() == -3
+
+
+def test_only_the_robust_normalisation_knows_dead_pixels():
+    frame = np.random.default_rng(0).integers(1000, 1100, (32, 32), np.uint16)
+    frame[10, 10] = 0
+    plain = network_input(frame, (1000.0, 1100.0))
+    robust = network_input(frame, (1000.0, 1100.0), "robust")
+    assert plain[10, 10] < -2.1 and -1 <= robust[10, 10] <= 1
+    plain[10, 10] = robust[10, 10]
+    np.testing.assert_array_equal(plain, robust)
