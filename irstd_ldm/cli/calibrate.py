@@ -17,7 +17,7 @@ from ..evaluation.curves import ARGUMENTS, BudgetThreshold, threshold_for_budget
 from ..evaluation.matching import label_image
 from ..evaluation.metrics import METRICS, number_text
 from ..evaluation.thresholds import ThresholdCounts, count_image_at
-from ..files import write_json
+from ..files import finite, write_text
 from ..hub.format import INDEX, read_json
 from ..pipelines.detection import IRSTDDetectionPipeline
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         index = read_json(path)
         confidence = confidence or (index.get("calibration") or {}).get("confidence")
         calibration = _calibration(image_sets, budgets, confidence, {"mask_threshold": mask_threshold, **sampled})
-        write_json(path, {**index, "calibration": calibration})
+        calibrated = finite({**index, "calibration": calibration})
+        write_text(path, json.dumps(calibrated, indent=2, sort_keys=True) + "\n")  # as a pipeline saves it
     for images in image_sets:
         print(f"{images.root}, {images.description}: {len(images)} images")
     print(_table(budgets))

@@ -46,12 +46,10 @@ def test_borders_jump_as_often_as_any_other_line(bundled_pipeline, overlap, seam
     assert (share > 0.015) == seam
 
 
-@pytest.mark.parametrize(("overlap", "seam"), ((OVERLAP, False), (0, True)))
-def test_structure_on_a_border_has_no_seam(bundled_pipeline, overlap, seam):
+def test_structure_on_a_border_has_no_seam(bundled_pipeline):
     """A response lies on the lower border of the first tiles; a seam is a line whose jumps are high on average."""
-    lines = border_jumps(bundled_pipeline, seed=0, overlap=overlap)
-    seams = [across.mean(axis=1).max() > np.percentile(elsewhere.mean(axis=1), 99.9) for across, elsewhere in lines]
-    assert any(seams) == seam
+    for across, elsewhere in border_jumps(bundled_pipeline, seed=0, overlap=OVERLAP):
+        assert across.mean(axis=1).max() <= np.percentile(elsewhere.mean(axis=1), 99.9)
 
 
 @pytest.mark.parametrize("x", (223, 224, 240, 255, 256))  # the second tile begins at 224, the first ends at 255
