@@ -81,7 +81,8 @@ def write_crops(root: Path, folder: Path, side: int) -> None:
     from irstd_ldm.targets import label_components
 
     data = IRSTDFolder(root, split="train")
-    left_out = held_out_stems(root) | {*read_stem_list(bundled_checkpoint() / "val.txt")}
+    validated = (read_stem_list(path) for path in bundled_checkpoint().glob("val_*.txt"))
+    left_out = held_out_stems(root).union(*validated)
     rng, stems = np.random.default_rng(0), []
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)

@@ -23,9 +23,9 @@ def resident_kib(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
-args = build_parser().parse_args(["detect", sys.argv[1], "--runtime", "torch", "--output", sys.argv[2]])
+args = build_parser().parse_args(["detect", sys.argv[1], "--runtime", "torch", "--tile-size", "384", "--output", sys.argv[2]])
 pipeline = load_pipeline(args, resolve_device(None))
-pipeline(np.zeros((pipeline.config.default_tile_size,) * 2, np.uint8))
+pipeline(np.zeros((384, 384), np.uint8))
 idle_kib = resident_kib("VmRSS")
 detect.load_detector = lambda *_: pipeline
 detect.run(args)

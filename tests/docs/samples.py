@@ -53,9 +53,9 @@ def write_samples(folder: Path, tiny: Path, tiny_diff: Path) -> None:
 
     stems = [f"own_{number:02d}" for number in range(8)]
     write_data_set(folder / "DATA", {"train.txt": stems[:6], "val.txt": stems[6:]})
-    validation = read_stem_list(bundled_checkpoint() / "val.txt")  # the bundled detector's: `--split val` reads them
-    train, test = [*validation, *(f"train_{number}" for number in range(6))], ["test_0", "test_1"]
     for name in ("NUAA-SIRST", "IRSTD-1k", "NUDT-SIRST"):
+        validation = read_stem_list(bundled_checkpoint() / f"val_{name}.txt")  # `--split val` reads these
+        train, test = [*validation, *(f"train_{number}" for number in range(6))], ["test_0", "test_1"]
         write_data_set(folder / name, {f"img_idx/train_{name}.txt": train, f"img_idx/test_{name}.txt": test})
     for other in ("masks-of-another-detector", "OTHER-DETECTOR"):
         shutil.copytree(folder / "NUAA-SIRST" / "masks", folder / other)
