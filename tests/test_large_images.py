@@ -23,7 +23,8 @@ def resident_kib(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
-args = build_parser().parse_args(["detect", sys.argv[1], "--runtime", "torch", "--tile-size", "384", "--output", sys.argv[2]])
+flags = ["--runtime", "torch", "--tile-size", "384", "--output", sys.argv[2]]
+args = build_parser().parse_args(["detect", sys.argv[1], *flags])
 pipeline = load_pipeline(args, resolve_device(None))
 pipeline(np.zeros((384, 384), np.uint8))
 idle_kib = resident_kib("VmRSS")
