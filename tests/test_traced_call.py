@@ -9,6 +9,7 @@ from PIL import Image
 
 from irstd_ldm.data.synthetic import synthetic_scene
 
+ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_the_command_crosses_few_files_and_is_not_deep(tmp_path):
     """By the program that CONTRIBUTING.md prints."""
     Image.fromarray(synthetic_scene().image).save(tmp_path / "one.png")
     (program,) = re.findall(
-        r"```python\n(import sys, threading.*?)```", Path("CONTRIBUTING.md").read_text(), re.DOTALL
+        r"```python\n(import sys, threading.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import argparse
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ..pipelines.detection import IRSTDDetectionPipeline
 
     Detector = IRSTDDetectionPipeline | ExportedDetectorRunner
+
+Result = tuple[Frame, np.ndarray, Record]  # a frame, its probability (H, W), its record
 
 BUNDLED = "bundled"
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -202,29 +204,16 @@ class FrameDetector:
 
     def frames(
         self, source: FrameSource, item: InputFile, input_range: tuple[float, float] | None, first: int = 0
-    ) -> Generator[tuple[Frame, np.ndarray, Record], None, None]:
+    ) -> Generator[Result, None, None]:
         """The frames from `first` on, each with its probability (H, W) and its record.
 
         Those of a sequence are read, and detected, while the caller works; one that cannot be is given to `fail`.
         """
         frames = checked_frames(source.frames(first))
+        results = partial(self._results, source=source, item=item, input_range=input_range)
         if not is_sequence(source):
-            return self._results(frames, source, item, input_range)
-        return self._results_ahead(frames, source, item, input_range)
-
-    def _results_ahead(
-        self,
-        frames: Iterator[Frame | FrameError],
-        source: FrameSource,
-        item: InputFile,
-        input_range: tuple[float, float] | None,
-    ) -> Generator[tuple[Frame, np.ndarray, Record], None, None]:
-        drop = source.is_live and not self._args.keep_frames
-        with (
-            closing(ahead(frames, 1 if drop else WAITING, drop)) as read,
-            closing(ahead(self._results(read, source, item, input_range))) as results,
-        ):
-            yield from results
+            return results(frames)
+        return _ahead(frames, results, drop=source.is_live and not self._args.keep_frames)
 
     def summary(self) -> str:
         """How many frames the last source gave, and how many of them were dropped, damaged or named as failures."""
@@ -236,7 +225,7 @@ class FrameDetector:
         source: FrameSource,
         item: InputFile,
         input_range: tuple[float, float] | None,
-    ) -> Generator[tuple[Frame, np.ndarray, Record], None, None]:
+    ) -> Generator[Result, None, None]:
         has_index = is_sequence(source)
         self._num_frames = self._num_done = 0
         evidence = EvidenceFilter() if has_index and self._args.fuse_frames else None
@@ -255,6 +244,19 @@ class FrameDetector:
             self._num_done += 1
             record = Record(str(item.path), item.name, width, height, found, mask, index, frame.time_s)
             yield frame, probability, record
+
+
+def _ahead(
+    frames: Iterator[Frame | FrameError],
+    results: Callable[[Iterator[Frame | FrameError]], Generator[Result, None, None]],
+    drop: bool,
+) -> Generator[Result, None, None]:
+    """The results of frames, of which one thread reads and another detects while the caller works."""
+    with (
+        closing(ahead(frames, 1 if drop else WAITING, drop)) as read,
+        closing(ahead(results(read))) as done,
+    ):
+        yield from done
 
 
 def resolve_decision(args: argparse.Namespace, config: Mapping[str, Any]) -> targets.Decision:

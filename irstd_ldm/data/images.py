@@ -266,7 +266,10 @@ def scale_gray(gray: np.ndarray, value_range: tuple[float, float] | None) -> np.
 def network_input(
     gray: np.ndarray, value_range: tuple[float, float] | None, normalization: str = "range"
 ) -> np.ndarray:
-    """A frame (H, W), or a part of one, as the networks see it: `scale_gray`, of "robust" `without_dead_pixels`."""
+    """A frame (H, W), or a part of one, as the networks see it, float32 of about [-1, 1].
+
+    It is `scale_gray` by the frame's `gray_range`, of "robust" `without_dead_pixels`.
+    """
     scaled = scale_gray(gray, value_range)
     return without_dead_pixels(scaled) if normalization == "robust" else scaled
 

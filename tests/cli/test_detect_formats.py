@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from irstd_ldm import IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm import IRSTDDiffPipeline, IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.images import invert_polarity
 from irstd_ldm.data.planted_targets import SyntheticScene
@@ -368,6 +368,7 @@ KINDS = ("sky", "ground", "sea", "horizon")
 SCENES = [synthetic_scene(kind=KINDS[seed % 4], num_targets=2, scr=8.0, seed=seed) for seed in range(10)]
 LARGEST = 16383
 DIM_RANGE = (0, 0.02 * LARGEST)
+RANGE_MODEL = ("--model", "irstd_diff_small", "--device", "cpu")  # its normalization is "range"
 
 
 def dim_frame(scene: SyntheticScene, num_saturated: int) -> np.ndarray:
@@ -385,8 +386,54 @@ def found(scene: SyntheticScene, places: list[tuple[float, float]]) -> list[bool
     return [any(np.hypot(x - planted.x, y - planted.y) < 3 for x, y in places) for planted in scene.targets]
 
 
+def test_dim_targets_in_the_lowest_part_of_a_14_bit_range_are_found_as_in_8_bits():
+    """Also beside saturated pixels, as long as they are at most 0.1 % of the frame: 65 of 65536."""
+    pipeline = IRSTDDiffPipeline.from_pretrained(bundled_checkpoint("irstd_diff_small"))
+
+    def found_in(scene: SyntheticScene, image: np.ndarray) -> list[bool]:
+        return found(scene, [(target.x, target.y) for target in pipeline(image).targets[0]])
+
+    for scene in SCENES:
+        assert dim_frame(scene, 0).max() <= 328
+        in_8_bits = found_in(scene, scene.image)
+        assert in_8_bits == [True, True]
+        for num_saturated in (0, 50, 65):
+            assert found_in(scene, dim_frame(scene, num_saturated)) == in_8_bits
+    scaled_by_type = (dim_frame(SCENES[0], 0) / LARGEST * 255).astype(np.uint8)
+    assert found_in(SCENES[0], scaled_by_type) == [False, False]
+
+
+@pytest.mark.parametrize("num_saturated", [66, 131])  # 0.1007 %, 0.2 %
+def test_a_range_finds_dim_targets_again_beside_many_saturated_pixels(tmp_path, num_saturated):
+    """More than 0.1 % raise the 99.9 percentile to the largest value, and hide every dim target."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for seed, scene in enumerate(SCENES):
+        Image.fromarray(dim_frame(scene, num_saturated)).save(folder / f"{seed}.png")
+    for flags, seen in (([], False), (["--input-range", "{},{}".format(*DIM_RANGE)], True)):
+        out = tmp_path / f"out{seen}"
+        assert main(["detect", str(folder), *RANGE_MODEL, *flags, "--write", "csv", "--output", str(out)]) == 0
+        images = json.loads((out / "detections.json").read_text())["images"]
+        assert len(images) == len(SCENES)
+        for image, scene in zip(images, SCENES, strict=True):
+            places = [(target["x"], target["y"]) for target in image["targets"]]
+            assert found(scene, places) == [seen, seen], (image["name"], flags)
+
+
+def test_one_range_of_a_sequence_finds_dim_targets_of_a_frame_with_many_saturated_pixels(tmp_path):
+    """0.2 % of one frame of four are 0.05 % of them together."""
+    scene = SCENES[0]
+    np.save(tmp_path / "stack.npy", np.stack([dim_frame(scene, number) for number in (0, 0, 131, 0)]))
+    for kind, seen in (("frame", False), ("sequence", True)):
+        flags = [*RANGE_MODEL, "--input-range", kind, "--output", str(tmp_path / kind)]
+        assert main(["detect", str(tmp_path / "stack.npy"), *flags]) == 0
+        frames = lines((tmp_path / kind / "stack" / "detections.jsonl").read_text())
+        places = [(target["x"], target["y"]) for target in frames[2]["targets"]]
+        assert found(scene, places) == [seen, seen]
+
+
 @pytest.mark.parametrize("num_saturated", [0, 50, 131])  # 131 are 0.2 % of the frame
-def test_dim_targets_in_the_lowest_part_of_a_14_bit_range_are_found_as_in_8_bits(num_saturated):
+def test_dim_targets_are_found_beside_saturated_pixels_by_the_robust_range(num_saturated):
     """Also beside saturated pixels, which do not move the robust range."""
     pipeline = IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
     for scene in SCENES:

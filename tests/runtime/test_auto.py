@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from irstd_ldm.cli.main import CORE, main
+from irstd_ldm.cli.model import resolve_runtime
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime import exported as exported_module
 
@@ -34,6 +36,10 @@ def test_the_bundled_detector_runs_in_onnxruntime_and_others_in_torch(tiny_check
     assert resolved() == resolved(num_inference_steps=1, device="cpu") == "onnxruntime"
     assert resolved(num_inference_steps=2) == resolved(device="cuda:0") == resolved(model="owner/name") == "torch"
     assert resolved(model=str(tiny_checkpoint)) == "torch"
+
+
+def test_a_named_runtime_is_taken():
+    assert resolve_runtime(Namespace(runtime="compile", model=None)) == "compile"
 
 
 def test_a_cuda_device_is_for_torch(monkeypatch):

@@ -125,7 +125,7 @@ def test_a_description_without_a_normalisation_has_the_first_one(exported, tmp_p
 
 
 def test_what_a_runtime_does_not_read(exported):
-    with pytest.raises(ValueError, match="`runtime` must be one of onnxruntime, openvino, .*auto, got 'torch'"):
+    with pytest.raises(ValueError, match=f"`runtime` must be one of {', '.join(ENGINES)}, auto, got 'torch'"):
         ExportedDetectorRunner(exported["onnx"], "torch")
     with pytest.raises(ValueError, match="`runtime` 'onnxruntime' reads the format onnx, got openvino"):
         ExportedDetectorRunner(exported["openvino"], "onnxruntime")

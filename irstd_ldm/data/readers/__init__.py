@@ -72,7 +72,13 @@ def open_source(
     timeout_s: float = TIMEOUT_S,
     open_file: Callable[..., FrameSource] = open_frames,
 ) -> FrameSource:
-    """The frames of a file, a device or a network address; a text that names a file is no address."""
+    """The frames of a file, a device or a network address; a text that names a file is no address.
+
+    `options` and `timeout_s` are those of [`LiveFrames`], for addresses and devices; `open_file` opens files.
+
+    Raises:
+        ImageReadError, ImportError, OSError: see `open_frames` and [`LiveFrames`].
+    """
     address = Address.parse(source) if isinstance(source, str) else None
     live = source if isinstance(source, Address) else address or Path(source)
     if isinstance(live, Address) or live.is_char_device():
