@@ -1,7 +1,7 @@
 """The Gaussian-agnostic data engine: realistic variants of labelled infrared images, by squeezing and two stages."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Any
@@ -18,12 +18,14 @@ from scipy import ndimage
 from ..data.ggs import draw_num_groups, squeeze
 from ..data.images import ImageInput, to_grays
 from ..hub.format import FORMAT_VERSION
+from ..targets import label_components
 from ..tiling import blend_weight, image_seed, pad_image, tile_windows
 from .base import IRSTDPipelineBase
 from .detection import SILENT, StepCallback, StepEnd, draw_base_seed, scheduler_of_call
 
 TILE_MULTIPLE = 32  # in pixels: every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
+SURROUNDINGS_PX = 6  # pixels within this distance of a target tell by how much its surroundings changed
 BINOMIAL = (1 / 16, 2 / 16, 1 / 16, 2 / 16, 4 / 16, 2 / 16, 1 / 16, 2 / 16, 1 / 16)
 DILATIONS = (1, 2, 4, 8, 16)
 
@@ -153,13 +155,14 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         image: ImageInput | Sequence[ImageInput],
         mask: np.ndarray | Sequence[np.ndarray] | None = None,
         num_images_per_prompt: int = 1,
+        batch_size: int = 1,
         num_inference_steps: int | None = None,
         strength: float = 1.0,
         color_fix: str | None = "wavelet",
         paste_targets: bool = True,
         tile_size: int | None = None,
         tile_overlap: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -170,18 +173,21 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             image: A path, a PIL image, an array or a tensor as for [`IRSTDLatentPipeline`], or a list of these.
             mask: (H, W) bool, the image's targets, or a list of these; None = unlabelled.
             num_images_per_prompt: Synthetic images per image, each squeezed anew.
+            batch_size: Synthetic images of one size that run through the networks together.
             num_inference_steps: Denoising steps; None = the checkpoint's default.
             strength: Share of the steps that are run: 1 starts from noise, less from stage 1's latent with noise.
             color_fix: ``wavelet`` puts stage 1's low frequencies under the generated high ones, ``adain`` takes over
                 its mean and deviation; None = neither.
-            paste_targets: Whether the input's own target pixels replace the generated ones, with a feathered edge.
+            paste_targets: Whether the input's own target pixels, at the level of their new surroundings, replace the
+                generated ones, with a feathered edge.
             tile_size: Larger images run in overlapping tiles of this side, a multiple of 32 px; 0 = never; None = the
                 checkpoint's default. The tiles' noise predictions are blended in every step.
             tile_overlap: Overlap of neighbouring tiles, a multiple of 32 px; None = the checkpoint's default.
-            generator: Source of the randomness; None = seed 0. Every synthetic image draws from its own generator.
+            generator: Source of the randomness, or a list of one per image; None = seed 0. Every synthetic image draws
+                from a generator of its own, whatever runs beside it.
             return_dict: Whether to return a [`GaussianAgnosticPipelineOutput`] instead of a tuple.
             callback_on_step_end: Called as ``callback(pipe, step, timestep, tensors)`` after each denoising step of
-                each image; may return a dict of tensors that replace these.
+                each batch; may return a dict of tensors that replace these.
             callback_on_step_end_tensor_inputs: Names of the tensors that the callback gets.
 
         Returns:
@@ -209,7 +215,11 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
                 raise ValueError(
                     f"`mask` must be bool and of its image's shape {gray.shape}, got {one.dtype} {one.shape}"
                 )
-        counts = {"num_images_per_prompt": num_images_per_prompt, "num_inference_steps": num_inference_steps}
+        counts = {
+            "num_images_per_prompt": num_images_per_prompt,
+            "batch_size": batch_size,
+            "num_inference_steps": num_inference_steps,
+        }
         for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}")
@@ -223,27 +233,35 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         if tile_size and tile_overlap >= tile_size:
             raise ValueError(f"`tile_overlap` must be less than `tile_size` ({tile_size}), got {tile_overlap!r}")
 
-        # 1. Each image by itself, its synthetic images together.
-        base = draw_base_seed(generator)
-        images: list[np.ndarray] = []
-        groups: list[int] = []
-        for index, gray in enumerate(grays):
-            pixels = unit_range(gray)  # (H, W) float32 in [0, 1]
-            seeds = [image_seed(base, index * num_images_per_prompt + copy) for copy in range(num_images_per_prompt)]
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            squeezed, num_groups = self.squeeze(pixels, generators)
+        sources = list(generator) if isinstance(generator, list | tuple) else None
+        if sources is not None and len(sources) != len(grays):
+            raise ValueError(f"`generator` must hold one per image, got {len(sources)} for {len(grays)}")
+
+        # 1. Synthetic images of one padded size together.
+        copies = range(num_images_per_prompt)
+        if sources is not None:
+            seeds = [image_seed(base, copy) for base in map(draw_base_seed, sources) for copy in copies]
+        else:
+            base = draw_base_seed(generator)  # type: ignore[arg-type]
+            seeds = [image_seed(base, k) for k in range(len(grays) * num_images_per_prompt)]
+        inputs = [pad_image(unit_range(gray))[None] for gray in grays]  # (1, PH, PW) float32 in [0, 1] each
+        images: list[np.ndarray] = [np.empty(0)] * len(seeds)
+        groups = [0] * len(seeds)
+        for batch in _batches([inputs[k // num_images_per_prompt].shape for k in range(len(seeds))], batch_size):
+            generators = [torch.Generator().manual_seed(seeds[k]) for k in batch]
+            squeezed, num_groups = self.squeeze([inputs[k // num_images_per_prompt] for k in batch], generators)
             restored = self.restore(squeezed, tile_size, tile_overlap)
             generated = self.refine(
                 restored, generators, num_inference_steps, strength, tile_size, tile_overlap, step_end
             )
             if color_fix is not None:
                 generated = COLOR_FIXES[color_fix](generated, restored)
-            pixels_out = generated[:, 0, : gray.shape[0], : gray.shape[1]].clamp(0, 1).float().cpu().numpy()
-            if paste_targets and masks is not None:
-                images += [paste(one, pixels, masks[index]) for one in pixels_out]
-            else:
-                images += list(pixels_out)
-            groups += num_groups
+            for k, one, n in zip(batch, generated[:, 0].clamp(0, 1).float().cpu().numpy(), num_groups, strict=True):
+                index = k // num_images_per_prompt
+                height, width = grays[index].shape
+                images[k], groups[k] = one[:height, :width], n
+                if paste_targets and masks is not None:
+                    images[k] = paste(images[k], inputs[index][0, :height, :width], masks[index])
 
         # 2. Collect.
         repeated = None if masks is None else [one for one in masks for _ in range(num_images_per_prompt)]
@@ -252,14 +270,18 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             return images, repeated, groups  # type: ignore[return-value]
         return GaussianAgnosticPipelineOutput(images=images, masks=repeated, num_groups=groups)
 
-    def squeeze(self, pixels: np.ndarray, generators: list[torch.Generator]) -> tuple[torch.Tensor, list[int]]:
-        """Squeezed copies (B, 1, PH, PW) of an image (H, W) in [0, 1], one per generator, and their numbers of groups.
+    def squeeze(
+        self, pixels: Sequence[np.ndarray], generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Squeezed copies (B, 1, PH, PW) of B images (1, PH, PW) in [0, 1], and their numbers of groups.
 
         The numbers are even: stage 1 was trained on odd ones.
         """
-        padded = torch.from_numpy(pad_image(pixels))[None]  # (1, PH, PW)
         num_groups = [draw_num_groups(one, generation=True) for one in generators]
-        copies = [squeeze(padded, n, one) for n, one in zip(num_groups, generators, strict=True)]
+        copies = [
+            squeeze(torch.from_numpy(one), n, generator)
+            for one, n, generator in zip(pixels, num_groups, generators, strict=True)
+        ]
         return torch.stack(copies).to(self._execution_device, self.unet.dtype), num_groups
 
     def restore(self, squeezed: torch.Tensor, tile_size: int, tile_overlap: int) -> torch.Tensor:
@@ -347,11 +369,31 @@ def unit_range(gray: np.ndarray) -> np.ndarray:
 
 
 def paste(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`generated` with the original's target pixels, which fade out over 3 px around the mask; (H, W) each."""
-    if not mask.any():
+    """`generated` with the original's target pixels, which fade out over 3 px around the mask; (H, W) each, in [0, 1].
+
+    Each target is shifted by the mean difference of both images around it: it keeps its contrast, and no edge shows
+    where the generated surroundings are brighter or darker than they were.
+    """
+    labels, components = label_components(mask)
+    if not components:
         return generated
-    share = np.clip(1 - ndimage.distance_transform_edt(~mask) / (FEATHER_PX + 1), 0, 1).astype(np.float32)
-    return generated * (1 - share) + original * share
+    if mask.all():
+        return original  # there are no surroundings to fit it into
+    distance, nearest = ndimage.distance_transform_edt(~mask, return_indices=True)
+    target = labels[tuple(nearest)] - 1  # (H, W) index of the nearest target
+    around = np.where((distance > 0) & (distance <= SURROUNDINGS_PX), target, -1)
+    shift = ndimage.mean(generated - original, around, np.arange(len(components)))  # (targets,)
+    share = np.clip(1 - distance / (FEATHER_PX + 1), 0, 1)
+    pasted = np.clip(original + shift[target], 0, 1)
+    return (generated + share * (pasted - generated)).astype(np.float32)
+
+
+def _batches(shapes: Sequence[tuple[int, ...]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of equal shapes, at most `batch_size` at a time, shapes in the order of their first index."""
+    for shape in dict.fromkeys(shapes):
+        alike = [k for k, one in enumerate(shapes) if one == shape]
+        for start in range(0, len(alike), batch_size):
+            yield alike[start : start + batch_size]
 
 
 def _tiled(

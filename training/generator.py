@@ -15,6 +15,7 @@ from ..data.folder import Sample, held_out_stems
 from ..data.ggs import draw_num_groups, squeeze
 from ..data.images import normalize_image
 from ..models.configurations import GENERATOR_CONFIGURATIONS
+from ..models.image_vae import WaveletAutoencoderKL
 from ..models.prompt_embedding import PromptEmbedding
 from ..pipelines.pipeline_gaussian_agnostic import encode_gray, latent_scale
 from .loop import SHOWN, Task, Validation
@@ -163,7 +164,9 @@ def pictures(*columns: torch.Tensor) -> list[Sequence[np.ndarray]]:
 
 def load_base(name_or_path: str) -> dict[str, Any]:
     """The parts of a latent diffusion model of noise in a folder or repository, and the empty prompt's embedding."""
-    vae = AutoencoderKL.from_pretrained(name_or_path, subfolder="vae", use_safetensors=True)
+    kind = AutoencoderKL.load_config(name_or_path, subfolder="vae")["_class_name"]
+    vae_class = WaveletAutoencoderKL if kind == WaveletAutoencoderKL.__name__ else AutoencoderKL
+    vae = vae_class.from_pretrained(name_or_path, subfolder="vae", use_safetensors=True)
     unet = UNet2DConditionModel.from_pretrained(name_or_path, subfolder="unet", use_safetensors=True)
     scheduler = DDPMScheduler.from_pretrained(name_or_path, subfolder="scheduler")
     if unet.config.in_channels != vae.config.latent_channels:

@@ -1,20 +1,21 @@
 """Train the base denoiser of the Gaussian-agnostic engine: unconditional latent diffusion of infrared images.
 
     accelerate launch training/train_image_unet.py --config training/recipes/generator_image_unet.yaml \
-        --train_data_dir DATA --image_vae runs/image_vae --output_dir runs/image_unet
+        --train_data_dir DATA --output_dir runs/image_unet
 
 Not needed where a Stable-Diffusion-like folder serves as the base of train_controlnet.py.
 """
 
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
 from irstd_ldm.data.crops import setting
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
+from irstd_ldm.models.image_vae import WaveletAutoencoderKL
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import decode_gray
 from irstd_ldm.training.generator import (
     SAMPLING_STEPS,
@@ -30,13 +31,13 @@ from irstd_ldm.training.training_data import TrainingData
 class ImageUNetSettings(GeneratorSettings):
     """Settings of the base denoiser's trainer."""
 
-    image_vae: str = setting(MISSING, "Folder that train_image_vae wrote.", is_path=True)
+    statistics_crops: int = setting(256, "Crops over which the wavelet coefficients' deviations are measured.")
 
 
 class ImageDiffusion(nn.Module):
     """One training step's forward pass; the VAE is frozen."""
 
-    def __init__(self, vae: AutoencoderKL, unet: UNet2DConditionModel, scheduler: DDPMScheduler):
+    def __init__(self, vae: WaveletAutoencoderKL, unet: UNet2DConditionModel, scheduler: DDPMScheduler):
         super().__init__()
         self.vae, self.unet, self.scheduler = vae.requires_grad_(False), unet, scheduler
 
@@ -62,13 +63,14 @@ def make_scheduler() -> DDPMScheduler:
 
 
 class ImageUNetTask(NoisePredictionTask):
-    """Diffusion of images without a condition."""
+    """Diffusion of images without a condition, in the latent space of wavelet packets."""
 
     settings_class = ImageUNetSettings
 
     def __init__(self, settings: ImageUNetSettings, data: TrainingData):
         super().__init__(settings, data)
-        self.vae = AutoencoderKL.from_pretrained(settings.image_vae, subfolder="vae", use_safetensors=True)
+        self.vae = WaveletAutoencoderKL(**GENERATOR_CONFIGURATIONS[settings.model]["vae"])
+        self.vae.fit([data.crops[k]["image"].clamp(-1, 1) for k in range(settings.statistics_crops)])
         torch.manual_seed(settings.seed)
         unet = UNet2DConditionModel(**GENERATOR_CONFIGURATIONS[settings.model]["unet"])
         self.checkpoint_gradients(unet)

@@ -4,8 +4,9 @@ import argparse
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,14 @@ from .outputs import held, make_folder, save_png
 
 SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.txt"
 
+GENERATOR = "gaussian_agnostic_small"  # the bundled checkpoint of --mode generated, where --model names none
 COLUMNS = ("name", "source", "kind", "num_groups", "num_targets", "seed")  # the columns of provenance.csv
 
 Samples = dict[str, Sample]  # stem -> sample
 Frames = dict[str, np.ndarray]  # stem -> (H, W)
 Made = tuple[np.ndarray, np.ndarray, int | None]  # image (H, W) uint8 or uint16, mask (H, W) bool, number of groups
-Maker = Callable[[str, int], Made]  # a function of a source and a seed, and of nothing else
+Job = tuple[str, int]  # a source, and the seed of its copy
+Maker = Callable[[Sequence[Job]], list[Made]]  # each image is a function of its job, and of nothing else
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if args.data is None and (args.originals or args.mode != "planted"):
         raise CommandError(f"--mode {args.mode}{' --originals' * args.originals} needs --data ROOT", EXIT_USAGE)
     samples = _read_samples(args) if args.data is not None else {}
+    if args.mode == "generated" and args.model is None:
+        args.model = GENERATOR
     sources, make = _planter(args) if args.mode == "planted" else (samples, _sample_maker(args, samples))
     settings = _settings(args, samples, sources)
     SynthesisFolder.check(args.output, settings)
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _synthesize(
-    args: argparse.Namespace, folder: "SynthesisFolder", samples: Samples, sources: Iterable[str], make: Maker
+    args: argparse.Namespace, folder: "SynthesisFolder", samples: Samples, sources: Samples | Frames, make: Maker
 ) -> int:
     stems = []
     if args.originals:
@@ -58,12 +63,21 @@ def _synthesize(
             stems.append(stem)
             if not folder.holds(stem):
                 folder.add(stem, (_shallow(sample.image), sample.mask, None), stem, "original", None)
-    for k, source in enumerate(tqdm(_order(list(sources), args.count, args.seed), total=args.count, disable=None)):
+    alike: dict[tuple[int, ...], list[tuple[str, Job]]] = {}  # shape -> names and jobs of sources of that shape
+    for k, source in enumerate(_order(list(sources), args.count, args.seed)):
         name = f"{source}_{args.mode}_{k:05d}"
         stems.append(name)
-        if not folder.holds(name):
-            seed = image_seed(args.seed, k)
-            folder.add(name, make(source, seed), source, args.mode, seed)
+        alike.setdefault(_image(sources[source]).shape, []).append((name, (source, image_seed(args.seed, k))))
+    left = [[job for job in jobs if not folder.holds(job[0])] for jobs in alike.values()]
+    count = sum(map(len, left))
+    with tqdm(total=args.count, initial=args.count - count, unit="image", disable=None) as progress:
+        begun = perf_counter()
+        for batch in (jobs[i : i + args.batch_size] for jobs in left for i in range(0, len(jobs), args.batch_size)):
+            for (name, (source, seed)), made in zip(batch, make([job for _, job in batch]), strict=True):
+                folder.add(name, made, source, args.mode, seed)
+            progress.update(len(batch))
+            rate = (progress.n - progress.initial) * 60 / (perf_counter() - begun)
+            progress.set_postfix_str(f"{rate:.0f} images/min")
     write_stem_list(args.output / TRAIN_LIST, stems)  # with its list the folder is a data set
     print(f"{args.output}: {len(stems)} images, {args.count} of them {args.mode}")
     return EXIT_DONE
@@ -135,7 +149,8 @@ class SynthesisFolder:
 def _sample_maker(args: argparse.Namespace, samples: dict[str, Sample]) -> Maker:
     """Squeezes samples, or runs both stages of the Gaussian-agnostic engine, the targets' own pixels pasted."""
 
-    def squeeze(source: str, seed: int) -> Made:
+    def squeeze(job: Job) -> Made:
+        source, seed = job
         sample = samples[source]
         pixels = torch.from_numpy(unit_range(sample.image))[None]  # (1, H, W)
         generator = torch.Generator().manual_seed(seed)
@@ -143,27 +158,29 @@ def _sample_maker(args: argparse.Namespace, samples: dict[str, Sample]) -> Maker
         return _quantised(squeezed.image[0].numpy(), sample.image.dtype), squeezed.mask.numpy(), squeezed.num_groups
 
     if args.mode == "squeezed":
-        return squeeze
-    if args.model is None:
-        raise CommandError("--mode generated needs --model PATH_OR_HUB_ID", EXIT_USAGE)
+        return lambda jobs: [*map(squeeze, jobs)]
     try:
         pipeline = GaussianAgnosticPipeline.from_pretrained(args.model)
     except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
         raise CommandError(f"--model {args.model}: {one_line(error)}", EXIT_USAGE) from error
     pipeline.to(resolve_device(args.device)).set_progress_bar_config(disable=True)
 
-    def generate(source: str, seed: int) -> Made:
-        sample = samples[source]
+    def generate(jobs: Sequence[Job]) -> list[Made]:
+        chosen = [samples[source] for source, _ in jobs]
         made = pipeline(
-            sample.image,
-            mask=sample.mask,
-            generator=torch.Generator().manual_seed(seed),
+            [sample.image for sample in chosen],
+            mask=[sample.mask for sample in chosen],
+            generator=[torch.Generator().manual_seed(seed) for _, seed in jobs],
+            batch_size=len(jobs),
             num_inference_steps=args.num_inference_steps,
             strength=args.strength,
             color_fix=None if args.color_fix == "none" else args.color_fix,
             paste_targets=args.paste_targets,
         )
-        return _quantised(made.images[0], sample.image.dtype), sample.mask, made.num_groups[0]
+        return [
+            (_quantised(image, sample.image.dtype), sample.mask, num_groups)
+            for image, sample, num_groups in zip(made.images, chosen, made.num_groups, strict=True)
+        ]
 
     return generate
 
@@ -180,11 +197,16 @@ def _planter(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], Maker]:
     if not frames:
         raise CommandError(f"--backgrounds {args.backgrounds}: no frame is left", EXIT_USAGE)
 
-    def plant(source: str, seed: int) -> Made:
+    def plant(job: Job) -> Made:
+        source, seed = job
         planted = plant_targets(_shallow(frames[source]), model, np.random.default_rng(seed))
         return planted.image, planted.mask, None
 
-    return frames, plant
+    return frames, lambda jobs: [*map(plant, jobs)]
+
+
+def _image(source: Sample | np.ndarray) -> np.ndarray:
+    return source.image if isinstance(source, Sample) else source
 
 
 def _shallow(image: np.ndarray) -> np.ndarray:
@@ -210,7 +232,7 @@ def _read_samples(args: argparse.Namespace) -> dict[str, Sample]:
 
 
 def _settings(args: argparse.Namespace, samples: Samples, sources: Samples | Frames) -> dict[str, Any]:
-    free = ("command", "output", "device", "count")  # these may differ when a folder is continued
+    free = ("command", "output", "device", "count", "batch_size")  # these may differ when a folder is continued
     named = {name: value for name, value in vars(args).items() if name not in free}
     named = {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
     folder = None if args.model is None else Path(resolve_model(args.model))

@@ -197,7 +197,6 @@ GENERATOR_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "use_linear_projection": True,
         },
     },
-    # As many latent elements as pixels: with fewer the finest textures are lost, and images come out smooth.
     "gaussian_agnostic_small": {
         "restoration": {
             "downscale": 4,
@@ -207,23 +206,12 @@ GENERATOR_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "window_size": 8,
             "mlp_ratio": 2.0,
         },
-        "vae": {
-            "in_channels": 1,
-            "out_channels": 1,
-            "down_block_types": ("DownEncoderBlock2D",) * 3,
-            "up_block_types": ("UpDecoderBlock2D",) * 3,
-            "block_out_channels": (32, 64, 64),
-            "layers_per_block": 1,
-            "latent_channels": 16,
-            "norm_num_groups": 16,
-            "mid_block_add_attention": False,
-            "sample_size": 128,
-        },
+        "vae": {"wavelet": "db2", "levels": 2},
         "unet": {
             "sample_size": 32,
             "in_channels": 16,
             "out_channels": 16,
-            "block_out_channels": (32, 64, 96),
+            "block_out_channels": (64, 64, 96),
             "layers_per_block": 1,
             "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
             "up_block_types": ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),

@@ -21,14 +21,16 @@ from irstd_ldm.pipelines.pipeline_gaussian_agnostic import (
     unit_range,
     wavelet_color_fix,
 )
+from irstd_ldm.targets import label_components
+from irstd_ldm.tiling import pad_image
 from irstd_ldm.training.train_image_unet import make_scheduler
 
 
 def make_pipeline() -> GaussianAgnosticPipeline:
     torch.manual_seed(0)
     small = GENERATOR_CONFIGURATIONS["gaussian_agnostic_small"]
-    vae = AutoencoderKL(**small["vae"] | {"block_out_channels": (8, 8, 8), "norm_num_groups": 4})
-    narrow = {"block_out_channels": (8, 8, 16), "norm_num_groups": 4, "cross_attention_dim": 8}
+    vae = AutoencoderKL(**small["vae"] | {"latent_channels": 4, "block_out_channels": (8, 8, 8), "norm_num_groups": 4})
+    narrow = {"block_out_channels": (8, 8, 16), "norm_num_groups": 4, "cross_attention_dim": 8, "in_channels": 4, "out_channels": 4}
     unet = UNet2DConditionModel(**small["unet"] | narrow)
     controlnet = ControlNetModel.from_unet(unet, conditioning_channels=4, conditioning_embedding_out_channels=(8,))
     for convolution in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
@@ -75,18 +77,47 @@ def test_same_seed_same_images_alone_or_in_a_batch(pipeline, scene):
     alone, again, batch = run(), run(), run(num_images_per_prompt=3)
     assert np.array_equal(alone[0], again[0])
     np.testing.assert_allclose(batch[0], alone[0], atol=1e-5)
+    together = run(num_images_per_prompt=3, batch_size=2)
+    np.testing.assert_allclose(together, batch, atol=1e-5)
     assert not np.array_equal(alone[0], pipeline(scene.image, generator=torch.Generator().manual_seed(4)).images[0])
+
+
+def test_images_with_generators_of_their_own_do_not_depend_on_what_runs_beside_them(pipeline, scene):
+    other = synthetic_scene(100, 90, seed=2).image
+    wide = synthetic_scene(100, 200, seed=3).image
+    images = [scene.image, wide, other, scene.image]
+    made = pipeline(images, generator=[torch.Generator().manual_seed(k) for k in range(4)], batch_size=3)
+    for k, image in enumerate(images):
+        alone = pipeline(image, generator=torch.Generator().manual_seed(k))
+        np.testing.assert_allclose(made.images[k], alone.images[0], atol=1e-5)
+        assert made.num_groups[k] == alone.num_groups[0]
+    with pytest.raises(ValueError, match="one per image, got 1 for 4"):
+        pipeline(images, generator=[torch.Generator()])
 
 
 def test_targets_are_pasted_with_a_feathered_edge(pipeline, scene):
     original = unit_range(scene.image)
     pasted, bare = (pipeline(scene.image, mask=scene.mask, paste_targets=flag).images[0] for flag in (True, False))
-    np.testing.assert_array_equal(pasted[scene.mask], original[scene.mask])
-    assert not np.array_equal(bare[scene.mask], original[scene.mask])
-    share = paste(
-        np.zeros((9, 9), np.float32), np.ones((9, 9), np.float32), np.eye(9, dtype=bool) & (np.arange(9) == 4)
-    )
-    assert share[4].tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0])
+    labels, components = label_components(scene.mask)
+    for component in components:
+        shifts = (pasted - original)[labels == component.label]
+        np.testing.assert_allclose(shifts, shifts.mean(), atol=1e-6)  # its own pixels, all shifted alike
+    assert not np.allclose(bare[scene.mask], pasted[scene.mask])
+
+
+def test_a_pasted_target_keeps_its_contrast_and_meets_its_new_surroundings():
+    mask = np.zeros((41, 41), bool)
+    mask[20, 20] = True
+    original = np.full((41, 41), 0.25, np.float32)
+    original[mask] = 0.5
+    generated = np.full((41, 41), 0.5, np.float32)  # brighter surroundings, and no target
+    assert paste(generated, original, mask)[20, 16:25].tolist() == [0.5] * 4 + [0.75] + [0.5] * 4
+    original[20, 18] = 0.375  # a pixel 2 px from the target fades in by half, less its share of the mean of 112 pixels
+    around = (np.hypot(*np.mgrid[-20:21, -20:21]) <= 6) & ~mask
+    lift = 0.125 / around.sum()
+    assert paste(generated, original, mask)[20, 18] == pytest.approx(0.5 + 0.5 * (0.125 - lift), abs=1e-6)
+    everything = np.ones((41, 41), bool)
+    np.testing.assert_array_equal(paste(generated, original, everything), original)
 
 
 def test_an_empty_mask_pastes_nothing(pipeline, scene):
@@ -168,7 +199,7 @@ def test_sixteen_bit_images_span_their_own_range(pipeline):
 
 def test_the_squeezed_image_is_the_squeezers(pipeline, scene):
     generators = [torch.Generator().manual_seed(5)]
-    squeezed, (num_groups,) = pipeline.squeeze(unit_range(scene.image), generators)
+    squeezed, (num_groups,) = pipeline.squeeze([pad_image(unit_range(scene.image))[None]], generators)
     source = torch.Generator().manual_seed(5)
     torch.randn((), generator=source, dtype=torch.float64)
     padded = torch.from_numpy(np.pad(unit_range(scene.image), ((0, 28), (0, 38)), mode="reflect"))[None]
