@@ -30,7 +30,6 @@ from irstd_ldm.tiling import MIN_PADDED_SIZE
 from irstd_ldm.training import (
     train_controlnet,
     train_image_unet,
-    train_image_vae,
     train_latent,
     train_mask_vae,
     train_restoration,
@@ -102,8 +101,7 @@ class Share:
         """The generator's VAE and base denoiser, trained on this share and the frames without targets."""
         steps = self.arguments.generator_steps
         frames: dict[str, Any] = {"background_dir": self.arguments.backgrounds, "background_exclude": LEFT_OUT}
-        vae = self.train(train_image_vae, "image_vae", steps, **frames)
-        return self.train(train_image_unet, "image_unet", 2 * steps, image_vae=vae, learning_rate=5e-4, **frames)
+        return self.train(train_image_unet, "image_unet", 2 * steps, learning_rate=5e-4, **frames)
 
     def generator(self) -> Path:
         """Both stages over the smallest share's base."""

@@ -7,7 +7,6 @@ _MODULES = {
     ".settings": ("DetectorSettings", "TrainSettings", "parse_plan"),
     ".train_controlnet": ("ControlNetSettings", "ControlNetTask"),
     ".train_image_unet": ("ImageUNetSettings", "ImageUNetTask"),
-    ".train_image_vae": ("ImageVAESettings", "ImageVAETask"),
     ".train_latent": ("LatentSettings", "LatentTask"),
     ".train_mask_vae": ("MaskVAESettings", "MaskVAETask"),
     ".train_pixel": ("PixelSettings", "PixelTask"),

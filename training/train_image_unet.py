@@ -33,6 +33,14 @@ class ImageUNetSettings(GeneratorSettings):
 
     statistics_crops: int = setting(256, "Crops over which the wavelet coefficients' deviations are measured.")
 
+    def __post_init__(self):
+        super().__post_init__()
+        if "wavelet" not in GENERATOR_CONFIGURATIONS[self.model]["vae"]:
+            raise ValueError(
+                f"`model` must be one whose VAE is not learned, gaussian_agnostic_small, got {self.model}: a base of "
+                "the published size is a pretrained one"
+            )
+
 
 class ImageDiffusion(nn.Module):
     """One training step's forward pass; the VAE is frozen."""
@@ -51,13 +59,17 @@ class ImageDiffusion(nn.Module):
 
 
 def make_scheduler() -> DDPMScheduler:
-    """Stable Diffusion's: 1000 steps, noise prediction, scaled linear from 0.00085 to 0.012."""
+    """Stable Diffusion's: 1000 steps, noise prediction, scaled linear from 0.00085 to 0.012.
+
+    Clean latents are clipped at six deviations: beyond, out of strong noise, lie errors of the prediction, multiplied.
+    """
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
         beta_start=0.00085,
         beta_end=0.012,
-        clip_sample=False,
+        clip_sample=True,
+        clip_sample_range=6.0,
         timestep_spacing="linspace",
     )
 

@@ -17,7 +17,7 @@ from . import DEFAULT_KINDS, EXIT_INTERRUPTED, EXIT_USAGE, KINDS, CommandError, 
 
 # What an install without torch lacks; commands that run networks in torch, or talk to the Hub, need it.
 CORE = ("accelerate", "diffusers", "huggingface_hub", "pywt", "safetensors", "torch", "transformers", "yaml")
-TRAINERS = ("mask_vae", "latent", "pixel", "restoration", "image_vae", "image_unet", "controlnet")
+TRAINERS = ("mask_vae", "latent", "pixel", "restoration", "image_unet", "controlnet")
 MODEL_HELP = f"a bundled model ({', '.join(bundled_names())}), a folder or a Hub id OWNER/NAME; default: {DEFAULT}"
 DEFAULT_OUTPUT = Path("irstd-ldm-output")
 

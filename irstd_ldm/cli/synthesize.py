@@ -71,13 +71,13 @@ def _synthesize(
     left = [[job for job in jobs if not folder.holds(job[0])] for jobs in alike.values()]
     count = sum(map(len, left))
     with tqdm(total=args.count, initial=args.count - count, unit="image", disable=None) as progress:
-        begun = perf_counter()
+        begun, done = perf_counter(), 0
         for batch in (jobs[i : i + args.batch_size] for jobs in left for i in range(0, len(jobs), args.batch_size)):
             for (name, (source, seed)), made in zip(batch, make([job for _, job in batch]), strict=True):
                 folder.add(name, made, source, args.mode, seed)
+            done += len(batch)
             progress.update(len(batch))
-            rate = (progress.n - progress.initial) * 60 / (perf_counter() - begun)
-            progress.set_postfix_str(f"{rate:.0f} images/min")
+            progress.set_postfix_str(f"{60 * done / (perf_counter() - begun):.0f} images/min")
     write_stem_list(args.output / TRAIN_LIST, stems)  # with its list the folder is a data set
     print(f"{args.output}: {len(stems)} images, {args.count} of them {args.mode}")
     return EXIT_DONE

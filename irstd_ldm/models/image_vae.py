@@ -85,7 +85,8 @@ class WaveletAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
     Args:
         wavelet: A discrete wavelet of PyWavelets; of a longer one than ``haar`` errors leave no blocks.
         levels: Levels of the packets.
-        kwargs: Further arguments of `AutoencoderKL`, such as `scaling_factor`.
+        scaling_factor: As in the parent.
+        kwargs: What else a config of the parent holds; it follows from `levels`.
     """
 
     @register_to_config

@@ -30,7 +30,7 @@ FEW_STEPS = {
     "mixed_precision": "no",  # bf16 is slow where the processor has none
     "report_to": "null",
 }
-OF_ONE_TRAINER = {name: {"statistics_crops": 8} for name in ("train_mask_vae", "train_image_vae")}
+OF_ONE_TRAINER = {name: {"statistics_crops": 8} for name in ("train_mask_vae", "train_image_unet")}
 # A Python block, by words of it, that another test runs -> that test.
 ELSEWHERE = {
     "gradio_client": "tests/app/test_page.py",

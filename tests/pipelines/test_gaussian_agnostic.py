@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import ControlNetModel, DPMSolverMultistepScheduler, UNet2DConditionModel
 
 from irstd_ldm import GaussianAgnosticPipeline, IRSTDRestorationModel
 from irstd_ldm.data.ggs import squeeze
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
+from irstd_ldm.models.image_vae import WaveletAutoencoderKL
 from irstd_ldm.models.prompt_embedding import PromptEmbedding
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import (
     adain_color_fix,
@@ -29,10 +30,11 @@ from irstd_ldm.training.train_image_unet import make_scheduler
 def make_pipeline() -> GaussianAgnosticPipeline:
     torch.manual_seed(0)
     small = GENERATOR_CONFIGURATIONS["gaussian_agnostic_small"]
-    vae = AutoencoderKL(**small["vae"] | {"latent_channels": 4, "block_out_channels": (8, 8, 8), "norm_num_groups": 4})
-    narrow = {"block_out_channels": (8, 8, 16), "norm_num_groups": 4, "cross_attention_dim": 8, "in_channels": 4, "out_channels": 4}
+    vae = WaveletAutoencoderKL(**small["vae"])
+    vae.fit([torch.from_numpy(synthetic_scene(96, 96, seed=9).image / np.float32(127.5))[None] - 1])
+    narrow = {"block_out_channels": (8, 8, 16), "norm_num_groups": 4, "cross_attention_dim": 8}
     unet = UNet2DConditionModel(**small["unet"] | narrow)
-    controlnet = ControlNetModel.from_unet(unet, conditioning_channels=4, conditioning_embedding_out_channels=(8,))
+    controlnet = ControlNetModel.from_unet(unet, conditioning_channels=16, conditioning_embedding_out_channels=(8,))
     for convolution in [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]:
         torch.nn.init.normal_(convolution.weight, std=0.1)
     pipeline = GaussianAgnosticPipeline(
@@ -160,7 +162,7 @@ def test_few_steps_with_another_scheduler(scene):
         seen.append((step, int(timestep), tuple(tensors["latents"].shape)))
 
     output = pipeline(scene.image, num_inference_steps=4, callback_on_step_end=note)
-    assert len(seen) == 4 and seen[0][2] == (1, 4, 32, 32)
+    assert len(seen) == 4 and seen[0][2] == (1, 16, 32, 32)
     assert np.isfinite(output.images[0]).all()
 
 

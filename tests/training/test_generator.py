@@ -1,4 +1,4 @@
-"""The generator's four trainers, from a data set to a pipeline, and a Stable-Diffusion-like base."""
+"""The generator's three trainers, from a data set to a pipeline, and a Stable-Diffusion-like base."""
 
 import json
 
@@ -12,7 +12,7 @@ from irstd_ldm import GaussianAgnosticPipeline
 from irstd_ldm.data.folder import IRSTDFolder, read_stem_list, write_stem_list
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import latent_scale
-from irstd_ldm.training import train_controlnet, train_image_unet, train_image_vae, train_restoration
+from irstd_ldm.training import train_controlnet, train_image_unet, train_restoration
 from irstd_ldm.training.generator import (
     GeneratorSettings,
     GeneratorTask,
@@ -24,7 +24,7 @@ from irstd_ldm.training.generator import (
 
 NARROW = {
     "restoration": {"downscale": 4, "embed_dim": 8, "depths": (1,), "num_heads": (2,), "window_size": 4},
-    "vae": {"block_out_channels": (8, 8, 8), "norm_num_groups": 4},
+    "vae": {},
     "unet": {
         "block_out_channels": (8, 8, 16),
         "norm_num_groups": 4,
@@ -87,11 +87,10 @@ def make_stable_diffusion(folder) -> torch.Tensor:
         return encoder(tokens).last_hidden_state
 
 
-def test_the_four_trainers_make_a_pipeline(settings, synthetic_root, tmp_path):
-    folders = {name: str(tmp_path / name) for name in ("restoration", "image_vae", "image_unet", "pipeline")}
+def test_the_three_trainers_make_a_pipeline(settings, synthetic_root, tmp_path):
+    folders = {name: str(tmp_path / name) for name in ("restoration", "image_unet", "pipeline")}
     train_restoration.main(flags(settings, output_dir=folders["restoration"]))
-    train_image_vae.main(flags(settings, output_dir=folders["image_vae"], statistics_crops=2))
-    train_image_unet.main(flags(settings, output_dir=folders["image_unet"], image_vae=folders["image_vae"]))
+    train_image_unet.main(flags(settings, output_dir=folders["image_unet"], statistics_crops=2))
     base = {"restoration": folders["restoration"], "pretrained_model_name_or_path": folders["image_unet"]}
     train_controlnet.main(flags(settings, output_dir=folders["pipeline"], **base))
     scores = [json.loads(line) for line in (tmp_path / "restoration" / "validation.jsonl").read_text().splitlines()]
@@ -136,6 +135,11 @@ def test_the_untrained_control_branch_is_silent(settings, tmp_path):
         controlled = pipeline.predict_noise(latents, hint, torch.tensor(300))
         alone = pipeline.unet(latents, torch.tensor(300), pipeline.prompt_embedding(1)).sample
     assert torch.equal(controlled, alone)
+
+
+def test_the_published_size_has_a_pretrained_base(settings):
+    with pytest.raises(ValueError, match="`model` must be .*gaussian_agnostic_small"):
+        train_image_unet.ImageUNetSettings(**settings, output_dir="", model="gaussian_agnostic")
 
 
 def test_a_control_trainer_needs_a_base(settings):

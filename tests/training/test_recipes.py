@@ -5,7 +5,6 @@ import pytest
 from irstd_ldm.training.settings import parse_plan
 from irstd_ldm.training.train_controlnet import ControlNetSettings
 from irstd_ldm.training.train_image_unet import ImageUNetSettings
-from irstd_ldm.training.train_image_vae import ImageVAESettings
 from irstd_ldm.training.train_latent import LatentSettings
 from irstd_ldm.training.train_mask_vae import MaskVAESettings
 from irstd_ldm.training.train_pixel import PixelSettings
@@ -14,7 +13,6 @@ from irstd_ldm.training.train_restoration import RestorationSettings
 SETTINGS = {
     "train_controlnet": ControlNetSettings,
     "train_image_unet": ImageUNetSettings,
-    "train_image_vae": ImageVAESettings,
     "train_latent": LatentSettings,
     "train_mask_vae": MaskVAESettings,
     "train_pixel": PixelSettings,
@@ -37,7 +35,7 @@ def test_the_recipes_are_there():
     assert {"tiny_mask_vae", "tiny_latent", "finetune", "lgldnet_mask_vae", "lgldnet_latent"} <= names
     assert {"irstd_diff", "irstd_diff_small"} <= names
     assert {"gaussian_agnostic_restoration", "gaussian_agnostic_controlnet"} <= names
-    assert {f"generator_{part}" for part in ("restoration", "image_vae", "image_unet", "controlnet")} <= names
+    assert {f"generator_{part}" for part in ("restoration", "image_unet", "controlnet")} <= names
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
