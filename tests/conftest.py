@@ -28,7 +28,7 @@ from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import train_pixel
-from irstd_ldm.training.train_latent import add_full_resolution, make_scheduler
+from irstd_ldm.training.train_latent import grow_full_resolution, make_scheduler
 
 # A busy machine is slow, and says nothing of the code by it.
 settings.register_profile("short", deadline=None, max_examples=50, derandomize=True, database=None)
@@ -95,7 +95,7 @@ def make_tiny_pipeline(unet_channels: tuple[int, ...] = (16,)) -> IRSTDLatentPip
         image_encoder=IRSTDImageEncoder(**encoder),
         scheduler=make_scheduler(),
     )
-    add_full_resolution(pipeline, 4)
+    grow_full_resolution(pipeline, 4)
     torch.nn.init.normal_(pipeline.vae.decoder.refinement.conv_out.weight, std=0.1)
     pipeline.vae.eval()
     pipeline.image_encoder.eval()

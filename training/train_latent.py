@@ -39,7 +39,7 @@ class LatentSettings(DetectorSettings):
     use_fae: bool = setting(True, "FAE where the configuration has it, in the encoder and on the denoiser's skips.")
     use_liw: bool = setting(True, "LIW on the denoiser's conditioning feature.")
     full_resolution_channels: int = setting(
-        0, "Channels of a path at full resolution; 0 = as the weights have it.", later=True
+        0, "Channels of a path at full resolution, which grows to them; 0 = as the weights have it.", later=True
     )
     posterior_weight: float = setting(1.0, "Weight of smooth L1 on the posterior variables.")
     klda_weight: float = setting(0.01, "Weight of KLDA, reached by linear warm-up.")
@@ -109,12 +109,15 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         if settings.mask_vae is not None:
             raise ValueError("`mask_vae` and `pretrained_model_name_or_path` exclude each other, got both")
         has_fae = any(pipeline.image_encoder.config.frequency_attention)
-        values = {"use_fae": has_fae, "use_liw": pipeline.unet.config.use_liw}
-        if settings.full_resolution_channels and pipeline.vae.config.full_resolution_channels:
-            values["full_resolution_channels"] = pipeline.vae.config.full_resolution_channels
-        for name, value in values.items():
+        for name, value in {"use_fae": has_fae, "use_liw": pipeline.unet.config.use_liw}.items():
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained pipeline")
+        channels = pipeline.vae.config.full_resolution_channels
+        if 0 < settings.full_resolution_channels < channels:
+            raise ValueError(
+                f"`full_resolution_channels` must be 0 or at least the pretrained pipeline's {channels}, got "
+                f"{settings.full_resolution_channels}"
+            )
         pipeline.register_to_config(calibration=None)  # it belongs to the weights that training changes
         return pipeline
     if settings.mask_vae is None:
@@ -148,14 +151,22 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
     )
 
 
-def add_full_resolution(pipeline: IRSTDLatentPipeline, channels: int) -> None:
-    """Give encoder and decoder a path at full resolution of random weights, which changes no logit before training."""
+@torch.no_grad()
+def grow_full_resolution(pipeline: IRSTDLatentPipeline, channels: int) -> None:
+    """Give encoder and decoder a path at full resolution, or a narrower one more channels, of random weights.
+
+    No logit changes before training: what was there sees nothing of what is new.
+    """
     for name in ("image_encoder", "vae"):
         network = getattr(pipeline, name)
         # diffusers passes over what a config says of arguments that stand on its list of defaults.
         config = {**network.config, "full_resolution_channels": channels, "_use_default_values": []}
         grown = type(network).from_config(config)
-        grown.load_state_dict(network.state_dict(), strict=False)
+        weights = grown.state_dict()
+        for key, old in network.state_dict().items():
+            if old.ndim == 4 and old.shape[1] < weights[key].shape[1]:
+                weights[key][: len(old)] = 0  # what was there, by what is new
+            weights[key][tuple(map(slice, old.shape))] = old
         pipeline.register_modules(**{name: grown})
 
 
@@ -172,8 +183,8 @@ class LatentTask(DetectorTask):
 
     def prepare(self):
         channels = self.settings.full_resolution_channels
-        if channels and not self.pipeline.vae.config.full_resolution_channels:
-            add_full_resolution(self.pipeline, channels)
+        if channels > self.pipeline.vae.config.full_resolution_channels:
+            grow_full_resolution(self.pipeline, channels)
             self.model = LatentStep(self.pipeline)
         self.checkpoint_gradients(self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder)
 

@@ -67,8 +67,16 @@ def test_a_path_at_full_resolution_is_added_silently(few_steps, mask_vae, tmp_pa
         task = LatentTask(LatentSettings(**again | {"full_resolution_channels": channels}), None)
         task.prepare()
         assert task.pipeline.vae.decoder.refinement.conv_out.weight.all()
-    with pytest.raises(ValueError, match="`full_resolution_channels` is not 8 in the pretrained pipeline"):
-        make_pipeline(LatentSettings(**again | {"full_resolution_channels": 8}))
+    task.model.eval()
+    before = task.pipeline(image).probability
+    task = LatentTask(LatentSettings(**again | {"full_resolution_channels": 6}), None)
+    task.prepare()
+    task.model.eval()
+    np.testing.assert_allclose(task.pipeline(image).probability, before, atol=1e-6)
+    task.pipeline.vae.decoder.refinement.conv_out.weight.data[:, 4:] = 1
+    assert np.abs(task.pipeline(image).probability - before).max() > 1e-3
+    with pytest.raises(ValueError, match="`full_resolution_channels` must be 0 or at least .* 4, got 2"):
+        make_pipeline(LatentSettings(**again | {"full_resolution_channels": 2}))
 
 
 @pytest.mark.parametrize("normalization", ("range", "robust", None))
