@@ -44,8 +44,14 @@ class PixelSettings(DetectorSettings):
     prediction_type: str = setting(
         "sample", "What the denoiser predicts: sample, v_prediction or epsilon.", one_of=PREDICTION_TYPES
     )
+    snr_shift_db: float = setting(
+        0.0, "Decibels by which every timestep's signal-to-noise ratio is lowered, so that noise hides masks longer."
+    )
     num_inference_steps: int = setting(1, "Denoising steps of the validation, and the checkpoint's default.")
     last_timestep_share: float = setting(0.5, "Share of crops denoised from pure noise; others uniformly.")
+    own_state_share: float = setting(
+        0.0, "Share of crops denoised from a state that the denoiser's own answer at an earlier step leads to."
+    )
     diffusion_weight: float = setting(50.0, "Weight of the squared error of the denoiser's prediction.")
     sample_dice_weight: float = setting(1.0, "Weight of the Dice loss of the clean mask that a prediction means.")
     bce_weight: float = setting(50.0, "Weight of the encoder's cross-entropy, of fused and levels' maps.")
@@ -55,6 +61,12 @@ class PixelSettings(DetectorSettings):
         super().__post_init__()
         if not 0 <= self.last_timestep_share <= 1:
             raise ValueError(f"`last_timestep_share` must lie in [0, 1], got {self.last_timestep_share}")
+        if not 0 <= self.own_state_share <= 1 - self.last_timestep_share:
+            raise ValueError(
+                f"`own_state_share` must lie in [0, 1 - `last_timestep_share`], got {self.own_state_share}"
+            )
+        if self.own_state_share and self.prediction_type != "sample":
+            raise ValueError(f"`own_state_share` needs the prediction type sample, got {self.prediction_type}")
         if not 1 <= self.num_inference_steps <= self.num_train_timesteps:
             allowed = f"[1, `num_train_timesteps`] = [1, {self.num_train_timesteps}]"
             raise ValueError(f"`num_inference_steps` must lie in {allowed}, got {self.num_inference_steps}")
@@ -76,24 +88,49 @@ class PixelStep(nn.Module):
         super().__init__()
         self.unet, self.conditional_encoder, self.scheduler = unet, conditional_encoder, scheduler
 
-    def forward(self, image: Tensor, mask: Tensor, timesteps: Tensor, noise: Tensor) -> PixelStepOutput:
-        """Encode images (B, 1, S, S), about [-1, 1], and denoise masks in {0, 1} with noise (B, 1, S, S)."""
+    def forward(
+        self,
+        image: Tensor,
+        mask: Tensor,
+        timesteps: Tensor,
+        noise: Tensor,
+        stepping: Tensor | None = None,
+        earlier: Tensor | None = None,
+    ) -> PixelStepOutput:
+        """Encode images (B, 1, S, S), about [-1, 1], and denoise masks in {0, 1} with noise (B, 1, S, S).
+
+        The crops `stepping` (K,) come to their timesteps by a step of DDIM from `earlier` ones (K,), as in sampling:
+        what the denoiser got wrong there is then a part of what it sees.
+        """
         encoded = self.conditional_encoder(image)
         noisy = self.scheduler.add_noise(mask * 2 - 1, noise, timesteps)
         config = self.unet.config
         pixels = image.expand(-1, config.in_channels - config.out_channels, -1, -1)
+        if stepping is not None and earlier is not None:
+            with torch.no_grad():
+                before = self.scheduler.add_noise(mask[stepping] * 2 - 1, noise[stepping], earlier)
+                residuals = [one[stepping] for one in encoded.residuals]
+                answer = self.unet(torch.cat([pixels[stepping], before], dim=1), earlier, residuals).sample.float()
+                noisy[stepping] = ddim_step(self.scheduler, answer, before, earlier, timesteps[stepping])
         predicted = self.unet(torch.cat([pixels, noisy], dim=1), timesteps, encoded.residuals).sample
         return PixelStepOutput(predicted, noisy, encoded.logits, encoded.side_logits)
 
 
 def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
-    """DDIM with trailing timesteps, exact from one step on: zero terminal SNR, but for noise prediction."""
+    """DDIM with trailing timesteps, exact from one step on: zero terminal SNR, but for noise prediction.
+
+    A shift of the signal-to-noise ratio is that of Hoogeboom et al., arXiv 2301.11093, section 3.2.
+    """
     steps = settings.num_train_timesteps
+    betas: dict[str, Any] = {"beta_start": 0.1 / steps, "beta_end": 20 / steps, "beta_schedule": settings.beta_schedule}
+    if settings.snr_shift_db:
+        kept = DDIMScheduler(steps, **betas).alphas_cumprod.double()  # (T,)
+        ratio = kept / (1 - kept) * 10 ** (-settings.snr_shift_db / 10)
+        shifted = torch.cat([torch.ones(1, dtype=torch.float64), ratio / (1 + ratio)])
+        betas["trained_betas"] = (1 - shifted[1:] / shifted[:-1]).tolist()
     return DDIMScheduler(
         num_train_timesteps=steps,
-        beta_start=0.1 / steps,
-        beta_end=20 / steps,
-        beta_schedule=settings.beta_schedule,
+        **betas,
         prediction_type=settings.prediction_type,
         timestep_spacing="trailing",
         rescale_betas_zero_snr=settings.prediction_type != "epsilon",
@@ -113,12 +150,24 @@ def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, time
     return clean if scheduler.config.prediction_type == "sample" else noise
 
 
+def signal_and_noise(scheduler: DDIMScheduler, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors (B, 1, 1, 1) of the clean mask and of the noise at timesteps (B,)."""
+    kept = scheduler.alphas_cumprod.to(timesteps.device)[timesteps][:, None, None, None]
+    return kept.sqrt(), (1 - kept).sqrt()
+
+
+def ddim_step(scheduler: DDIMScheduler, predicted: Tensor, noisy: Tensor, timesteps: Tensor, later: Tensor) -> Tensor:
+    """Where a prediction at timesteps (B,) leads a noisy mask (B, 1, S, S) to at smaller ones (B,)."""
+    clean = clean_estimate(scheduler, predicted, noisy, timesteps).clamp(-1, 1)
+    (signal, noise), (later_signal, later_noise) = (signal_and_noise(scheduler, one) for one in (timesteps, later))
+    return later_signal * clean + later_noise * (noisy - signal * clean) / noise
+
+
 def clean_estimate(scheduler: DDIMScheduler, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
     """The clean mask (B, 1, S, S), about [-1, 1], that a prediction stands for."""
     if scheduler.config.prediction_type == "sample":
         return predicted
-    signal = scheduler.alphas_cumprod.to(noisy.device)[timesteps].sqrt()[:, None, None, None]  # (B, 1, 1, 1)
-    noise = (1 - signal**2).sqrt()
+    signal, noise = signal_and_noise(scheduler, timesteps)
     if scheduler.config.prediction_type == "epsilon":
         return (noisy - noise * predicted) / signal
     return signal * noisy - noise * predicted
@@ -134,6 +183,8 @@ def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
         for name, value in pretrained.items():
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is {value!r} in the pretrained pipeline, got {getattr(settings, name)!r}")
+        if not torch.allclose(pipeline.scheduler.alphas_cumprod, make_scheduler(settings).alphas_cumprod):
+            raise ValueError(f"`snr_shift_db` is not {settings.snr_shift_db} in the pretrained pipeline")
         # The calibration belongs to the weights that training changes.
         pipeline.register_to_config(default_num_inference_steps=settings.num_inference_steps, calibration=None)
         return pipeline
@@ -147,6 +198,7 @@ def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
         conditional_encoder=ConditionalEncoder(**encoder_arguments),
         scheduler=make_scheduler(settings),
         default_num_inference_steps=settings.num_inference_steps,
+        normalization=PixelTask.normalization,
     )
 
 
@@ -155,7 +207,7 @@ class PixelTask(DetectorTask):
 
     settings_class = PixelSettings
     pipeline_class = IRSTDDiffPipeline
-    normalization = "range"
+    normalization = "robust"
 
     def __init__(self, settings: PixelSettings, data: TrainingData):
         super().__init__(settings, data, make_pipeline(settings))
@@ -169,9 +221,17 @@ class PixelTask(DetectorTask):
         last = scheduler.config.num_train_timesteps - 1
         uniform = torch.randint(last + 1, (len(image),), generator=generator)
         is_last = torch.rand(len(image), generator=generator) < settings.last_timestep_share
-        timesteps = torch.where(is_last, last, uniform).to(image.device, non_blocking=True)  # (B,)
+        timesteps = torch.where(is_last, last, uniform)  # (B,)
         noise = torch.randn(mask.shape, generator=generator).to(image, non_blocking=True)  # (B, 1, S, S)
-        output = model(image, mask, timesteps, noise)
+        own: list[torch.Tensor] = []
+        if settings.own_state_share:
+            share = settings.own_state_share / (1 - settings.last_timestep_share)
+            is_own = (torch.rand(len(image), generator=generator) < share) & (timesteps < last)
+            way = torch.rand(len(image), generator=generator) * (last - timesteps)  # left to the first timestep
+            stepping = is_own.nonzero()[:, 0]
+            own = [stepping, (timesteps + 1 + way.long()).clamp(max=last)[stepping]] if len(stepping) else []
+        timesteps, *own = (one.to(image.device, non_blocking=True) for one in (timesteps, *own))
+        output = model(image, mask, timesteps, noise, *own)
 
         predicted = output.predicted.float()
         target = training_target(scheduler, mask * 2 - 1, noise, timesteps)
