@@ -15,7 +15,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from scipy import ndimage
 
-from ..data.ggs import draw_num_groups, squeeze
+from ..data.ggs import MIN_KEPT_CONTRAST, draw_num_groups, squeeze, target_contrasts
 from ..data.images import ImageInput, to_grays
 from ..hub.format import FORMAT_VERSION
 from ..targets import label_components
@@ -179,7 +179,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             color_fix: ``wavelet`` puts stage 1's low frequencies under the generated high ones, ``adain`` takes over
                 its mean and deviation; None = neither.
             paste_targets: Whether the input's own target pixels, at the level of their new surroundings, replace the
-                generated ones, with a feathered edge.
+                generated ones, with a feathered edge. Generated ones get the contrast of the input's.
             tile_size: Larger images run in overlapping tiles of this side, a multiple of 32 px; 0 = never; None = the
                 checkpoint's default. The tiles' noise predictions are blended in every step.
             tile_overlap: Overlap of neighbouring tiles, a multiple of 32 px; None = the checkpoint's default.
@@ -260,8 +260,9 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
                 index = k // num_images_per_prompt
                 height, width = grays[index].shape
                 images[k], groups[k] = one[:height, :width], n
-                if paste_targets and masks is not None:
-                    images[k] = paste(images[k], inputs[index][0, :height, :width], masks[index])
+                if masks is not None:
+                    finish = paste if paste_targets else keep_contrasts
+                    images[k] = finish(images[k], inputs[index][0, :height, :width], masks[index])
 
         # 2. Collect.
         repeated = None if masks is None else [one for one in masks for _ in range(num_images_per_prompt)]
@@ -379,13 +380,39 @@ def paste(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.n
         return generated
     if mask.all():
         return original  # there are no surroundings to fit it into
-    distance, nearest = ndimage.distance_transform_edt(~mask, return_indices=True)
-    target = labels[tuple(nearest)] - 1  # (H, W) index of the nearest target
+    target, distance = _nearest_targets(labels)
     around = np.where((distance > 0) & (distance <= SURROUNDINGS_PX), target, -1)
     shift = ndimage.mean(generated - original, around, np.arange(len(components)))  # (targets,)
     share = np.clip(1 - distance / (FEATHER_PX + 1), 0, 1)
     pasted = np.clip(original + shift[target], 0, 1)
     return (generated + share * (pasted - generated)).astype(np.float32)
+
+
+def keep_contrasts(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`generated` with targets as bright against the ring around them as in the original; (H, W) each, in [0, 1].
+
+    One of less than a quarter of its contrast is no target any more: the original's pixels are pasted.
+    """
+    labels, components = label_components(mask)
+    if not components:
+        return generated
+    before, after = (target_contrasts(image, mask) for image in (original, generated))  # (targets,)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        is_kept = after / before >= MIN_KEPT_CONTRAST  # neither without a ring nor without contrast
+        gain = np.where(is_kept, before / after, 1)
+    means = ndimage.mean(generated, labels, np.arange(1, len(components) + 1))
+    ring = np.where(is_kept, means - after, 0)  # (targets,) level of the ring
+    target, distance = _nearest_targets(labels)
+    share = np.clip(1 - distance / (FEATHER_PX + 1), 0, 1)
+    scaled = generated + share * (gain - 1)[target] * (generated - ring[target])
+    lost = np.isin(labels, 1 + np.flatnonzero(~is_kept))
+    return paste(np.clip(scaled, 0, 1).astype(np.float32), original, lost)
+
+
+def _nearest_targets(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of each pixel's nearest target, and its distance in pixels, 0 inside; (H, W) each."""
+    distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+    return labels[tuple(nearest)] - 1, distance
 
 
 def _batches(shapes: Sequence[tuple[int, ...]], batch_size: int) -> Iterator[list[int]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy import fft, signal
+from scipy import fft, ndimage, signal
 
 from irstd_ldm.data.ggs import target_contrasts
 from irstd_ldm.targets import label_components
@@ -19,6 +19,10 @@ FLOOR_POWER = 1 / 12  # noise of rounding in gray levels squared; it keeps the l
 HIGH_FREQUENCY = 0.25  # cycles per px; half of what the grid can hold
 PATCH_PX = 8
 THUMBNAIL_PX = 64
+PROFILE_PX, FAR_PX = (
+    8,
+    12,
+)  # distances from a target: of the profile around it, and of the surroundings it is counted from
 
 
 class TargetContrast(NamedTuple):
@@ -138,6 +142,48 @@ def compare_targets(
     labelled = [bool(synthetic_mask[labels == component.label].any()) for component in components]
     before, after = (target_contrasts(image.astype(np.float64), mask).tolist() for image in (source, synthetic))
     return [TargetContrast(*one) for one in zip(before, after, labelled, strict=True)]
+
+
+def surroundings_profiles(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Level and texture at 1 to 8 px from each target, against those at 9 to 12 px; (targets, 8) each.
+
+    The level is the mean, in gray levels; the texture the mean absolute difference to the mean of the four neighbours,
+    as a ratio. A pixel belongs to the nearest target; what an image's border or another target leaves no pixel for is NaN.
+    """
+    labels, components = label_components(mask)
+    if not components:
+        return np.empty((0, PROFILE_PX)), np.empty((0, PROFILE_PX))
+    distance, nearest = ndimage.distance_transform_edt(~mask, return_indices=True)
+    owner, away = labels[tuple(nearest)], np.ceil(distance).astype(int)
+    kernel = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) / 4
+    texture = np.abs(image - ndimage.convolve(image.astype(np.float64), kernel, mode="nearest"))
+    groups = np.where((away > 0) & (away <= FAR_PX), owner * (FAR_PX + 1) + np.minimum(away, PROFILE_PX + 1), 0)
+    size = (len(components) + 1) * (FAR_PX + 1)
+    counts = np.bincount(groups.ravel(), minlength=size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        level, fine = (
+            (np.bincount(groups.ravel(), one.ravel(), size) / counts).reshape(-1, FAR_PX + 1)[1:, 1 : PROFILE_PX + 2]
+            for one in (image, texture)
+        )  # (targets, 9), the last of what is far
+        return level[:, :-1] - level[:, -1:], fine[:, :-1] / fine[:, -1:]
+
+
+def grid_correlation(crops: np.ndarray, stride: int) -> float:
+    """Autocorrelation of neighbours' differences at a lag of `stride` px less the mean of those beside it.
+
+    It is the mean over crops (N, S, S) and both axes, and about 0 where nothing repeats every `stride` px.
+    """
+
+    def at_lag(differences: np.ndarray, lag: int) -> np.ndarray:
+        products = differences[:, :, lag:] * differences[:, :, :-lag]
+        return products.mean(axis=(1, 2)) / np.maximum((differences**2).mean(axis=(1, 2)), FLOOR_POWER)
+
+    excess = []
+    for turned in (crops, crops.swapaxes(1, 2)):
+        differences = np.diff(turned.astype(np.float64), axis=2)
+        near = (at_lag(differences, stride - 1) + at_lag(differences, stride + 1)) / 2
+        excess.append(at_lag(differences, stride) - near)
+    return float(np.mean(excess))
 
 
 def thumbnails(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,15 +3,18 @@
     python scripts/synthetic_quality.py --synthetic more/generated more/planted --data NUAA-SIRST --sheet sheet.png
 
 All is measured against held-out real images: those of --held-out, by default those of the data set's training list
-that no `synthesize` was given. A test list's images and what `synthesize` was given are refused. The row `sources`
+that neither the generator was trained on nor an image was made of. A test list's images and those are refused. The row `sources`
 measures the sources the same way: synthetic images are as good as real ones where they are no farther from the
-held-out ones than those. With --backgrounds, `frames` does so for what was planted on. FID and KID need the weights of
+held-out ones than those. What a generated set is outside of BOUNDS in is named in the last column. With --backgrounds, `frames` does so for what was planted on. FID and KID need the weights of
 a network, a download, and are not used.
 
 - spectrum: root mean square difference in dB of the radially averaged log power spectra (Hann window, random crops);
   fine: mean signed difference at 0.25 cycles per px and more, below 0 too smooth.
 - patches: Frechet distance of Gaussians fitted to mean, log deviation, skewness, log gradient and log fine DCT energy
   of 8x8 patches, in standard deviations of the held-out images' patches.
+- ring: what pasting leaves around targets, 1 to 8 px away: the largest mean difference to the sources' profile, in
+  gray levels, and the mean ratio of the textures there; both profiles count from the surroundings 9 to 12 px away.
+- grid: autocorrelation of neighbours' differences at 4 px, less that at 3 and 5, less that of the held-out images.
 - contrast: mean of a target - mean of its ring, synthetic / source, of the targets that the synthetic mask still
   holds; a lost one has 0 or less. Unlabelled ones have left the mask. Planted targets have no source, only an SCR.
 - r: correlation of thumbnails with the training images, which are those that `synthesize` was given. The number in
@@ -31,11 +34,15 @@ import image_statistics as quality
 import numpy as np
 from markdown_tables import markdown, publish
 
+from irstd_ldm.bundled import resolve_model
 from irstd_ldm.cli.synthesize import PROVENANCE, SETTINGS
 from irstd_ldm.data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, read_stem_list
 from irstd_ldm.pipelines.pipeline_gaussian_agnostic import unit_range
 from irstd_ldm.targets import label_components, ring_window, signal_to_clutter_ratios
 
+STRIDE_PX = 4  # pixels per latent element of the small generator
+# Largest absolute value of a generated set's column; `patches` counts in those of the sources, contrast from 1.
+BOUNDS = {"fine_db": 1.0, "patches": 2.0, "ring_level": 1.0, "ring_texture": 0.1, "grid": 0.02, "contrast_median": 0.1}
 SCR_QUANTILES = (0.1, 0.5, 0.9)
 SHEET = ("source", "synthetic", "synthetic - source", "a target in the source", "in the synthetic image")
 CLOSE_UP_PX, BOX_MARGIN_PX = 18, 3  # pixels of an image around a target on the sheet
@@ -46,6 +53,9 @@ COLUMNS = (  # title, key of a row, format
     ("spectrum, dB", "spectrum_db", "{:.2f}"),
     ("fine, dB", "fine_db", "{:+.2f}"),
     ("patches", "patches", "{:.2f}"),
+    ("ring, levels", "ring_level", "{:.2f}"),
+    ("ring, texture", "ring_texture", "{:+.1%}"),
+    ("grid", "grid", "{:+.3f}"),
     ("targets", "targets", "{}"),
     ("SCR 10/50/90 %", "scr_quantiles", "{0[0]:.1f} / {0[1]:.1f} / {0[2]:.1f}"),
     ("contrast, median", "contrast_median", "{:.2f}"),
@@ -55,6 +65,7 @@ COLUMNS = (  # title, key of a row, format
     ("nearest is another", "nearest_other_share", "{:.1%}"),
     ("r, own source", "median_own", "{:.3f}"),
     ("r, highest other", "highest_other", "{:.3f}"),
+    ("outside of bounds", "outside", "{}"),
 )
 
 
@@ -95,7 +106,16 @@ def real_set(name: str, samples: dict[str, Sample], training: Iterable[str]) -> 
     return MeasuredSet(name, "real", [*samples.values()], images, [*samples], [*training])
 
 
-def synthetic_set(root: Path) -> MeasuredSet:
+def training_stems(settings: dict[str, Any], data: Path, drawn: Sequence[str]) -> list[str]:
+    """The stems that the generator was trained on, where its folder lists them, and those that images were made of."""
+    for name in (f"train_{data.resolve().name}.txt", "train.txt") if settings["mode"] == "generated" else ():
+        path = Path(resolve_model(settings["model"]), name)
+        if path.is_file():
+            return [*dict.fromkeys([*read_stem_list(path), *drawn])]
+    return settings["sources"]
+
+
+def synthetic_set(root: Path, data: Path) -> MeasuredSet:
     """The synthetic images of a folder that `synthesize` wrote, without the originals that it copied; at least one."""
     with (root / PROVENANCE).open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] != "original"]
@@ -104,8 +124,10 @@ def synthetic_set(root: Path) -> MeasuredSet:
     kind = rows[0]["kind"]
     samples = [*samples_of(root, [row["name"] for row in rows]).values()]
     images = [synthetic_levels(sample.image) for sample in samples]
-    given = json.loads((root / SETTINGS).read_text(encoding="utf-8"))["sources"] if kind != "planted" else []
-    return MeasuredSet(root.name, kind, samples, images, [row["source"] for row in rows], given)
+    drawn = [row["source"] for row in rows]
+    settings = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
+    given = training_stems(settings, data, drawn) if kind != "planted" else []
+    return MeasuredSet(root.name, kind, samples, images, drawn, given)
 
 
 def held_out_list(data: Path, lists: Sequence[str], sources: set[str]) -> list[str]:
@@ -131,11 +153,11 @@ def held_out_list(data: Path, lists: Sequence[str], sources: set[str]) -> list[s
 
 def describe(
     images: Sequence[np.ndarray], names: Sequence[str], arguments: argparse.Namespace
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frequencies (F,), spectrum (F,) and patch features (N, D), at the same positions in all images of one name."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Frequencies (F,), spectrum (F,), patch features (N, D), grid; at the same positions in all images of one name."""
     crops = quality.random_crops(images, names, arguments.crop_px, arguments.crops, arguments.seed)
     patches = quality.random_crops(images, names, quality.PATCH_PX, arguments.patches, arguments.seed)
-    return *quality.radial_spectrum(crops), quality.patch_features(patches)
+    return *quality.radial_spectrum(crops), quality.patch_features(patches), quality.grid_correlation(crops, STRIDE_PX)
 
 
 def scr_of(made: MeasuredSet) -> dict[str, Any]:
@@ -162,6 +184,29 @@ def fidelity(made: MeasuredSet, sources: dict[str, Sample]) -> dict[str, Any]:
     return unlabelled | {"contrast_median": float(np.median(ratios)), **shares}
 
 
+def rings(made: MeasuredSet, sources: dict[str, Sample]) -> dict[str, Any]:
+    """What is around the targets that was not around the sources', as far as 8 px."""
+    differences, ratios = [], []
+    for image, sample, source in zip(made.images, made.samples, made.sources, strict=True):
+        level, texture = quality.surroundings_profiles(image, sample.mask)
+        real_level, real_texture = quality.surroundings_profiles(real_levels(sources[source].image), sample.mask)
+        differences.append(level - real_level)
+        ratios.append(texture / real_texture)
+    return {
+        "ring_level": float(np.abs(np.nanmean(np.concatenate(differences), axis=0)).max()),
+        "ring_texture": float(np.nanmedian(np.concatenate(ratios)) - 1),
+    }
+
+
+def outside(row: dict[str, Any], sources: dict[str, Any]) -> str:
+    """Titles of the columns in which a generated set's row is outside of its bounds, given that of its sources."""
+    values = {name: row[name] for name in BOUNDS}
+    values["patches"] /= sources["patches"]
+    values["contrast_median"] -= 1
+    found = [title for title, key, _ in COLUMNS if key in BOUNDS and not abs(values[key]) <= BOUNDS[key]]
+    return ", ".join(found) or "nothing"
+
+
 def resemblance(made: MeasuredSet, real: dict[str, Sample]) -> dict[str, Any]:
     """The nearest training images, or nothing where there are not two of them."""
     if len(made.training) < 2:
@@ -176,14 +221,15 @@ def measure(
     made: MeasuredSet, real: dict[str, Sample], held_out: Sequence[np.ndarray], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """One row; `held_out` is what `describe` makes of the held-out real images."""
-    frequency, reference_spectrum, reference_features = held_out
-    _, spectrum, features = describe(made.images, made.sources, arguments)
+    frequency, reference_spectrum, reference_features, reference_grid = held_out
+    _, spectrum, features, grid = describe(made.images, made.sources, arguments)
     row: dict[str, Any] = {"name": made.name, "kind": made.kind, "images": len(made.images)}
     row["spectrum_db"] = quality.spectrum_distance(spectrum, reference_spectrum)
     row["fine_db"] = quality.high_frequency_difference(frequency, spectrum, reference_spectrum)
     row["patches"] = quality.frechet_distance(features, reference_features)
+    row["grid"] = grid - reference_grid
     row |= scr_of(made) | resemblance(made, real)
-    return row | fidelity(made, real) if made.kind not in ("real", "planted") else row
+    return row | fidelity(made, real) | rings(made, real) if made.kind not in ("real", "planted") else row
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -195,7 +241,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         value = None if key in hidden else row.get(key)
         line.append("-" if value is None else form.format(value).replace("%", " %"))
     if not is_real and "highest_other" in row:
-        line[-1] += f" ({row['highest_other_of_source']:.3f})"
+        line[-2] += f" ({row['highest_other_of_source']:.3f})"
     return line
 
 
@@ -260,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")
     arguments = parser.parse_args(argv)
     try:
-        sets = [synthetic_set(root) for root in arguments.synthetic]
+        sets = [synthetic_set(root, arguments.data) for root in arguments.synthetic]
         given = dict.fromkeys(stem for made in sets for stem in made.training)
         held_out = held_out_list(arguments.data, arguments.held_out, set(given))
         real = samples_of(arguments.data, list(given))
@@ -279,6 +325,9 @@ def main(argv: list[str] | None = None) -> None:
         empty = {stem: Sample(stem, frames[stem], np.zeros(frames[stem].shape, bool)) for stem in planted_on}
         baselines.append(real_set("frames", empty, ()))
     rows = [measure(made, real, reference, arguments) for made in (*baselines, *sets)]
+    for row in rows:
+        if row["kind"] == "generated":
+            row["outside"] = outside(row, rows[0])
     caption = (
         f"{arguments.data.name}, against {len(held_out)} held-out images, {arguments.crops} crops of "
         f"{arguments.crop_px} px and {arguments.patches} patches per image, seed {arguments.seed}:"

@@ -16,6 +16,7 @@ FLOOR_POWER, compare_targets, frechet_distance = script.FLOOR_POWER, script.comp
 high_frequency_difference, nearest_training_images = script.high_frequency_difference, script.nearest_training_images
 patch_features, radial_spectrum, random_crops = script.patch_features, script.radial_spectrum, script.random_crops
 spectrum_distance, target_contrasts, thumbnails = script.spectrum_distance, script.target_contrasts, script.thumbnails
+surroundings_profiles, grid_correlation = script.surroundings_profiles, script.grid_correlation
 
 
 def noise(count: int = 40, side: int = 64, sigma: float = 10.0, seed: int = 0) -> np.ndarray:
@@ -145,3 +146,33 @@ def test_a_copy_of_another_training_image_is_reported():
     faithful = nearest_training_images(training, training, range(4))
     assert faithful.nearest_other_share == 0 and faithful.highest_other < 0.5
     assert faithful.highest_other == pytest.approx(faithful.highest_other_of_source)
+
+
+def test_a_ring_around_a_target_is_seen_in_level_and_texture():
+    mask = np.zeros((64, 64), bool)
+    mask[30:33, 30:34] = True
+    distance = np.ceil(ndimage.distance_transform_edt(~mask))
+    real = noise(1, 64)[0]
+    level, texture = surroundings_profiles(real + 7, mask)
+    assert level.shape == texture.shape == (1, 8)
+    far = real[(distance >= 9) & (distance <= 12)].mean()
+    assert level[0, 2] == pytest.approx(real[distance == 3].mean() - far, abs=1e-4)
+    ringed = np.where((distance == 2) | (distance == 3), real + 5, real)
+    assert surroundings_profiles(ringed, mask)[0] - level == pytest.approx(
+        np.eye(8)[1:3].sum(axis=0)[None] * 5, abs=1e-4
+    )
+    smooth = np.where(distance <= 6, ndimage.gaussian_filter(real, 2), real)
+    assert (surroundings_profiles(smooth, mask)[1][0, :5] < 0.4 * texture[0, :5]).all()
+    assert surroundings_profiles(real, np.zeros_like(mask))[0].shape == (0, 8)
+
+
+def test_what_repeats_every_four_pixels_is_a_grid():
+    crops = noise()
+    assert grid_correlation(crops, 4) == pytest.approx(0, abs=0.01)
+    grid = 5 * (np.arange(64) % 4 == 0)
+    # Differences of variance 200 and -5, 0, 0, 5 again and again, along one axis of two: (12.5 + 6.25) / 212.5 / 2.
+    for crops_with_grid in (crops + grid, crops + grid[:, None]):
+        assert grid_correlation(crops_with_grid, 4) == pytest.approx(0.044, abs=0.01)
+    assert grid_correlation(np.full((2, 32, 32), 9.0), 4) == 0
+    wave = 30 * np.cos(2 * np.pi * np.arange(64) / 4)  # each lag of 4 repeats it, those beside it are a quarter away
+    assert grid_correlation(np.tile(wave, (1, 64, 1)), 4) == pytest.approx(0.5, abs=0.02)  # along one axis of two

@@ -122,7 +122,11 @@ def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
     A shift of the signal-to-noise ratio is that of Hoogeboom et al., arXiv 2301.11093, section 3.2.
     """
     steps = settings.num_train_timesteps
-    betas: dict[str, Any] = {"beta_start": 0.1 / steps, "beta_end": 20 / steps, "beta_schedule": settings.beta_schedule}
+    betas: dict[str, Any] = {
+        "beta_start": 0.1 / steps,
+        "beta_end": 20 / steps,
+        "beta_schedule": settings.beta_schedule,
+    }
     if settings.snr_shift_db:
         kept = DDIMScheduler(steps, **betas).alphas_cumprod.double()  # (T,)
         ratio = kept / (1 - kept) * 10 ** (-settings.snr_shift_db / 10)
