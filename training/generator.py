@@ -24,6 +24,7 @@ from .training_data import TrainingData, read_training_data
 
 VALIDATION_PX = 128  # side of the crops, from the middle of each image, that a validation sees
 VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
+BORDER = 2  # latent elements at a crop's border, where wavelets wrap around, of which nothing is learned
 SAMPLING_STEPS = 20  # denoising steps of the picture at a validation
 LEFT_OUT = ("inversion", "rescale", "gamma", "gain", "range", "blur", "noise", "column_noise")  # augmentations
 
@@ -79,7 +80,7 @@ class ReconstructionTask(GeneratorTask):
 
 
 class NoisePredictionTask(GeneratorTask):
-    """Squared error of the predicted noise of images' latents, uniform timesteps.
+    """Squared error of the predicted noise of images' latents, away from crops' borders, uniform timesteps.
 
     The model's forward pass takes what `inputs` returns, timesteps (B,) and two kinds of standard normal noise
     (B, C, h, w), that of the diffusion and that of the posterior's sample, and predicts the former.
@@ -102,7 +103,8 @@ class NoisePredictionTask(GeneratorTask):
         timesteps = torch.randint(num_timesteps, (len(inputs[0]),), generator=generator)
         timesteps = timesteps.to(inputs[0].device, non_blocking=True)  # (B,)
         noise, sample_noise = (latent_noise(self.vae, inputs[0], generator) for _ in range(2))
-        loss = (model(*inputs, timesteps, noise, sample_noise) - noise).square().mean()
+        inside = (..., *2 * [slice(BORDER, -BORDER)])
+        loss = (model(*inputs, timesteps, noise, sample_noise) - noise)[inside].square().mean()
         return loss, {"mse": loss.detach()}
 
     def validate(self) -> Validation:
