@@ -147,8 +147,8 @@ def compare_targets(
 def surroundings_profiles(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Level and texture at 1 to 8 px from each target, against those at 9 to 12 px; (targets, 8) each.
 
-    The level is the mean, in gray levels; the texture the mean absolute difference to the mean of the four neighbours,
-    as a ratio. A pixel belongs to the nearest target; what an image's border or another target leaves no pixel for is NaN.
+    The level is the mean, in gray levels; the texture the mean absolute difference to the mean of the four
+    neighbours, as a ratio. A pixel belongs to the nearest target; NaN where a border or another target leaves none.
     """
     labels, components = label_components(mask)
     if not components:

@@ -3,10 +3,11 @@
     python scripts/synthetic_quality.py --synthetic more/generated more/planted --data NUAA-SIRST --sheet sheet.png
 
 All is measured against held-out real images: those of --held-out, by default those of the data set's training list
-that neither the generator was trained on nor an image was made of. A test list's images and those are refused. The row `sources`
-measures the sources the same way: synthetic images are as good as real ones where they are no farther from the
-held-out ones than those. What a generated set is outside of BOUNDS in is named in the last column. With --backgrounds, `frames` does so for what was planted on. FID and KID need the weights of
-a network, a download, and are not used.
+that neither the generator was trained on nor an image was made of. A test list's images and those are refused. The row
+`sources` measures the sources the same way: synthetic images are as good as real ones where they are no farther from
+the held-out ones than those. What a generated set is outside of BOUNDS in is named in the last column. With
+--backgrounds, `frames` does so for what was planted on. FID and KID need the weights of a network, a download, and are
+not used.
 
 - spectrum: root mean square difference in dB of the radially averaged log power spectra (Hann window, random crops);
   fine: mean signed difference at 0.25 cycles per px and more, below 0 too smooth.
@@ -154,7 +155,7 @@ def held_out_list(data: Path, lists: Sequence[str], sources: set[str]) -> list[s
 def describe(
     images: Sequence[np.ndarray], names: Sequence[str], arguments: argparse.Namespace
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Frequencies (F,), spectrum (F,), patch features (N, D), grid; at the same positions in all images of one name."""
+    """Frequencies (F,), spectrum (F,), patch features (N, D), grid; in images of one name at the same positions."""
     crops = quality.random_crops(images, names, arguments.crop_px, arguments.crops, arguments.seed)
     patches = quality.random_crops(images, names, quality.PATCH_PX, arguments.patches, arguments.seed)
     return *quality.radial_spectrum(crops), quality.patch_features(patches), quality.grid_correlation(crops, STRIDE_PX)

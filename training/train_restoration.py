@@ -14,7 +14,6 @@ from irstd_ldm.models.restoration import IRSTDRestorationModel
 from irstd_ldm.training.generator import GeneratorSettings, ReconstructionTask, squeezed_batch
 from irstd_ldm.training.training_data import TrainingData
 
-
 MIN_ERROR = 1e-6  # mean squared error in [0, 1], below which an image counts as restored: a quarter of a gray level
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
+from torch import nn
 from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution
 
 from .blocks import SafetensorsOnlyMixin
@@ -59,6 +60,9 @@ class IRSTDRestorationModel(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
                 upsampler="pixelshuffledirect",
             )
         )
+        # Untrained, it returns the squeezed image: from a random addition it takes hundreds of steps to get there.
+        nn.init.zeros_(self.swin.upsample.conv.weight)
+        nn.init.zeros_(self.swin.upsample.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, image: torch.Tensor, return_dict: bool = True) -> IRSTDRestorationOutput | tuple[torch.Tensor]:
         """Restore squeezed images.

@@ -20,6 +20,7 @@ from irstd_ldm.training.train_pixel import (
     PixelStepOutput,
     PixelTask,
     clean_estimate,
+    ddim_step,
     deeply_supervised,
     make_pipeline,
     make_scheduler,
@@ -98,6 +99,47 @@ def test_the_training_target_stands_for_the_clean_mask(prediction_type, num_trai
     torch.testing.assert_close(clean_estimate(scheduler, target, noisy, timesteps), clean, atol=1e-3, rtol=0)
     if prediction_type != "epsilon":
         torch.testing.assert_close(noisy[-1], noise[-1])  # zero terminal SNR
+
+
+def test_a_shift_lowers_the_signal_to_noise_ratio_of_every_timestep():
+    plain, shifted = (
+        make_scheduler(PixelSettings(train_data_dir="", output_dir="", snr_shift_db=shift)).alphas_cumprod[10:990]
+        for shift in (0.0, 10.0)
+    )
+    torch.testing.assert_close(shifted / (1 - shifted), plain / (1 - plain) / 10, rtol=0.01, atol=1e-4)
+
+
+def test_a_step_of_the_denoisers_own_is_the_schedulers():
+    scheduler = make_scheduler(PixelSettings(train_data_dir="", output_dir="", snr_shift_db=6.0))
+    predicted, noisy = random_map(2, 1, 8, 8).clamp(-1, 1), random_map(2, 1, 8, 8, seed=1)
+    scheduler.set_timesteps(10)  # 999, 899, ...
+    expected = scheduler.step(predicted, 899, noisy).prev_sample
+    found = ddim_step(scheduler, predicted, noisy, torch.tensor([899, 899]), torch.tensor([799, 799]))
+    torch.testing.assert_close(found, expected)
+
+
+def test_crops_step_from_the_denoisers_own_answer(untrained):
+    image, mask, noise = random_map(2, 1, 64, 64), torch.zeros(2, 1, 64, 64), random_map(2, 1, 64, 64, seed=1)
+    timesteps, model = torch.tensor([300, 300]), untrained.eval()
+    output = model(image, mask, timesteps, noise, torch.tensor([1]), torch.tensor([700]))
+    true = model.scheduler.add_noise(mask * 2 - 1, noise, timesteps)
+    assert torch.equal(output.noisy[0], true[0])
+    before = model(image, mask, torch.tensor([700, 700]), noise)
+    own = ddim_step(model.scheduler, before.predicted, before.noisy, torch.tensor([700, 700]), timesteps)
+    torch.testing.assert_close(output.noisy[1], own[1], atol=1e-4, rtol=0)
+    assert not torch.allclose(output.noisy[1], true[1], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"own_state_share": 0.6, "last_timestep_share": 0.5}, "`own_state_share` must lie in"),
+        ({"own_state_share": 0.3, "prediction_type": "epsilon"}, "`own_state_share` needs the prediction type sample"),
+    ],
+)
+def test_shares_of_own_states_that_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PixelSettings(train_data_dir="", output_dir="", **changes)
 
 
 def test_deep_supervision_is_the_fused_map_plus_the_mean_of_the_levels():
