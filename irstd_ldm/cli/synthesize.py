@@ -29,7 +29,6 @@ from .outputs import held, make_folder, save_png
 
 SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.txt"
 
-GENERATOR = "gaussian_agnostic_small"  # the bundled checkpoint of --mode generated, where --model names none
 COLUMNS = ("name", "source", "kind", "num_groups", "num_targets", "seed")  # the columns of provenance.csv
 
 Samples = dict[str, Sample]  # stem -> sample
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--mode {args.mode}{' --originals' * args.originals} needs --data ROOT", EXIT_USAGE)
     samples = _read_samples(args) if args.data is not None else {}
     if args.mode == "generated" and args.model is None:
-        args.model = GENERATOR
+        raise CommandError("--mode generated needs --model PATH_OR_HUB_ID", EXIT_USAGE)
     sources, make = _planter(args) if args.mode == "planted" else (samples, _sample_maker(args, samples))
     settings = _settings(args, samples, sources)
     SynthesisFolder.check(args.output, settings)

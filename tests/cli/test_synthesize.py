@@ -146,6 +146,7 @@ def test_a_test_list_is_refused(data, tmp_path, capsys):
         (["--mode", "squeezed"], "needs --data"),
         (["--mode", "planted", "--originals"], "needs --data"),
         (["--data", "absent", "--mode", "squeezed"], "--data absent"),
+        (["--data", "DATA"], "needs --model"),
         (["--data", "DATA", "--model", "absent"], "--model absent"),
         (["--mode", "planted", "--backgrounds", "absent"], "--backgrounds absent"),
         (["--mode", "planted", "--backgrounds", "frames", "--scr", "5", "2"], "`scr_range` must be"),
