@@ -19,10 +19,8 @@ FLOOR_POWER = 1 / 12  # noise of rounding in gray levels squared; it keeps the l
 HIGH_FREQUENCY = 0.25  # cycles per px; half of what the grid can hold
 PATCH_PX = 8
 THUMBNAIL_PX = 64
-PROFILE_PX, FAR_PX = (
-    8,
-    12,
-)  # distances from a target: of the profile around it, and of the surroundings it is counted from
+PROFILE_PX = 8  # distance from a target as far as which the profile around it goes
+FAR_PX = 12  # and as far as which the surroundings go that it is counted from
 
 
 class TargetContrast(NamedTuple):

@@ -219,7 +219,10 @@ def resemblance(made: MeasuredSet, real: dict[str, Sample]) -> dict[str, Any]:
 
 
 def measure(
-    made: MeasuredSet, real: dict[str, Sample], held_out: Sequence[np.ndarray], arguments: argparse.Namespace
+    made: MeasuredSet,
+    real: dict[str, Sample],
+    held_out: tuple[np.ndarray, np.ndarray, np.ndarray, float],
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """One row; `held_out` is what `describe` makes of the held-out real images."""
     frequency, reference_spectrum, reference_features, reference_grid = held_out

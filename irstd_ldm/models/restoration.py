@@ -62,7 +62,7 @@ class IRSTDRestorationModel(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
         )
         # Untrained, it returns the squeezed image: from a random addition it takes hundreds of steps to get there.
         nn.init.zeros_(self.swin.upsample.conv.weight)
-        nn.init.zeros_(self.swin.upsample.conv.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.swin.upsample.conv.bias)
 
     def forward(self, image: torch.Tensor, return_dict: bool = True) -> IRSTDRestorationOutput | tuple[torch.Tensor]:
         """Restore squeezed images.
