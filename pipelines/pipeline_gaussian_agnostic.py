@@ -383,7 +383,9 @@ def paste(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.n
         return original  # there are no surroundings to fit it into
     target, distance = _nearest_targets(labels)
     around = np.where((distance > 0) & (distance <= SURROUNDINGS_PX), target, -1)
-    shift = ndimage.mean(generated - original, around, np.arange(len(components)))  # (targets,)
+    with np.errstate(invalid="ignore"):
+        shift = ndimage.mean(generated - original, around, np.arange(len(components)))  # (targets,)
+    shift = np.nan_to_num(shift)  # a target within another's surroundings may have none of its own
     share = np.clip(1 - distance / (FEATHER_PX + 1), 0, 1)
     pasted = np.clip(original + shift[target], 0, 1)
     return (generated + share * (pasted - generated)).astype(np.float32)

@@ -122,6 +122,14 @@ def test_a_pasted_target_keeps_its_contrast_and_meets_its_new_surroundings():
     np.testing.assert_array_equal(paste(generated, original, everything), original)
 
 
+def test_a_target_that_another_encloses_is_pasted_too():
+    rows, columns = np.mgrid[-10:11, -10:11]
+    reach = np.maximum(np.abs(rows), np.abs(columns))
+    mask = (reach == 0) | (reach == 2)
+    original, generated = np.where(mask, 0.5, 0.25).astype(np.float32), np.full(mask.shape, 0.5, np.float32)
+    assert np.isfinite(paste(generated, original, mask)).all()
+
+
 def test_generated_targets_get_their_contrast_back():
     mask = np.zeros((60, 90), bool)
     mask[20:22, 20:23] = mask[40:43, 60:62] = True
