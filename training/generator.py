@@ -24,7 +24,6 @@ from .training_data import TrainingData, read_training_data
 
 VALIDATION_PX = 128  # side of the crops, from the middle of each image, that a validation sees
 VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
-INSIDE = (..., slice(2, -2), slice(2, -2))  # of a crop's latent: wavelets wrap around its border, which is not learned
 SAMPLING_STEPS = 20  # denoising steps of the picture at a validation
 LEFT_OUT = ("inversion", "rescale", "gamma", "gain", "range", "blur", "noise", "column_noise")  # augmentations
 
@@ -80,7 +79,7 @@ class ReconstructionTask(GeneratorTask):
 
 
 class NoisePredictionTask(GeneratorTask):
-    """Squared error of the predicted noise of images' latents, away from crops' borders, uniform timesteps.
+    """Squared error of the predicted noise of images' latents, uniform timesteps.
 
     The model's forward pass takes what `inputs` returns, timesteps (B,) and two kinds of standard normal noise
     (B, C, h, w), that of the diffusion and that of the posterior's sample, and predicts the former.
@@ -103,7 +102,7 @@ class NoisePredictionTask(GeneratorTask):
         timesteps = torch.randint(num_timesteps, (len(inputs[0]),), generator=generator)
         timesteps = timesteps.to(inputs[0].device, non_blocking=True)  # (B,)
         noise, sample_noise = (latent_noise(self.vae, inputs[0], generator) for _ in range(2))
-        loss = (model(*inputs, timesteps, noise, sample_noise) - noise)[INSIDE].square().mean()
+        loss = (model(*inputs, timesteps, noise, sample_noise) - noise).square().mean()
         return loss, {"mse": loss.detach()}
 
     def validate(self) -> Validation:
@@ -115,8 +114,7 @@ class NoisePredictionTask(GeneratorTask):
         for timestep in VALIDATION_TIMESTEPS:
             noise = latent_noise(self.vae, image, generator)
             timesteps = torch.full((len(image),), timestep, device=image.device)
-            answer = self.model(*inputs, timesteps, noise, torch.zeros_like(noise))
-            errors.append((answer - noise)[INSIDE].square().mean())
+            errors.append((self.model(*inputs, timesteps, noise, torch.zeros_like(noise)) - noise).square().mean())
         examples = self.examples([one[:SHOWN] for one in inputs], generator)
         return Validation({"mse": float(torch.stack(errors).mean())}, pictures(image[:SHOWN], *examples))
 
