@@ -131,7 +131,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         scheduler: DDPMScheduler,
         format_version: int = FORMAT_VERSION,
         default_num_inference_steps: int = 50,
-        default_tile_size: int = 512,
+        default_tile_size: int = 512 + 2 * MARGIN_PX,
         default_tile_overlap: int = 64,
     ):
         super().__init__()

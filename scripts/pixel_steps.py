@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from benchmark import Subjects, in_turns
@@ -45,18 +46,20 @@ DIAGNOSIS = (
 )
 
 
-def measure(pipe: IRSTDDiffPipeline, samples: list[Sample], steps: Sequence[int], rounds: int) -> list[dict[str, Any]]:
+def measure(
+    pipe: IRSTDDiffPipeline, samples: list[Sample], steps: Sequence[int], members: int, rounds: int
+) -> list[dict[str, Any]]:
     """One row per number of steps; differences are from the first row."""
     image = synthetic_scene(CLOCK_IMAGE_PX, CLOCK_IMAGE_PX, seed=0).image
     rows: list[dict[str, Any]] = []
     first: list[ImageCounts] = []
     for number in steps:
-        counts = count_images(pipe, samples, f"{number} steps", num_inference_steps=number)
+        counts = count_images(pipe, samples, f"{number} steps", num_inference_steps=number, ensemble_size=members)
         first = first or counts
         difference = paired_bootstrap(first, counts, "iou")
         row = {"steps": number, **scores(counts), "iou_difference": difference.difference}
         row["iou_difference_interval_95"] = (difference.low, difference.high)
-        timed: Subjects = {"": partial(pipe, image, num_inference_steps=number, tile_size=0)}
+        timed: Subjects = {"": partial(pipe, image, num_inference_steps=number, ensemble_size=members, tile_size=0)}
         rows.append(row | {"clocks": in_turns(timed, pipe.device, rounds)[""][1]})
     return rows
 
@@ -131,6 +134,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="data set in the field's layout")
     parser.add_argument("--split", choices=("train", "test", "val"), default="test")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--scheduler", help="a scheduler of diffusers in place of the checkpoint's")
+    parser.add_argument("--members", type=int, default=1, help="members, fused by their mean")
     parser.add_argument("--diagnosis", type=int, metavar="STEPS", help="what goes wrong in so many steps, instead")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of the clocks")
     parser.add_argument("--document", type=Path, help="a Markdown file with marks, whose table is replaced")
@@ -140,15 +145,17 @@ def main() -> None:
 
     pipe = IRSTDDiffPipeline.from_pretrained(arguments.model)
     pipe.set_progress_bar_config(disable=True)
+    if arguments.scheduler:
+        pipe.scheduler = getattr(diffusers, arguments.scheduler).from_config(pipe.scheduler.config)
     samples = samples_of_split(arguments.model, arguments.data, arguments.split)
     if arguments.diagnosis:
         print(diagnose(pipe, samples, arguments.diagnosis))
         return
-    rows = measure(pipe, samples, arguments.steps, arguments.rounds)
+    rows = measure(pipe, samples, arguments.steps, arguments.members, arguments.rounds)
     caption = (
         f"{Path(arguments.data).name} {arguments.split}, {len(samples)} images, {rows[0]['targets']} targets, "
-        f"native size, threshold {pipe.config.default_mask_threshold}, one member, {type(pipe.scheduler).__name__} "
-        f"({pipe.scheduler.config.prediction_type} prediction):"
+        f"native size, threshold {pipe.config.default_mask_threshold}, members: {arguments.members}, "
+        f"{type(pipe.scheduler).__name__} ({pipe.scheduler.config.prediction_type} prediction):"
     )
     text = f"{caption}\n\n{table(rows)}"
     publish("pixel_steps.py", text, arguments.document, rows, arguments.output)

@@ -119,7 +119,8 @@ class PixelStep(nn.Module):
 def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
     """DDIM with trailing timesteps, exact from one step on: zero terminal SNR, but for noise prediction.
 
-    A shift of the signal-to-noise ratio is that of Hoogeboom et al., arXiv 2301.11093, section 3.2.
+    A shift of the signal-to-noise ratio is that of Hoogeboom et al., arXiv 2301.11093, "Adjusting Noise
+    Schedules".
     """
     steps = settings.num_train_timesteps
     betas: dict[str, Any] = {
@@ -160,9 +161,9 @@ def signal_and_noise(scheduler: DDIMScheduler, timesteps: Tensor) -> tuple[Tenso
     return kept.sqrt(), (1 - kept).sqrt()
 
 
-def ddim_step(scheduler: DDIMScheduler, predicted: Tensor, noisy: Tensor, timesteps: Tensor, later: Tensor) -> Tensor:
-    """Where a prediction at timesteps (B,) leads a noisy mask (B, 1, S, S) to at smaller ones (B,)."""
-    clean = clean_estimate(scheduler, predicted, noisy, timesteps).clamp(-1, 1)
+def ddim_step(scheduler: DDIMScheduler, clean: Tensor, noisy: Tensor, timesteps: Tensor, later: Tensor) -> Tensor:
+    """Where a clean mask predicted at timesteps (B,) leads a noisy one (B, 1, S, S) to at smaller ones (B,)."""
+    clean = clean.clamp(-1, 1)
     (signal, noise), (later_signal, later_noise) = (signal_and_noise(scheduler, one) for one in (timesteps, later))
     return later_signal * clean + later_noise * (noisy - signal * clean) / noise
 
