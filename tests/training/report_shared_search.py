@@ -6,9 +6,9 @@ from irstd_ldm.training.detectors import _shared
 
 
 def search(item: int) -> list[int]:
-    print(f"searched {item}", flush=True)
+    print(f"searched {item}\n", end="", flush=True)
     return [item]
 
 
-print(_shared(list(range(7)), search, "search"), flush=True)
+print(f"{_shared(list(range(7)), search, 'search')}\n", end="", flush=True)
 torch.distributed.destroy_process_group()
