@@ -23,7 +23,6 @@ from ..tiling import blend_weight, image_seed, pad_image, tile_windows
 from .base import IRSTDPipelineBase
 from .detection import SILENT, StepCallback, StepEnd, draw_base_seed, scheduler_of_call
 
-MARGIN_PX = 16  # by which an image is continued on all sides while it is made: wavelets wrap around at borders
 TILE_MULTIPLE = 32  # in pixels: every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
 SURROUNDINGS_PX = 6  # pixels within this distance of a target tell by how much its surroundings changed
@@ -131,7 +130,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         scheduler: DDPMScheduler,
         format_version: int = FORMAT_VERSION,
         default_num_inference_steps: int = 50,
-        default_tile_size: int = 512 + 2 * MARGIN_PX,
+        default_tile_size: int = 512,
         default_tile_overlap: int = 64,
     ):
         super().__init__()
@@ -245,7 +244,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         else:
             base = draw_base_seed(generator)  # type: ignore[arg-type]
             seeds = [image_seed(base, k) for k in range(len(grays) * num_images_per_prompt)]
-        inputs = [pad_image(np.pad(unit_range(gray), MARGIN_PX, mode="reflect"))[None] for gray in grays]
+        inputs = [pad_image(unit_range(gray))[None] for gray in grays]
         images: list[np.ndarray] = [np.empty(0)] * len(seeds)
         groups = [0] * len(seeds)
         for batch in _batches([inputs[k // num_images_per_prompt].shape for k in range(len(seeds))], batch_size):
@@ -259,11 +258,11 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
                 generated = COLOR_FIXES[color_fix](generated, restored)
             for k, one, n in zip(batch, generated[:, 0].clamp(0, 1).float().cpu().numpy(), num_groups, strict=True):
                 index = k // num_images_per_prompt
-                inside = tuple(slice(MARGIN_PX, MARGIN_PX + side) for side in grays[index].shape)
-                images[k], groups[k] = one[inside], n
+                height, width = grays[index].shape
+                images[k], groups[k] = one[:height, :width], n
                 if masks is not None:
                     finish = paste if paste_targets else keep_contrasts
-                    images[k] = finish(images[k], inputs[index][0][inside], masks[index])
+                    images[k] = finish(images[k], inputs[index][0, :height, :width], masks[index])
 
         # 2. Collect.
         repeated = None if masks is None else [one for one in masks for _ in range(num_images_per_prompt)]

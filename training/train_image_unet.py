@@ -35,7 +35,7 @@ class ImageUNetSettings(GeneratorSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if "wavelet" not in GENERATOR_CONFIGURATIONS[self.model]["vae"]:
+        if "levels" not in GENERATOR_CONFIGURATIONS[self.model]["vae"]:
             raise ValueError(
                 f"`model` must be one whose VAE is not learned, gaussian_agnostic_small, got {self.model}: a base of "
                 "the published size is a pretrained one"

@@ -206,7 +206,7 @@ GENERATOR_CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "window_size": 8,
             "mlp_ratio": 2.0,
         },
-        "vae": {"wavelet": "db2", "levels": 2},
+        "vae": {"levels": 2},
         "unet": {
             "sample_size": 32,
             "in_channels": 16,
