@@ -104,9 +104,9 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
 
         # Every member sees its image, in all channels but the mask's.
         pixels, *residuals = (
-            tensor.repeat_interleave(ensemble_size, dim=0) for tensor in (pixels, *encoded.residuals)
-        )  # (B*E, 1, PH, PW), (B*E, C, h, w), ...
-        pixels = pixels.expand(-1, self.unet.config.in_channels - self.unet.config.out_channels, -1, -1)
+            tensor.repeat_interleave(ensemble_size, dim=0)
+            for tensor in (self.unet.condition(pixels, encoded.logits), *encoded.residuals)
+        )  # (B*E, in_channels - 1, PH, PW), (B*E, C, h, w), ...
 
         # Model invocation: self.unet, once per step. The sample stays in float32 whatever the networks' precision.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]

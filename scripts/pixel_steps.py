@@ -109,13 +109,14 @@ def diagnose(pipe: IRSTDDiffPipeline, samples: list[Sample], num_steps: int) -> 
         image = torch.from_numpy(gray)[None, None]  # (1, 1, PH, PW)
         mask = torch.from_numpy(pad_image(sample.mask))[None, None]
         with torch.no_grad():
-            residuals = pipe.conditional_encoder(image).residuals
+            encoded = pipe.conditional_encoder(image)
+            seen, residuals = pipe.unet.condition(image, encoded.logits), encoded.residuals
             state = torch.randn(image.shape, generator=generator)
             for timestep in scheduler.timesteps:
                 noise = torch.randn(image.shape, generator=generator)
                 noisy = scheduler.add_noise(mask * 2.0 - 1, noise, timestep[None])
                 asked = ((noisy, residuals), (state, residuals), (noisy, [torch.zeros_like(one) for one in residuals]))
-                answers = [pipe.unet(torch.cat([image, x], dim=1), timestep, given).sample for x, given in asked]
+                answers = [pipe.unet(torch.cat([seen, x], dim=1), timestep, given).sample for x, given in asked]
                 row = sums[int(timestep)]
                 for index, answer in enumerate(answers):
                     row[index] += [((answer > 0) & mask).sum(), ((answer > 0) | mask).sum()]

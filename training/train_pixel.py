@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from irstd_ldm.data.crops import setting
@@ -37,6 +37,7 @@ class PixelSettings(DetectorSettings):
     model: str = setting("irstd_diff_small", "Pixel configuration in irstd_ldm.models.configurations.")
     use_liw: bool = setting(True, "LIW on the second skip of the conditional encoder.")
     use_residuals: bool = setting(True, "The encoder's features enter the denoiser; as released: false.")
+    sees_map: bool = setting(False, "The encoder's own map is an input of the denoiser.")
     num_train_timesteps: int = setting(1000, "T of the diffusion.")
     beta_schedule: str = setting(
         "squaredcos_cap_v2", "squaredcos_cap_v2, or linear as published: 0.1/T to 20/T.", one_of=BETA_SCHEDULES
@@ -84,7 +85,7 @@ class PixelStepOutput(NamedTuple):
 class PixelStep(nn.Module):
     """One training step's forward pass: the encoder on the image, the denoiser on a noisy mask."""
 
-    def __init__(self, unet: IRSTDUNet2DModel, conditional_encoder: ConditionalEncoder, scheduler: DDIMScheduler):
+    def __init__(self, unet: IRSTDUNet2DModel, conditional_encoder: ConditionalEncoder, scheduler: DDPMScheduler):
         super().__init__()
         self.unet, self.conditional_encoder, self.scheduler = unet, conditional_encoder, scheduler
 
@@ -96,28 +97,31 @@ class PixelStep(nn.Module):
         noise: Tensor,
         stepping: Tensor | None = None,
         earlier: Tensor | None = None,
+        fresh: Tensor | None = None,
     ) -> PixelStepOutput:
         """Encode images (B, 1, S, S), about [-1, 1], and denoise masks in {0, 1} with noise (B, 1, S, S).
 
-        The crops `stepping` (K,) come to their timesteps by a step of DDIM from `earlier` ones (K,), as in sampling:
-        what the denoiser got wrong there is then a part of what it sees.
+        The crops `stepping` (K,) come to their timesteps by a step of the scheduler's from `earlier` ones (K,), as in
+        sampling: what the denoiser got wrong there is then a part of what it sees. `fresh` (K, 1, S, S) is the noise
+        of that step.
         """
         encoded = self.conditional_encoder(image)
         noisy = self.scheduler.add_noise(mask * 2 - 1, noise, timesteps)
-        config = self.unet.config
-        pixels = image.expand(-1, config.in_channels - config.out_channels, -1, -1)
-        if stepping is not None and earlier is not None:
+        pixels = self.unet.condition(image, encoded.logits.detach())
+        if stepping is not None and earlier is not None and fresh is not None:
             with torch.no_grad():
                 before = self.scheduler.add_noise(mask[stepping] * 2 - 1, noise[stepping], earlier)
                 residuals = [one[stepping] for one in encoded.residuals]
                 answer = self.unet(torch.cat([pixels[stepping], before], dim=1), earlier, residuals).sample.float()
-                noisy[stepping] = ddim_step(self.scheduler, answer, before, earlier, timesteps[stepping])
+                noisy[stepping] = ancestral_step(self.scheduler, answer, before, earlier, timesteps[stepping], fresh)
         predicted = self.unet(torch.cat([pixels, noisy], dim=1), timesteps, encoded.residuals).sample
         return PixelStepOutput(predicted, noisy, encoded.logits, encoded.side_logits)
 
 
-def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
-    """DDIM with trailing timesteps, exact from one step on: zero terminal SNR, but for noise prediction.
+def make_scheduler(settings: PixelSettings) -> DDPMScheduler:
+    """DDPM with trailing timesteps, exact from one step on: zero terminal SNR, but for noise prediction.
+
+    Its fresh noise in every step takes away what a step got wrong; DDIM hands it on (docs/irstd_diff.md).
 
     A shift of the signal-to-noise ratio is that of Hoogeboom et al., arXiv 2301.11093, "Adjusting Noise
     Schedules".
@@ -129,11 +133,11 @@ def make_scheduler(settings: PixelSettings) -> DDIMScheduler:
         "beta_schedule": settings.beta_schedule,
     }
     if settings.snr_shift_db:
-        kept = DDIMScheduler(steps, **betas).alphas_cumprod.double()  # (T,)
+        kept = DDPMScheduler(steps, **betas).alphas_cumprod.double()  # (T,)
         ratio = kept / (1 - kept) * 10 ** (-settings.snr_shift_db / 10)
         shifted = torch.cat([torch.ones(1, dtype=torch.float64), ratio / (1 + ratio)])
         betas["trained_betas"] = (1 - shifted[1:] / shifted[:-1]).tolist()
-    return DDIMScheduler(
+    return DDPMScheduler(
         num_train_timesteps=steps,
         **betas,
         prediction_type=settings.prediction_type,
@@ -148,27 +152,34 @@ def deeply_supervised(loss: Callable[[Tensor, Tensor], Tensor], output: PixelSte
     return loss(output.logits, mask) + torch.stack([loss(side, mask) for side in output.side_logits]).mean()
 
 
-def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+def training_target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """The denoiser's training target (B, 1, S, S), by the scheduler's prediction type."""
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(clean, noise, timesteps)
     return clean if scheduler.config.prediction_type == "sample" else noise
 
 
-def signal_and_noise(scheduler: DDIMScheduler, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+def signal_and_noise(scheduler: DDPMScheduler, timesteps: Tensor) -> tuple[Tensor, Tensor]:
     """The factors (B, 1, 1, 1) of the clean mask and of the noise at timesteps (B,)."""
     kept = scheduler.alphas_cumprod.to(timesteps.device)[timesteps][:, None, None, None]
     return kept.sqrt(), (1 - kept).sqrt()
 
 
-def ddim_step(scheduler: DDIMScheduler, clean: Tensor, noisy: Tensor, timesteps: Tensor, later: Tensor) -> Tensor:
-    """Where a clean mask predicted at timesteps (B,) leads a noisy one (B, 1, S, S) to at smaller ones (B,)."""
+def ancestral_step(
+    scheduler: DDPMScheduler, clean: Tensor, noisy: Tensor, timesteps: Tensor, later: Tensor, fresh: Tensor
+) -> Tensor:
+    """Where a clean mask predicted at timesteps (B,) leads a noisy one (B, 1, S, S) to at smaller ones (B,).
+
+    A sample of the diffusion's posterior (Ho et al., arXiv 2006.11239, eq. 6 and 7), by standard normal noise `fresh`.
+    """
     clean = clean.clamp(-1, 1)
     (signal, noise), (later_signal, later_noise) = (signal_and_noise(scheduler, one) for one in (timesteps, later))
-    return later_signal * clean + later_noise * (noisy - signal * clean) / noise
+    deviation = later_noise / noise * (1 - (signal / later_signal).square()).sqrt()
+    kept = (later_noise.square() - deviation.square()).sqrt()  # of the noise that is there
+    return later_signal * clean + kept * (noisy - signal * clean) / noise + deviation * fresh
 
 
-def clean_estimate(scheduler: DDIMScheduler, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+def clean_estimate(scheduler: DDPMScheduler, predicted: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
     """The clean mask (B, 1, S, S), about [-1, 1], that a prediction stands for."""
     if scheduler.config.prediction_type == "sample":
         return predicted
@@ -207,6 +218,22 @@ def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
     )
 
 
+@torch.no_grad()
+def show_map(pipeline: IRSTDDiffPipeline) -> None:
+    """Give the denoiser the encoder's map as one more input channel. No prediction changes before training."""
+    old = pipeline.unet
+    # diffusers passes over what a config says of arguments that stand on its list of defaults.
+    config = {**old.config, "sees_map": True, "in_channels": old.config.in_channels + 1, "_use_default_values": []}
+    grown = IRSTDUNet2DModel.from_config(config)
+    weights = grown.state_dict()
+    for key, value in old.state_dict().items():
+        if value.shape == weights[key].shape:
+            weights[key].copy_(value)
+        else:  # the first convolution, whose new inputs come first
+            weights[key].zero_()[:, -value.shape[1] :] = value
+    pipeline.register_modules(unet=grown)
+
+
 class PixelTask(DetectorTask):
     """Denoising and the encoder's own masks."""
 
@@ -216,9 +243,18 @@ class PixelTask(DetectorTask):
 
     def __init__(self, settings: PixelSettings, data: TrainingData):
         super().__init__(settings, data, make_pipeline(settings))
-        networks = (self.pipeline.unet, self.pipeline.conditional_encoder)
-        self.checkpoint_gradients(*networks)
-        self.model = PixelStep(*networks, self.pipeline.scheduler)
+        self.set_model()
+
+    def set_model(self) -> None:
+        """The step of the pipeline's networks, under the settings' scheduler."""
+        self.pipeline.register_modules(scheduler=make_scheduler(self.settings))
+        self.model = PixelStep(self.pipeline.unet, self.pipeline.conditional_encoder, self.pipeline.scheduler)
+
+    def prepare(self):
+        if self.settings.sees_map and not self.pipeline.unet.config.sees_map:
+            show_map(self.pipeline)
+            self.set_model()
+        self.checkpoint_gradients(self.pipeline.unet, self.pipeline.conditional_encoder)
 
     def loss(self, model, batch, step, generator):
         settings, scheduler = self.settings, self.pipeline.scheduler
@@ -234,7 +270,9 @@ class PixelTask(DetectorTask):
             is_own = (torch.rand(len(image), generator=generator) < share) & (timesteps < last)
             way = torch.rand(len(image), generator=generator) * (last - timesteps)  # left to the first timestep
             stepping = is_own.nonzero()[:, 0]
-            own = [stepping, (timesteps + 1 + way.long()).clamp(max=last)[stepping]] if len(stepping) else []
+            if len(stepping):
+                earlier = (timesteps + 1 + way.long()).clamp(max=last)[stepping]
+                own = [stepping, earlier, torch.randn(mask[stepping.to(mask.device)].shape, generator=generator)]
         timesteps, *own = (one.to(image.device, non_blocking=True) for one in (timesteps, *own))
         output = model(image, mask, timesteps, noise, *own)
 

@@ -19,7 +19,9 @@ class IRSTDUNet2DModel(SafetensorsOnlyMixin, UNet2DModel):
     Args:
         stem: ``conv`` (the first level at full resolution) or ``haar`` (at half resolution, between a DWT and its
             inverse).
-        kwargs: Arguments of `UNet2DModel`; `in_channels` counts the image's channels and the mask's.
+        sees_map: Whether the conditional encoder's own map is the first of the input channels: the denoiser then
+            mends an answer instead of finding one.
+        kwargs: Arguments of `UNet2DModel`; `in_channels` counts the map, the image's channels and the mask's.
 
     Raises:
         ValueError: An unknown `stem`, or a variant of `UNet2DModel` that this class does not compute.
@@ -29,7 +31,7 @@ class IRSTDUNet2DModel(SafetensorsOnlyMixin, UNet2DModel):
     conv_out: nn.Module
 
     @register_to_config
-    def __init__(self, stem: str = "conv", **kwargs):
+    def __init__(self, stem: str = "conv", sees_map: bool = False, **kwargs):
         super().__init__(**kwargs)
         for name, value in FIXED.items():
             if self.config[name] != value:
@@ -38,6 +40,17 @@ class IRSTDUNet2DModel(SafetensorsOnlyMixin, UNet2DModel):
             width = self.config.block_out_channels[0]
             self.conv_in = make_stem(stem, self.config.in_channels, width)
             self.conv_out = make_head(stem, width, self.config.out_channels)
+
+    def condition(self, image: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """What the network sees beside the noisy mask, (B, in_channels - out_channels, PH, PW), about [-1, 1].
+
+        Args:
+            image: (B, 1, PH, PW), about [-1, 1]; it fills as many channels as are left for it.
+            logits: (B, 1, PH, PW), the conditional encoder's own.
+        """
+        config = self.config
+        pixels = image.expand(-1, config.in_channels - config.out_channels - config.sees_map, -1, -1)
+        return torch.cat([(logits.sigmoid() * 2 - 1).to(pixels.dtype), pixels], dim=1) if config.sees_map else pixels
 
     def forward(
         self,
@@ -49,7 +62,7 @@ class IRSTDUNet2DModel(SafetensorsOnlyMixin, UNet2DModel):
         """Denoise.
 
         Args:
-            sample: (B, in_channels, PH, PW), the image ++ the noisy mask.
+            sample: (B, in_channels, PH, PW), what `condition` returns ++ the noisy mask.
             timestep: Scalar or (B,).
             residuals: One (B, C, h, w) per skip tensor, in the order in which the network makes them; empty = none.
             return_dict: Whether to return a `UNet2DOutput` instead of a tuple.

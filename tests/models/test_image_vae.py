@@ -25,7 +25,11 @@ def vae(images) -> WaveletAutoencoderKL:
 def test_an_unfitted_latent_is_the_arcsine_of_pywavelets_packets(images):
     latent = WaveletAutoencoderKL(levels=2).encode(images[:1]).latent_dist.mean[0]  # (16, 16, 24)
     low, (horizontal, vertical, diagonal) = pywt.dwt2(images[0, 0].numpy(), "bior4.4", mode="periodization")
-    inside = (..., slice(4, -4), slice(4, -4))  # PyWavelets' wraps around at the border, or has more coefficients there
+    inside = (
+        ...,
+        slice(4, -4),
+        slice(4, -4),
+    )  # at borders PyWavelets' wraps around
     for index, band in enumerate((low, horizontal, vertical, diagonal)):
         lower, details = pywt.dwt2(band, "bior4.4", mode="periodization")
         expected = np.arcsinh(np.stack([lower, *details]))

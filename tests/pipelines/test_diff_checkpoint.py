@@ -59,7 +59,7 @@ def test_golden_files_and_index(checkpoint):
         "default_tile_size": 256,
         "format_version": 2,
         "normalization": "range",
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
         "unet": ["irstd_ldm.models.pixel_unet", "IRSTDUNet2DModel"],
     }
 
@@ -77,7 +77,7 @@ def test_golden_component_configs(checkpoint):
         "use_liw",
     }
     unet = read_json(checkpoint / "unet/config.json")
-    assert set(unet) - set(inspect.signature(UNet2DModel).parameters) == private | {"stem"}
+    assert set(unet) - set(inspect.signature(UNet2DModel).parameters) == private | {"stem", "sees_map"}
     scheduler = read_json(checkpoint / "scheduler/scheduler_config.json")
     assert (scheduler["timestep_spacing"], scheduler["rescale_betas_zero_snr"]) == ("trailing", True)
     assert (scheduler["prediction_type"], scheduler["clip_sample"]) == ("sample", True)

@@ -3,13 +3,17 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from irstd_ldm.data.crops import CropSettings
+from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.conditional_encoder import ConditionalEncoder
+from irstd_ldm.models.configurations import PIXEL_CONFIGURATIONS
+from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
 from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from irstd_ldm.training import train_pixel
 from irstd_ldm.training.losses import bce_loss, dice_loss, probability_dice_loss
@@ -19,11 +23,12 @@ from irstd_ldm.training.train_pixel import (
     PixelStep,
     PixelStepOutput,
     PixelTask,
+    ancestral_step,
     clean_estimate,
-    ddim_step,
     deeply_supervised,
     make_pipeline,
     make_scheduler,
+    show_map,
     training_target,
 )
 from irstd_ldm.training.training_data import read_training_data
@@ -113,19 +118,42 @@ def test_a_step_of_the_denoisers_own_is_the_schedulers():
     scheduler = make_scheduler(PixelSettings(train_data_dir="", output_dir="", snr_shift_db=6.0))
     predicted, noisy = random_map(2, 1, 8, 8).clamp(-1, 1), random_map(2, 1, 8, 8, seed=1)
     scheduler.set_timesteps(10)  # 999, 899, ...
-    expected = scheduler.step(predicted, 899, noisy).prev_sample
-    found = ddim_step(scheduler, predicted, noisy, torch.tensor([899, 899]), torch.tensor([799, 799]))
-    torch.testing.assert_close(found, expected)
+    for before, after in ((999, 899), (899, 799), (199, 99)):
+        expected = scheduler.step(predicted, before, noisy, generator=torch.Generator().manual_seed(2)).prev_sample
+        fresh = random_map(2, 1, 8, 8, seed=2)
+        found = ancestral_step(scheduler, predicted, noisy, torch.full((2,), before), torch.full((2,), after), fresh)
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_encoders_map_is_one_more_input_and_changes_nothing_yet(tiny_diff_pipeline):
+    image = torch.from_numpy(synthetic_scene(128, 128, seed=0).image)
+    before = tiny_diff_pipeline(image.numpy(), num_inference_steps=2, seed=0).probability
+    show_map(tiny_diff_pipeline)
+    assert tiny_diff_pipeline.unet.config.in_channels == 3
+    after = tiny_diff_pipeline(image.numpy(), num_inference_steps=2, seed=0).probability
+    np.testing.assert_allclose(after, before, atol=1e-6)
+    with torch.no_grad():
+        tiny_diff_pipeline.unet.conv_in.conv.weight[:, :4] = 0.5
+    assert np.abs(tiny_diff_pipeline(image.numpy(), num_inference_steps=2, seed=0).probability - before).max() > 1e-3
+
+
+def test_a_map_is_seen_about_as_masks_are():
+    unet = IRSTDUNet2DModel(**PIXEL_CONFIGURATIONS["irstd_diff"]["unet"] | {"in_channels": 5, "sees_map": True})
+    seen = unet.condition(torch.full((1, 1, 32, 32), 0.25), torch.full((1, 1, 32, 32), 20.0))
+    assert seen.shape == (1, 4, 32, 32)
+    torch.testing.assert_close(seen[0, :, 0, 0], torch.tensor([1.0, 0.25, 0.25, 0.25]))
 
 
 def test_crops_step_from_the_denoisers_own_answer(untrained):
     image, mask, noise = random_map(2, 1, 64, 64), torch.zeros(2, 1, 64, 64), random_map(2, 1, 64, 64, seed=1)
     timesteps, model = torch.tensor([300, 300]), untrained.eval()
-    output = model(image, mask, timesteps, noise, torch.tensor([1]), torch.tensor([700]))
+    fresh = random_map(1, 1, 64, 64, seed=2)
+    output = model(image, mask, timesteps, noise, torch.tensor([1]), torch.tensor([700]), fresh)
     true = model.scheduler.add_noise(mask * 2 - 1, noise, timesteps)
     assert torch.equal(output.noisy[0], true[0])
     before = model(image, mask, torch.tensor([700, 700]), noise)
-    own = ddim_step(model.scheduler, before.predicted, before.noisy, torch.tensor([700, 700]), timesteps)
+    steps = (torch.tensor([700, 700]), timesteps)
+    own = ancestral_step(model.scheduler, before.predicted, before.noisy, *steps, fresh)
     torch.testing.assert_close(output.noisy[1], own[1], atol=1e-4, rtol=0)
     assert not torch.allclose(output.noisy[1], true[1], atol=0.1)
 
