@@ -9,6 +9,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "checkpoints"
 DEFAULT = "tiny"  # the checkpoint that is taken where none is named
+GENERATOR = "gaussian_agnostic_small"  # and where images are to be made
 
 
 def bundled_names() -> list[str]:
@@ -20,7 +21,8 @@ def bundled_checkpoint(name: str = DEFAULT) -> Path:
     """Folder of weights that come with the package, for a pipeline's `from_pretrained`.
 
     Args:
-        name: "tiny" for [`IRSTDLatentPipeline`], "irstd_diff_small" for [`IRSTDDiffPipeline`].
+        name: "tiny" for [`IRSTDLatentPipeline`], "irstd_diff_small" for [`IRSTDDiffPipeline`],
+            "gaussian_agnostic_small" for [`GaussianAgnosticPipeline`].
 
     Raises:
         ValueError: no such checkpoint.

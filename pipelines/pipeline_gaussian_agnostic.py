@@ -100,7 +100,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         ```py
         >>> from irstd_ldm import GaussianAgnosticPipeline
 
-        >>> pipe = GaussianAgnosticPipeline.from_pretrained("runs/gaussian_agnostic")
+        >>> pipe = GaussianAgnosticPipeline.from_pretrained("gaussian_agnostic_small")
         >>> output = pipe("frame.png", mask=mask, num_images_per_prompt=4)
         ```
 

@@ -15,7 +15,7 @@ from irstd_ldm.runtime.detector import ExportedDetectorRunner
 
 def test_names_stand_for_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert bundled_names() == ["irstd_diff_small", "tiny"]
+    assert bundled_names() == ["gaussian_agnostic_small", "irstd_diff_small", "tiny"]
     assert resolve_model() == resolve_model("tiny") == bundled_checkpoint()
     assert resolve_model("irstd_diff_small") == bundled_checkpoint("irstd_diff_small")
     assert resolve_model("owner/name") == "owner/name"
@@ -51,6 +51,7 @@ def test_commands_take_names(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "pipeline: IRSTDDiffPipeline" in told
     assert [line.split()[:2] for line in told.splitlines() if "MB of weights" in line] == [
+        ["gaussian_agnostic_small", "GaussianAgnosticPipeline"],
         ["irstd_diff_small", "IRSTDDiffPipeline"],
         ["tiny", "IRSTDLatentPipeline"],
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..bundled import DEFAULT, bundled_names
+from ..bundled import DEFAULT, GENERATOR, bundled_names
 from ..data.polarity import POLARITIES, WHITE_HOT
 from ..data.readers import FRAME_SUFFIXES
 from ..data.readers.frame import MAX_PIXELS, RawFormat
@@ -440,7 +440,7 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, required=True, metavar="DIR", help="absent, empty, or begun before")
     add("--mode", choices=("generated", "squeezed", "planted"), default="generated")
     add("--originals", action="store_true", help="the source images too, first on the list")
-    add("--model", metavar="PATH_OR_HUB_ID", help="generated: a GaussianAgnosticPipeline")
+    add("--model", metavar="NAME", help=f"generated: a folder or a Hub id; default: the bundled {GENERATOR}")
     add("--batch-size", type=_positive_int, default=4, metavar="N", help="generated: images at a time; default: 4")
     add("--num-inference-steps", type=_positive_int, metavar="N", help="generated; default: the checkpoint's")
     add("--strength", type=_unit_interval, default=1.0, metavar="S", help="generated: share of the steps; default: 1")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..bundled import resolve_model
+from ..bundled import GENERATOR, resolve_model
 from ..data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, write_stem_list
 from ..data.ggs import squeeze_with_targets
 from ..data.planted_targets import TargetModel, plant_targets
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     if args.data is None and (args.originals or args.mode != "planted"):
         raise CommandError(f"--mode {args.mode}{' --originals' * args.originals} needs --data ROOT", EXIT_USAGE)
     samples = _read_samples(args) if args.data is not None else {}
-    if args.mode == "generated" and args.model is None:
-        raise CommandError("--mode generated needs --model PATH_OR_HUB_ID", EXIT_USAGE)
+    if args.mode == "generated":
+        args.model = args.model or GENERATOR
     sources, make = _planter(args) if args.mode == "planted" else (samples, _sample_maker(args, samples))
     settings = _settings(args, samples, sources)
     SynthesisFolder.check(args.output, settings)

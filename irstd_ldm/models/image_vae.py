@@ -114,10 +114,10 @@ class WaveletAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
     """An autoencoder that loses nothing: as many latent elements as pixels, of about unit variance each.
 
     ``encode`` takes images (B, 1, H, W) in [-1, 1], sides multiples of ``2**levels``, to a Gaussian over their wavelet
-    packets' coefficients (B, 4**levels, h, w), of CDF 9/7, companded by ``asinh((c - center) / scale) / width`` band by
-    band: what a coefficient of a smooth image and one on an edge differ by, hundreds, becomes a small factor. A latent
-    diffusion model on it is one of wavelet sub-bands (Phung et al., arXiv 2211.16152). A learned VAE of the same size
-    of latent loses the sensor's noise: docs/gaussian_agnostic.md.
+    packets' coefficients (B, 4**levels, h, w), of CDF 9/7, companded by ``asinh((c - center) / scale) / width``
+    band by band: what a coefficient of a smooth image and one on an edge differ by, hundreds, becomes a small factor.
+    A latent diffusion model on it is one of wavelet sub-bands (Phung et al., arXiv 2211.16152). A learned VAE of the
+    same size of latent loses the sensor's noise: docs/gaussian_agnostic.md.
 
     Args:
         levels: Levels of the packets.

@@ -3,6 +3,7 @@
 Python blocks run as they are, those of a page in one namespace, but for the blocks in `ELSEWHERE`.
 """
 
+import dataclasses
 import importlib
 import re
 import shlex
@@ -73,6 +74,15 @@ def trained(command: str) -> None:
     trainer.main([*flags, *(part for name, value in short.items() for part in (f"--{name}", str(value)))])
 
 
+def of_a_gpu(command: str) -> None:
+    """A training of the published size: its recipe is there, and the trainer knows the flags."""
+    words = shlex.split(command, comments=True)
+    trainer = importlib.import_module(f"irstd_ldm.training.{Path(words[2]).stem}")
+    assert (ROOT / words[words.index("--config") + 1]).is_file()
+    known = {field.name for field in dataclasses.fields(trainer.main.__self__.settings_class)} | {"config"}
+    assert {word[2:] for word in words if word.startswith("--")} <= known
+
+
 def two_processes(command: str) -> None:
     """A launch by torchrun; tests/cli/test_evaluate.py and tests/training/test_two_processes.py make real ones."""
     words = shlex.split(command, comments=True)
@@ -121,6 +131,7 @@ DECISIONS: tuple[tuple[str, Callable[[str], None]], ...] = (
     ("irstd-ldm train ", trained),
     ("irstd-ldm ", run),
     ("OMP_WAIT_POLICY=PASSIVE accelerate launch training/", trained),
+    ("accelerate launch training/", of_a_gpu),
     ("torchrun --nnodes", lambda command: None),  # tests/training/test_two_processes.py
     ("torchrun ", two_processes),
     ("pip install ", installed),
