@@ -37,7 +37,6 @@ EXTRAS = {
         "scikit-image",
         "setuptools>=77",
     ],
-    "dev": ["mypy", "pytest", "ruff"],
 }
 CHECKPOINT_SUFFIXES = ("json", "onnx", "safetensors", "md", "png", "txt")
 TORCH_FREE = ["pillow>=10.1", "numpy>=1.26", "scipy>=1.12", "tifffile>=2024.8", "tqdm>=4.66"]

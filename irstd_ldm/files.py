@@ -28,6 +28,11 @@ class FolderInUseError(OSError):
     """Another process writes to the folder."""
 
 
+def is_free(folder: Path) -> bool:
+    """Whether a folder is absent or empty."""
+    return not folder.exists() or folder.is_dir() and not any(folder.iterdir())
+
+
 def part_path(path: Path) -> Path:
     """The temporary name of `path`, hidden, in the same folder."""
     return path.with_name(f".{path.name}.part")

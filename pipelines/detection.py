@@ -289,6 +289,18 @@ def detector_class(source: str | PathLike) -> type[IRSTDDetectionPipeline]:
         ValueError: The class is no detector of this package.
         OSError: There is no such file, or it cannot be read.
     """
+    return pipeline_class(source, IRSTDDetectionPipeline, "detector")
+
+
+def pipeline_class(
+    source: str | PathLike, kind: type[IRSTDPipelineBase], called: str = "pipeline"
+) -> type[IRSTDPipelineBase]:
+    """The class, of a kind that a message calls `called`, that a model_index.json names.
+
+    Raises:
+        ValueError: The class is of another kind.
+        OSError: There is no such file, or it cannot be read.
+    """
     from .. import PUBLIC
     from ..hub.upload import explain
 
@@ -297,6 +309,6 @@ def detector_class(source: str | PathLike) -> type[IRSTDDetectionPipeline]:
     except OSError as error:
         raise OSError(str(error) if Path(source).is_dir() else explain(error, str(source))) from error
     found = getattr(import_module(f".{PUBLIC[name]}", __package__), name) if name in PUBLIC else None
-    if not (isinstance(found, type) and issubclass(found, IRSTDDetectionPipeline)):
-        raise ValueError(f"model_index.json names {name}, which is no detector of this package")
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ValueError(f"model_index.json names {name}, which is no {called} of this package")
     return found

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..hub.format import FORMAT_VERSION
 from ..targets import label_components
 from ..tiling import blend_weight, image_seed, pad_image, tile_windows
 from .base import IRSTDPipelineBase
-from .detection import SILENT, StepCallback, StepEnd, draw_base_seed, scheduler_of_call
+from .detection import SILENT, StepCallback, StepEnd, draw_base_seed, pipeline_class, scheduler_of_call
 
 TILE_MULTIPLE = 32  # in pixels: every network halves at most five times
 FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
@@ -113,6 +114,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         scheduler: Any scheduler of noise prediction.
         format_version: Version of the checkpoint layout.
         default_num_inference_steps: Denoising steps where a call names none.
+        default_strength: Share of the steps that are run where a call names none.
         default_tile_size: Side of the tiles in pixels where a call names none; 0 = no tiles.
         default_tile_overlap: Overlap of neighbouring tiles in pixels.
     """
@@ -130,6 +132,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         scheduler: DDPMScheduler,
         format_version: int = FORMAT_VERSION,
         default_num_inference_steps: int = 50,
+        default_strength: float = 1.0,
         default_tile_size: int = 512,
         default_tile_overlap: int = 64,
     ):
@@ -145,6 +148,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         self.register_to_config(
             format_version=format_version,
             default_num_inference_steps=default_num_inference_steps,
+            default_strength=default_strength,
             default_tile_size=default_tile_size,
             default_tile_overlap=default_tile_overlap,
         )
@@ -157,7 +161,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         num_images_per_prompt: int = 1,
         batch_size: int = 1,
         num_inference_steps: int | None = None,
-        strength: float = 1.0,
+        strength: float | None = None,
         color_fix: str | None = "wavelet",
         paste_targets: bool = True,
         tile_size: int | None = None,
@@ -175,7 +179,8 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             num_images_per_prompt: Synthetic images per image, each squeezed anew.
             batch_size: Synthetic images of one size that run through the networks together.
             num_inference_steps: Denoising steps; None = the checkpoint's default.
-            strength: Share of the steps that are run: 1 starts from noise, less from stage 1's latent with noise.
+            strength: Share of the steps that are run: 1 starts from noise, less from stage 1's latent with noise; None
+                is the checkpoint's default.
             color_fix: ``wavelet`` puts stage 1's low frequencies under the generated high ones, ``adain`` takes over
                 its mean and deviation; None = neither.
             paste_targets: Whether the input's own target pixels, at the level of their new surroundings, replace the
@@ -202,6 +207,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         step_end = StepEnd(callback_on_step_end, callback_on_step_end_tensor_inputs)
         step_end.check(self)
         num_inference_steps = num_inference_steps or self.config.default_num_inference_steps
+        strength = self.config.default_strength if strength is None else strength
         tile_size = self.config.default_tile_size if tile_size is None else tile_size
         tile_overlap = self.config.default_tile_overlap if tile_overlap is None else tile_overlap
         grays = to_grays(image)
@@ -264,7 +270,6 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
                     finish = paste if paste_targets else keep_contrasts
                     images[k] = finish(images[k], inputs[index][0, :height, :width], masks[index])
 
-        # 2. Collect.
         repeated = None if masks is None else [one for one in masks for _ in range(num_images_per_prompt)]
         self.maybe_free_model_hooks()
         if not return_dict:
@@ -325,7 +330,6 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             latents = scheduler.step(noise, timestep, latents, **step_arguments).prev_sample
             latents, hint = step_end(self, step, timestep, latents=latents, hint=hint)
 
-        # Model invocation: self.vae.decode.
         decoded = _tiled(
             lambda x: decode_gray(self.vae, x / factor), latents, tile_size // scale, tile_overlap // scale, up=scale
         )
@@ -359,6 +363,11 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
             down_block_additional_residuals=down,
             mid_block_additional_residual=middle,
         ).sample
+
+
+def generator_class(source: str | PathLike) -> type[GaussianAgnosticPipeline]:
+    """The class that a model_index.json names; ValueError unless it is a generator's."""
+    return pipeline_class(source, GaussianAgnosticPipeline, "generator")
 
 
 def unit_range(gray: np.ndarray) -> np.ndarray:
@@ -442,9 +451,7 @@ def _tiled(
         return function(x)
     total: torch.Tensor | None = None
     weight = np.zeros((height * up // down, width * up // down), np.float32)
-    multiple = gcd(
-        tile_size, tile_overlap
-    )  # Windows begin at its multiples, in pixels, or in their eighths of a latent.
+    multiple = gcd(tile_size, tile_overlap)  # at whose multiples windows begin
     for rows, columns in tile_windows((height, width), tile_size, tile_overlap, multiple):
         part = function(x[:, :, rows, columns])  # (B, C', tile height, tile width)
         if total is None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from irstd_ldm import IRSTDDiffPipeline, IRSTDLatentPipeline
+from irstd_ldm import GaussianAgnosticPipeline, IRSTDDiffPipeline, IRSTDLatentPipeline
 from irstd_ldm.data.ggs import squeeze_with_targets
 from irstd_ldm.data.planted_targets import TargetModel, plant_targets
 from irstd_ldm.data.synthetic import SyntheticScene, synthetic_scene
@@ -26,7 +26,13 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     scenes = [synthetic_scene(256, 320, kind=kind, num_targets=3, scr=8, seed=seed) for kind, seed in SCENES]
-    pictures = {"scenes": detected(scenes), "posterior": posterior(scenes[-1]), "samples": samples(), "made": made()}
+    pictures = {
+        "scenes": detected(scenes),
+        "posterior": posterior(scenes[-1]),
+        "samples": samples(),
+        "made": made(),
+        "generated": generated(scenes),
+    }
     for name, picture in pictures.items():
         picture.save(args.output / f"{name}.jpg", quality=88)
 
@@ -80,16 +86,34 @@ def samples() -> Image.Image:
 
 
 def made() -> Image.Image:
-    """An image, two squeezed forms of it, and its scene without targets, with one planted."""
+    """An image, a squeezed form of it, what the generator makes of it, and its scene with another target planted."""
     scene = synthetic_scene(128, 128, kind="horizon", num_targets=1, scr=8, seed=2)
-    pixels = torch.from_numpy(scene.image / np.float32(255))[None]  # (1, H, W)
-    squeezed = [
-        squeeze_with_targets(pixels, torch.from_numpy(scene.mask), torch.Generator().manual_seed(seed)).image[0]
-        for seed in (1, 2)
-    ]
+    pixels, mask = torch.from_numpy(scene.image / np.float32(255))[None], torch.from_numpy(scene.mask)  # (1, H, W)
+    squeezed = squeeze_with_targets(pixels, mask, torch.Generator().manual_seed(1)).image[0].numpy()
+    generated = generator()(scene.image, mask=scene.mask).images[0]
     empty = synthetic_scene(128, 128, kind="horizon", num_targets=0, seed=2).image
     planted = plant_targets(empty, TargetModel((1, 1), (8.0, 12.0)), np.random.default_rng(3)).image
-    return row([scene.image, *(one.numpy() for one in squeezed), planted], 192, Image.Resampling.LANCZOS)
+    return row([scene.image, squeezed, generated, planted], 192, Image.Resampling.LANCZOS)
+
+
+def generated(scenes: Sequence[SyntheticScene]) -> Image.Image:
+    """Each scene, and three images that the generator makes of it."""
+    images = [scene.image for scene in scenes]
+    output = generator()(images, mask=[scene.mask for scene in scenes], num_images_per_prompt=3, batch_size=3)
+    rows = [
+        row([image, *output.images[3 * k : 3 * k + 3]], 256, Image.Resampling.LANCZOS)
+        for k, image in enumerate(images)
+    ]
+    sheet = Image.new("RGB", (rows[0].width, sum(one.height + GAP_PX for one in rows) - GAP_PX), "white")
+    for k, one in enumerate(rows):
+        sheet.paste(one, (0, k * (one.height + GAP_PX)))
+    return sheet
+
+
+def generator() -> GaussianAgnosticPipeline:
+    pipeline = GaussianAgnosticPipeline.from_pretrained("gaussian_agnostic_small")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 if __name__ == "__main__":

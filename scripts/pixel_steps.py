@@ -2,9 +2,10 @@
 
     python scripts/pixel_steps.py --model runs/irstd_diff_small --data DATA/NUAA-SIRST --plot steps.svg
 
-0 steps are the conditional encoder alone. Every row runs the checkpoint's own scheduler at its own threshold, image by
-image at native size, and is compared with the first row on the same images. Clocks are those of `benchmark.py`: one
-256x256 image through the whole pipeline. `--split val` reads the checkpoint's own list. The plot needs matplotlib.
+0 steps are the conditional encoder alone. A row runs the checkpoint's scheduler, or that of --scheduler, at the
+checkpoint's threshold, image by image at native size, and is compared with the first row on the same images. Clocks
+are those of `benchmark.py`: one 256x256 image through the whole pipeline. `--split val` reads the checkpoint's own
+list. The plot needs matplotlib.
 
     python scripts/pixel_steps.py --model runs/irstd_diff_small --data DATA/NUAA-SIRST --split val --diagnosis 20
 

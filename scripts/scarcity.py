@@ -23,7 +23,7 @@ from markdown_tables import count_images, markdown, percent, publish, scores
 
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.main import main as irstd_ldm
-from irstd_ldm.data.folder import IRSTDFolder, held_out_stems, write_stem_list
+from irstd_ldm.data.folder import IRSTDFolder, refuse_held_out, write_stem_list
 from irstd_ldm.evaluation.counts import ImageCounts
 from irstd_ldm.evaluation.metrics import iou, paired_bootstrap
 from irstd_ldm.tiling import MIN_PADDED_SIZE
@@ -74,9 +74,7 @@ class Share:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.list = self.folder / "train.list"
         stems = IRSTDFolder(arguments.data, split="train", list_file=arguments.list).stems
-        tested = sorted(held_out_stems(arguments.data).intersection(stems))
-        if tested:
-            raise ValueError(f"`--list` must hold no image of a test list, got {len(tested)}, such as {tested[0]}")
+        refuse_held_out(arguments.data, stems, "`--list`")
         self.stems = share_of(stems, fraction)
         write_stem_list(self.list, self.stems)
 

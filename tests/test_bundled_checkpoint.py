@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from irstd_ldm import IRSTDDiffPipeline, IRSTDLatentPipeline, bundled_checkpoint
+from irstd_ldm import GaussianAgnosticPipeline, IRSTDDiffPipeline, IRSTDLatentPipeline, bundled_checkpoint
 from irstd_ldm.cli import SCENE_SCR
 from irstd_ldm.cli.main import main
 from irstd_ldm.data.folder import IRSTDFolder, read_stem_list
+from irstd_ldm.data.ggs import target_contrasts
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import pd
@@ -20,7 +21,8 @@ from irstd_ldm.hub.format import read_json
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
 DATA_SETS = ("NUAA-SIRST", "IRSTD-1k", "NUDT-SIRST")
-PIPELINES = {"tiny": IRSTDLatentPipeline, "irstd_diff_small": IRSTDDiffPipeline}
+DETECTORS = {"tiny": IRSTDLatentPipeline, "irstd_diff_small": IRSTDDiffPipeline}
+PIPELINES = {**DETECTORS, "gaussian_agnostic_small": GaussianAgnosticPipeline}
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def test_they_are_small_and_safe():
     files = [path for path in bundled_checkpoint().parent.rglob("*") if path.is_file()]
     assert max(path.stat().st_size for path in files) <= 16 * MIB
     assert sum(path.stat().st_size for path in files) <= 24 * MIB
-    pixel = [path.stat().st_size for path in bundled_checkpoint("irstd_diff_small").rglob("*") if path.is_file()]
-    assert sum(pixel) <= 8 * MIB
+    for name, limit in {"irstd_diff_small": 8 * MIB, "gaussian_agnostic_small": 10 * MIB}.items():
+        assert sum(path.stat().st_size for path in bundled_checkpoint(name).rglob("*") if path.is_file()) <= limit
     assert {path.suffix for path in files} == {".json", ".md", ".onnx", ".png", ".safetensors", ".txt"}
 
 
@@ -49,13 +51,18 @@ def test_saved_again_it_is_the_same(name, tmp_path):
 
 
 def test_an_unknown_checkpoint_is_an_error():
-    with pytest.raises(ValueError, match="`name` must be one of irstd_diff_small, tiny, got 'large'"):
+    with pytest.raises(
+        ValueError, match="`name` must be one of gaussian_agnostic_small, irstd_diff_small, tiny, got 'large'"
+    ):
         bundled_checkpoint("large")
 
 
 @pytest.mark.parametrize(
     ("name", "data_set", "ending"),
-    [("irstd_diff_small", "NUAA-SIRST", ""), *(("tiny", data_set, f"_{data_set}") for data_set in DATA_SETS)],
+    [
+        ("irstd_diff_small", "NUAA-SIRST", ""),
+        *((name, one, f"_{one}") for name in ("tiny", "gaussian_agnostic_small") for one in DATA_SETS),
+    ],
 )
 def test_it_was_trained_on_the_training_list_alone(shared_data, name, data_set, ending):
     root, folder = shared_data / data_set, bundled_checkpoint(name)
@@ -65,7 +72,7 @@ def test_it_was_trained_on_the_training_list_alone(shared_data, name, data_set, 
     assert not (train | val) & set(IRSTDFolder(root, split="test").stems)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", DETECTORS)
 def test_it_finds_the_planted_targets_of_synthetic_scenes(name):
     pipeline = PIPELINES[name].from_pretrained(bundled_checkpoint(name))
     counts = ImageCounts.zero()
@@ -75,6 +82,22 @@ def test_it_finds_the_planted_targets_of_synthetic_scenes(name):
     assert counts.targets == 16
     assert pd(counts) >= 0.85
     assert counts.false_alarm_px <= 60
+
+
+@pytest.mark.parametrize("paste_targets", [True, False])
+def test_its_images_keep_scene_targets_and_noise(paste_targets):
+    scenes = [synthetic_scene(160, 192, kind="sea", num_targets=2, scr=10.0, seed=seed) for seed in range(2)]
+    masks = [scene.mask for scene in scenes]
+    pipeline = GaussianAgnosticPipeline.from_pretrained("gaussian_agnostic_small")
+    output = pipeline([scene.image for scene in scenes], masks, batch_size=2, paste_targets=paste_targets)
+    for scene, image in zip(scenes, output.images, strict=True):
+        real = scene.image / 255
+        levels = [one.reshape(20, 8, 24, 8).mean(axis=(1, 3)).ravel() for one in (real, image)]
+        assert np.corrcoef(*levels)[0, 1] > 0.8
+        contrasts = [target_contrasts(one, scene.mask) for one in (real, image)]
+        np.testing.assert_allclose(contrasts[1], contrasts[0], rtol=0.1, atol=0.01)
+        noise = [np.diff(one[~scene.mask.any(axis=1)]).std() for one in (real, image)]
+        assert 0.3 < noise[1] / noise[0] < 2
 
 
 def test_the_scene_of_detect_without_input_shows_targets(tmp_path):

@@ -11,18 +11,19 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DCon
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..data.crops import CropSettings, setting
-from ..data.folder import Sample, held_out_stems
+from ..data.folder import Sample, refuse_held_out
 from ..data.ggs import draw_num_groups, squeeze
 from ..data.images import normalize_image
 from ..models.configurations import GENERATOR_CONFIGURATIONS
 from ..models.image_vae import WaveletAutoencoderKL
 from ..models.prompt_embedding import PromptEmbedding
-from ..pipelines.pipeline_gaussian_agnostic import encode_gray, latent_scale
+from ..pipelines.pipeline_gaussian_agnostic import latent_scale
 from .loop import SHOWN, Task, Validation
 from .settings import TrainSettings
 from .training_data import TrainingData, read_training_data
 
 VALIDATION_PX = 128  # side of the crops, from the middle of each image, that a validation sees
+VALIDATION_IMAGES = 32
 VALIDATION_TIMESTEPS = (50, 200, 400, 600, 800)
 SAMPLING_STEPS = 20  # denoising steps of the picture at a validation
 LEFT_OUT = ("inversion", "rescale", "gamma", "gain", "range", "blur", "noise", "column_noise")  # augmentations
@@ -34,7 +35,18 @@ class GeneratorSettings(TrainSettings):
 
     configurations: ClassVar[dict[str, Any]] = GENERATOR_CONFIGURATIONS
 
+    starts_at_random: ClassVar[bool] = True
+
     model: str = setting("gaussian_agnostic_small", "Generator configuration in irstd_ldm.models.configurations.")
+    input_perturbation: float = setting(0.0, "Deviation of noise that is added to the diffusion's and not predicted.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.starts_at_random and self.pretrained_model_name_or_path is not None:
+            raise ValueError(
+                f"`pretrained_model_name_or_path` must be null, got {self.pretrained_model_name_or_path}: this part "
+                "starts from random weights"
+            )
 
 
 class GeneratorTask(Task):
@@ -53,36 +65,18 @@ class GeneratorTask(Task):
         )
         data = read_training_data(settings, crops)
         for data_set in data.data_sets:
-            used = {*data_set.train_stems, *(sample.stem for sample in data_set.val_samples)}
-            leaked = sorted(held_out_stems(data_set.root) & used)
-            if leaked:
-                raise ValueError(
-                    f"`train_list` names {len(leaked)} images of a test list of {data_set.root}, such as {leaked[0]}"
-                )
+            used = [*data_set.train_stems, *(sample.stem for sample in data_set.val_samples)]
+            refuse_held_out(data_set.root, used, "`train_list`")
         return data
-
-
-class ReconstructionTask(GeneratorTask):
-    """A part that rebuilds images from reduced ones, validated by PSNR."""
-
-    headline = "psnr"
-
-    def reconstruct(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images (B, 1, H, W) in [0, 1] that were made of given ones, by the name of their score."""
-        raise NotImplementedError
-
-    def validate(self) -> Validation:
-        """PSNR of what is made of the held-out images."""
-        image = validation_batch(self.data.val_samples).to(next(self.model.parameters()).device)
-        made = self.reconstruct(image)
-        return Validation({name: psnr(one, image) for name, one in made.items()}, pictures(image, *made.values()))
 
 
 class NoisePredictionTask(GeneratorTask):
     """Squared error of the predicted noise of images' latents, uniform timesteps.
 
-    The model's forward pass takes what `inputs` returns, timesteps (B,) and two kinds of standard normal noise
-    (B, C, h, w), that of the diffusion and that of the posterior's sample, and predicts the former.
+    The model's forward pass takes what `inputs` returns, timesteps (B,), the diffusion's standard normal noise
+    (B, C, h, w) and a perturbation of it, and predicts the former. What it sees in sampling are its own errors, noise
+    that is not in the schedule; the perturbation teaches it to take such for noise (Ning et al., arXiv 2301.11706).
+    Latents are the posteriors' means: an image of 8 bits is rounded as it is, and is rounded again when it is saved.
     """
 
     headline = "mse"
@@ -101,8 +95,9 @@ class NoisePredictionTask(GeneratorTask):
         num_timesteps = self.model.scheduler.config.num_train_timesteps
         timesteps = torch.randint(num_timesteps, (len(inputs[0]),), generator=generator)
         timesteps = timesteps.to(inputs[0].device, non_blocking=True)  # (B,)
-        noise, sample_noise = (latent_noise(self.vae, inputs[0], generator) for _ in range(2))
-        loss = (model(*inputs, timesteps, noise, sample_noise) - noise).square().mean()
+        noise, perturbation = (latent_noise(self.vae, inputs[0], generator) for _ in range(2))
+        predicted = model(*inputs, timesteps, noise, self.settings.input_perturbation * perturbation)
+        loss = (predicted - noise).square().mean()
         return loss, {"mse": loss.detach()}
 
     def validate(self) -> Validation:
@@ -125,10 +120,10 @@ def squeezed_batch(image: torch.Tensor, generator: torch.Generator, generation: 
     return torch.stack(copies)
 
 
-def validation_batch(samples: Sequence[Sample], limit: int = 32) -> torch.Tensor:
-    """The middles of the first images, continued by reflection where these are smaller: (B, 1, 128, 128) in [0, 1]."""
+def validation_batch(samples: Sequence[Sample]) -> torch.Tensor:
+    """The middles (B, 1, 128, 128) in [0, 1] of the first 32 images, smaller ones continued by reflection."""
     crops = []
-    for sample in samples[:limit]:
+    for sample in samples[:VALIDATION_IMAGES]:
         image = (normalize_image(sample.image) + 1) / 2  # (H, W)
         short = [max(VALIDATION_PX - side, 0) for side in image.shape]
         image = np.pad(image, [(0, n) for n in short], mode="reflect")
@@ -143,12 +138,6 @@ def latent_noise(vae: AutoencoderKL, image: torch.Tensor, generator: torch.Gener
     return torch.randn((len(image), vae.config.latent_channels, *size), generator=generator).to(
         image, non_blocking=True
     )
-
-
-def sample_latents(vae: AutoencoderKL, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Scaled samples of the posterior of images (B, 1, H, W) in [-1, 1], by standard normal noise (B, C, h, w)."""
-    posterior = encode_gray(vae, image)
-    return (posterior.mean + posterior.std * noise) * vae.config.scaling_factor
 
 
 def psnr(image: torch.Tensor, reference: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Losses of both stages and the IoU that is logged beside them. Each returns a scalar tensor."""
+"""Losses of the detectors and the IoU that is logged beside them. Each returns a scalar tensor."""
 
 import torch
 import torch.nn.functional as F

@@ -4,10 +4,13 @@
         --train_data_dir DATA --restoration runs/restoration --pretrained_model_name_or_path runs/image_unet \
         --output_dir runs/gaussian_agnostic
 
-`--pretrained_model_name_or_path` is what train_image_unet.py wrote or any Stable-Diffusion-like folder or Hub id.
+`--pretrained_model_name_or_path` is what train_image_unet.py wrote or any Stable-Diffusion-like folder or Hub id, or
+what this trainer wrote.
 """
 
 from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 from diffusers import ControlNetModel
@@ -21,7 +24,6 @@ from irstd_ldm.training.generator import (
     GeneratorSettings,
     NoisePredictionTask,
     load_base,
-    sample_latents,
     squeezed_batch,
 )
 from irstd_ldm.training.training_data import TrainingData
@@ -31,8 +33,11 @@ from irstd_ldm.training.training_data import TrainingData
 class ControlNetSettings(GeneratorSettings):
     """Settings of the control branch's trainer."""
 
+    starts_at_random: ClassVar[bool] = False
+
     restoration: str = setting(MISSING, "Folder that train_restoration wrote.", is_path=True)
     num_inference_steps: int = setting(50, "Denoising steps, the checkpoint's default.")
+    strength: float = setting(1.0, "Share of the steps that are run, the checkpoint's default.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,32 +56,41 @@ class ControlledDiffusion(nn.Module):
         self.controlnet = pipeline.controlnet
         self.scheduler = pipeline.scheduler
 
-    def forward(self, image, squeezed, timesteps, noise, sample_noise) -> torch.Tensor:
+    def forward(self, image, squeezed, timesteps, noise, perturbation) -> torch.Tensor:
         """The controlled denoiser's noise (B, C, h, w) for images and squeezed copies (B, 1, H, W) in [0, 1]."""
         pipeline = self.pipeline
         with torch.no_grad():
-            latents = sample_latents(pipeline.vae, image * 2 - 1, sample_noise)
+            latents = pipeline.encode_hint(image)
             hint = pipeline.encode_hint(pipeline.restoration(squeezed).sample.clamp(0, 1))
-        noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
+        noisy = pipeline.scheduler.add_noise(latents, noise + perturbation, timesteps)
         return pipeline.predict_noise(noisy, hint, timesteps)
 
 
 def make_pipeline(settings: ControlNetSettings) -> GaussianAgnosticPipeline:
     """The pipeline around a trained base and stage 1, its control branch a copy of the denoiser's encoder.
 
-    The hint is a latent: one convolution embeds it, and zero convolutions make the untrained branch silent.
+    The hint is a latent: one convolution embeds it, and zero convolutions make the untrained branch silent. A folder
+    that this trainer wrote has a branch, which is trained on.
     """
     assert settings.pretrained_model_name_or_path is not None
     base = load_base(settings.pretrained_model_name_or_path)
     torch.manual_seed(settings.seed)
-    controlnet = ControlNetModel.from_unet(
-        base["unet"],
-        conditioning_channels=base["vae"].config.latent_channels,
-        conditioning_embedding_out_channels=(base["unet"].config.block_out_channels[0],),
-    )
+    if (Path(settings.pretrained_model_name_or_path) / "controlnet").is_dir():
+        controlnet = ControlNetModel.from_pretrained(settings.pretrained_model_name_or_path, subfolder="controlnet")
+    else:
+        controlnet = ControlNetModel.from_unet(
+            base["unet"],
+            conditioning_channels=base["vae"].config.latent_channels,
+            conditioning_embedding_out_channels=(base["unet"].config.block_out_channels[0],),
+        )
     restoration = IRSTDRestorationModel.from_pretrained(settings.restoration, subfolder="restoration")
-    steps = settings.num_inference_steps
-    return GaussianAgnosticPipeline(restoration, controlnet=controlnet, default_num_inference_steps=steps, **base)
+    return GaussianAgnosticPipeline(
+        restoration,
+        controlnet=controlnet,
+        default_num_inference_steps=settings.num_inference_steps,
+        default_strength=settings.strength,
+        **base,
+    )
 
 
 class ControlNetTask(NoisePredictionTask):

@@ -16,13 +16,12 @@ from torch import nn
 from irstd_ldm.data.crops import setting
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.models.image_vae import WaveletAutoencoderKL
-from irstd_ldm.pipelines.pipeline_gaussian_agnostic import decode_gray
+from irstd_ldm.pipelines.pipeline_gaussian_agnostic import decode_gray, encode_gray
 from irstd_ldm.training.generator import (
     SAMPLING_STEPS,
     GeneratorSettings,
     NoisePredictionTask,
     latent_noise,
-    sample_latents,
 )
 from irstd_ldm.training.training_data import TrainingData
 
@@ -49,11 +48,11 @@ class ImageDiffusion(nn.Module):
         super().__init__()
         self.vae, self.unet, self.scheduler = vae.requires_grad_(False), unet, scheduler
 
-    def forward(self, image, timesteps, noise, sample_noise) -> torch.Tensor:
+    def forward(self, image, timesteps, noise, perturbation) -> torch.Tensor:
         """The denoiser's noise (B, C, h, w) for images (B, 1, H, W) in [-1, 1]."""
         with torch.no_grad():
-            latents = sample_latents(self.vae, image, sample_noise)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+            latents = encode_gray(self.vae, image).mode() * self.vae.config.scaling_factor
+        noisy = self.scheduler.add_noise(latents, noise + perturbation, timesteps)
         prompt = image.new_zeros(len(image), 1, self.unet.config.cross_attention_dim)
         return self.unet(noisy, timesteps, prompt).sample
 
@@ -61,7 +60,7 @@ class ImageDiffusion(nn.Module):
 def make_scheduler() -> DDPMScheduler:
     """Stable Diffusion's: 1000 steps, noise prediction, scaled linear from 0.00085 to 0.012.
 
-    Clean latents are clipped at six deviations: beyond, out of strong noise, lie errors of the prediction, multiplied.
+    Clean latents are clipped at four deviations: beyond, out of strong noise, lie errors of the prediction, multiplied.
     """
     return DDPMScheduler(
         num_train_timesteps=1000,
@@ -69,7 +68,7 @@ def make_scheduler() -> DDPMScheduler:
         beta_start=0.00085,
         beta_end=0.012,
         clip_sample=True,
-        clip_sample_range=6.0,
+        clip_sample_range=4.0,
         timestep_spacing="linspace",
     )
 

@@ -19,7 +19,7 @@ from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import losses
-from irstd_ldm.training.detectors import DetectorTask
+from irstd_ldm.training.detectors import DetectorTask, rebuilt
 from irstd_ldm.training.settings import DetectorSettings
 from irstd_ldm.training.training_data import TrainingData
 
@@ -159,9 +159,7 @@ def grow_full_resolution(pipeline: IRSTDLatentPipeline, channels: int) -> None:
     """
     for name in ("image_encoder", "vae"):
         network = getattr(pipeline, name)
-        # diffusers passes over what a config says of arguments that stand on its list of defaults.
-        config = {**network.config, "full_resolution_channels": channels, "_use_default_values": []}
-        grown = type(network).from_config(config)
+        grown = rebuilt(network, full_resolution_channels=channels)
         weights = grown.state_dict()
         for key, old in network.state_dict().items():
             if old.ndim == 4 and old.shape[1] < weights[key].shape[1]:

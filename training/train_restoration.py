@@ -11,7 +11,15 @@ import torch
 
 from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from irstd_ldm.models.restoration import IRSTDRestorationModel
-from irstd_ldm.training.generator import GeneratorSettings, ReconstructionTask, squeezed_batch
+from irstd_ldm.training.generator import (
+    GeneratorSettings,
+    GeneratorTask,
+    pictures,
+    psnr,
+    squeezed_batch,
+    validation_batch,
+)
+from irstd_ldm.training.loop import Validation
 from irstd_ldm.training.training_data import TrainingData
 
 MIN_ERROR = 1e-6  # mean squared error in [0, 1], below which an image counts as restored: a quarter of a gray level
@@ -22,19 +30,22 @@ class RestorationSettings(GeneratorSettings):
     """Settings of the restoration's trainer."""
 
 
-class RestorationTask(ReconstructionTask):
+class RestorationTask(GeneratorTask):
     """Logarithm of the squared error between each image and its restored squeezed copy, so that its mean is a PSNR's.
 
     The squared error itself, as published, hangs on the few images of few groups whose levels nobody can know: with it
     stage 1 hardly learned anything else.
     """
 
+    headline = "psnr"
     settings_class = RestorationSettings
 
     def __init__(self, settings: RestorationSettings, data: TrainingData):
         super().__init__(settings, data)
         torch.manual_seed(settings.seed)
         self.model = IRSTDRestorationModel(**GENERATOR_CONFIGURATIONS[settings.model]["restoration"])
+        if settings.gradient_checkpointing:
+            self.model.swin.gradient_checkpointing_enable()
 
     def loss(self, model, batch, step, generator):
         image = ((batch["image"] + 1) / 2).clamp(0, 1)  # (B, 1, S, S)
@@ -43,10 +54,13 @@ class RestorationTask(ReconstructionTask):
         loss = error.clamp(min=MIN_ERROR).log10().mean()
         return loss, {"psnr": -10 * loss.detach()}
 
-    def reconstruct(self, image):
-        """The images squeezed as in generation, and restored."""
+    def validate(self) -> Validation:
+        """PSNR of the held-out images, squeezed as in generation and restored."""
+        image = validation_batch(self.data.val_samples).to(self.model.device)
         squeezed = squeezed_batch(image, torch.Generator().manual_seed(0), generation=True)
-        return {"squeezed_psnr": squeezed, "psnr": self.model(squeezed).sample.clamp(0, 1)}
+        restored = self.model(squeezed).sample.clamp(0, 1)
+        scores = {"squeezed_psnr": psnr(squeezed, image), "psnr": psnr(restored, image)}
+        return Validation(scores, pictures(image, squeezed, restored))
 
     def save_components(self, folder: Path) -> None:
         """Write the restoration."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from huggingface_hub import EvalResult
 from PIL import Image
@@ -14,8 +15,9 @@ from ..bundled import resolve_model
 from ..data.synthetic import synthetic_scene
 from ..evaluation.metrics import metric_rows, metrics_of
 from ..files import write_text
-from ..hub.format import CARD, PICTURE, checkpoint_files, read_json
-from ..hub.model_card import TASK, CardResults, make_card
+from ..hub.format import CARD, INDEX, PICTURE, checkpoint_files, class_name, read_json
+from ..hub.model_card import GENERATOR_CLASS, TASK, CardResults, make_card
+from ..pipelines.pipeline_gaussian_agnostic import generator_class
 from ..results import draw_overlay
 from . import EXIT_DONE, EXIT_USAGE, SCENE_SCR, CommandError, describe
 from .model import BUNDLED, load_pipeline
@@ -108,6 +110,12 @@ def card_results(metrics: Sequence[Mapping[str, Any]]) -> CardResults:
 
 
 def example_picture(args: argparse.Namespace) -> Image.Image:
-    """A synthetic scene with what the checkpoint finds in it: an image of a data set would need its licence."""
-    image = synthetic_scene(seed=SCENE_SEED, scr=SCENE_SCR).image  # (H, W)
-    return draw_overlay(image, load_pipeline(args)(image).targets[0])
+    """A synthetic scene with what the checkpoint finds in it, or beside what a generator makes of it.
+
+    An image of a data set would need its licence.
+    """
+    scene = synthetic_scene(seed=SCENE_SEED, scr=SCENE_SCR)
+    if class_name(read_json(args.folder / INDEX)) != GENERATOR_CLASS:
+        return draw_overlay(scene.image, load_pipeline(args)(scene.image).targets[0])
+    made = load_pipeline(args, class_of=generator_class)(scene.image, mask=scene.mask).images[0]  # (H, W) in [0, 1]
+    return Image.fromarray(np.hstack([scene.image, np.rint(made * 255).astype(np.uint8)]))

@@ -5,6 +5,7 @@ import argparse
 from ..data.folder import held_out_stems
 from ..data.images import to_gray
 from ..data.readers.frame import IMAGE_ERRORS
+from ..files import is_free
 from ..runtime.quantize import Calibration, evenly_spaced
 from . import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, CommandError, describe
 from .image_set import HF_PREFIX, ImageSet
@@ -16,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     if args.int8 != (args.calibration is not None):
         raise CommandError("--int8 and --calibration ROOT go together", EXIT_USAGE)
     folder = args.output.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_free(folder):
         raise CommandError(f"--output {args.output}: exists and is not an empty folder", EXIT_USAGE)
     calibration = None if args.calibration is None else _calibration(args)
     pipeline = load_pipeline(args)

@@ -3,6 +3,7 @@
 import argparse
 import platform
 from collections.abc import Iterable
+from functools import partial
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from typing import Any
@@ -42,19 +43,22 @@ def _describe_pipeline(args: argparse.Namespace) -> tuple[Iterable[tuple[str, An
     """Prints the components; returns the entries of the config, and the versions of the libraries."""
     import torch
 
-    pipeline = load_pipeline(args)
+    from ..pipelines.base import IRSTDPipelineBase
+    from ..pipelines.detection import pipeline_class
+
+    pipeline = load_pipeline(args, class_of=partial(pipeline_class, kind=IRSTDPipelineBase))
     print(f"model: {resolve_model(args.model)}")
     print(f"pipeline: {type(pipeline).__name__}")
     print("\ncomponents:")
     total = 0
     for name, component in pipeline.components.items():
-        line = f"  {name:<16}{type(component).__name__:<32}"
+        line = f"  {name:<18}{type(component).__name__:<32}"
         if isinstance(component, torch.nn.Module):
             num_parameters = sum(parameter.numel() for parameter in component.parameters())
             total += num_parameters
             line += f"{num_parameters:>14,} parameters"
         print(line.rstrip())
-    print(f"  {'all':<48}{total:>14,} parameters")
+    print(f"  {'all':<50}{total:>14,} parameters")
     config = [item for item in pipeline.config.items() if item[0] not in pipeline.components and item[0][0] != "_"]
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "not available"

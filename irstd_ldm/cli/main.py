@@ -47,6 +47,7 @@ written to DIR, as --write chooses:
 and on demand:
   probability/STEM.png    16-bit, probability * 65535
   detections.jsonl        a line per image as soon as it is done; failed inputs in the end
+  yolo/STEM.txt           class, centre and size of each box, in shares of the image
   detections_coco.json    COCO, masks as run lengths (extra coco)
   detections.geojson      targets of GeoTIFF images in longitude and latitude (extra geo)
 An input of several frames (video, pages, stacks) has a folder of its own: DIR/STEM/detections.jsonl, detections.csv,
@@ -443,7 +444,9 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help=f"generated: a folder or a Hub id; default: the bundled {GENERATOR}")
     add("--batch-size", type=_positive_int, default=4, metavar="N", help="generated: images at a time; default: 4")
     add("--num-inference-steps", type=_positive_int, metavar="N", help="generated; default: the checkpoint's")
-    add("--strength", type=_unit_interval, default=1.0, metavar="S", help="generated: share of the steps; default: 1")
+    add(
+        "--strength", type=_unit_interval, metavar="S", help="generated: share of the steps; default: the checkpoint's"
+    )
     add("--color-fix", choices=("wavelet", "adain", "none"), default="wavelet", help="generated; default: wavelet")
     add("--no-paste-targets", dest="paste_targets", action="store_false", help="generated: targets as generated")
     add("--backgrounds", type=Path, metavar="ROOT", help="planted: frames without targets, images/")
@@ -508,7 +511,7 @@ def _add_decision(parser: argparse.ArgumentParser) -> None:
         "--score-threshold",
         type=_unit_interval,
         metavar="P",
-        help="which components are targets: those of a mean probability > P; default: the checkpoint's, or all",
+        help="which components are targets: those of a mean probability > P; default: the checkpoint's, or 0.5",
     )
     group.add_argument(
         "--max-false-targets-per-megapixel",

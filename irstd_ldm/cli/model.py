@@ -80,8 +80,13 @@ def load_detector(args: argparse.Namespace, device: torch.device | None) -> Dete
     return pipeline
 
 
-def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) -> IRSTDDetectionPipeline:
-    """The pipeline that `--model` names (default: the bundled checkpoint), on `device`."""
+def load_pipeline(
+    args: argparse.Namespace, device: torch.device | None = None, class_of: Callable[[str], Any] | None = None
+) -> Any:
+    """The pipeline that `--model` names (default: the bundled checkpoint), on `device`: by default a detector.
+
+    `class_of` names its class, as `detector_class` does, and refuses others by a ValueError.
+    """
     source = str(resolve_model(args.model))
     import diffusers
     import transformers
@@ -95,7 +100,7 @@ def load_pipeline(args: argparse.Namespace, device: torch.device | None = None) 
     if not is_folder and HUB_ID.fullmatch(source) is None:
         raise CommandError(f"--model {source}: no such folder, and not a Hub id (OWNER/NAME)", EXIT_USAGE)
     try:
-        pipeline = detector_class(source).from_pretrained(source)
+        pipeline = (class_of or detector_class)(source).from_pretrained(source)
     except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
         if exported.is_exported(source):
             raise CommandError(

@@ -15,16 +15,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..bundled import GENERATOR, resolve_model
-from ..data.folder import IRSTDFolder, Sample, held_out_stems, read_backgrounds, write_stem_list
+from ..data.folder import IRSTDFolder, Sample, read_backgrounds, refuse_held_out, write_stem_list
 from ..data.ggs import squeeze_with_targets
 from ..data.planted_targets import TargetModel, plant_targets
 from ..files import csv_line, csv_text, write_json, write_text
 from ..hub.format import digests
-from ..pipelines.pipeline_gaussian_agnostic import GaussianAgnosticPipeline, unit_range
+from ..pipelines.pipeline_gaussian_agnostic import generator_class, unit_range
 from ..targets import label_components
 from ..tiling import image_seed
 from . import EXIT_DONE, EXIT_USAGE, CommandError, one_line
-from .model import resolve_device
+from .model import load_pipeline, resolve_device
 from .outputs import held, make_folder, save_png
 
 SETTINGS, PROVENANCE, TRAIN_LIST = "synthesis.json", "provenance.csv", "train.txt"
@@ -158,11 +158,7 @@ def _sample_maker(args: argparse.Namespace, samples: dict[str, Sample]) -> Maker
 
     if args.mode == "squeezed":
         return lambda jobs: [*map(squeeze, jobs)]
-    try:
-        pipeline = GaussianAgnosticPipeline.from_pretrained(args.model)
-    except Exception as error:  # a checkpoint is foreign input: a folder, a file or a server may be wrong in any way
-        raise CommandError(f"--model {args.model}: {one_line(error)}", EXIT_USAGE) from error
-    pipeline.to(resolve_device(args.device)).set_progress_bar_config(disable=True)
+    pipeline = load_pipeline(args, resolve_device(args.device), generator_class)
 
     def generate(jobs: Sequence[Job]) -> list[Made]:
         chosen = [samples[source] for source, _ in jobs]
@@ -222,9 +218,7 @@ def _quantised(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _read_samples(args: argparse.Namespace) -> dict[str, Sample]:
     try:
         folder = IRSTDFolder(args.data, split="train", list_file=args.list)
-        leaked = sorted(held_out_stems(args.data) & set(folder.stems))
-        if leaked:
-            raise ValueError(f"{len(leaked)} images of a test list, such as {leaked[0]}, are on the list")
+        refuse_held_out(args.data, folder.stems, "the list")
         return {sample.stem: sample for sample in folder}
     except (OSError, ValueError) as error:
         raise CommandError(f"--data {args.data}: {one_line(error)}", EXIT_USAGE) from error

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
-from ..files import unfinished_folder
+from ..files import is_free, unfinished_folder
 from ..hub.format import INDEX, NAMED_FILES, checkpoint_files, read_json
 from ..hub.upload import HUB_ERRORS, explain, upload, upload_contents
 from . import EXIT_DONE, EXIT_USAGE, CommandError, plain
@@ -46,7 +46,7 @@ def pull(args: argparse.Namespace) -> int:
     folder = args.folder.absolute()
     try:
         validate_repo_id(args.repo_id)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not is_free(folder):
             raise ValueError(f"{args.folder}: exists and is not an empty folder; nothing is overwritten")
         folder.parent.mkdir(parents=True, exist_ok=True)
     except (HFValidationError, OSError, ValueError) as error:

@@ -206,6 +206,13 @@ def held_out_stems(root: str | PathLike[str]) -> set[str]:
     return {stem for path in lists for stem in _listed_stems(path)}
 
 
+def refuse_held_out(root: str | PathLike[str], stems: Iterable[str], name: str) -> None:
+    """Raises a ValueError where `stems`, which a message calls `name`, hold images of a test list under ROOT."""
+    found = sorted(held_out_stems(root).intersection(stems))
+    if found:
+        raise ValueError(f"{name} must hold no image of a test list, got {len(found)}, such as {found[0]}")
+
+
 def validation_list(model: str | PathLike[str], root: str | PathLike[str]) -> Path:
     """The list of the images of ROOT that a model's training held out: val_NAME.txt in the model's folder, or val.txt.
 

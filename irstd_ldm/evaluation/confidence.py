@@ -67,7 +67,7 @@ def fit_platt(confidence: np.ndarray, hit: np.ndarray) -> PlattCalibration:
         rate = expit(features @ parameters)
         return (features.T * (rate * (1 - rate))) @ features / len(label)
 
-    best = np.array([0.0, logit(label.mean())])  # The slope is 0.
+    best = np.array([0.0, logit(label.mean())])  # slope and offset
     if np.ptp(logits) > 0 and gradient(best)[0] < 0:  # else, the loss being convex, no positive slope is better
         best = minimize(loss, best, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-9}).x
     return PlattCalibration(float(best[0]), float(best[1]))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
@@ -52,6 +52,12 @@ def component_module(library: str) -> str | None:
     match = _LIBRARY.fullmatch(library)
     module = f"{_MODELS}.{match[1]}" if match else None
     return module if module and find_spec(module) else None
+
+
+def class_name(index: Mapping[str, Any]) -> str:
+    """The class that a config or a model_index.json names, also one that names the file of remote code beside it."""
+    name = index["_class_name"]
+    return name[1] if isinstance(name, list) else name
 
 
 def checkpoint_files(folder: str | PathLike) -> list[Path]:

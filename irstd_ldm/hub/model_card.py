@@ -10,9 +10,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .format import INDEX, PICTURE, read_json, read_safetensors_header
+from .format import INDEX, PICTURE, class_name, read_json, read_safetensors_header
 
 TASK = "image-segmentation"
+GENERATOR_CLASS, GENERATOR_TASK = "GaussianAgnosticPipeline", "image-to-image"
 TAGS = ("infrared", "small-target-detection", "irstd", "diffusion", "irstd-ldm")
 LIBRARIES = ("torch", "diffusers", "transformers")
 NONE_STATED = "none stated by its authors, who ask to be cited; the images are not in this repository"
@@ -68,27 +69,28 @@ def make_card(
     """
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
     title = name.rstrip("/").rpartition("/")[2]
+    is_generator = bool(index) and class_name(index) == GENERATOR_CLASS
     entries = [] if results is None else list(results.entries)
     data_sets = _data_sets(entries, settings or {})
     card_data = ModelCardData(
         model_name=title,
         library_name="diffusers",
-        pipeline_tag=TASK if index else None,
+        pipeline_tag=(GENERATOR_TASK if is_generator else TASK) if index else None,
         license="apache-2.0",
         tags=list(TAGS),
         datasets=list(data_sets) or None,
         metrics=list(dict.fromkeys(entry.metric_type for entry in entries)) or None,
         eval_results=entries or None,
     )
-    picture = (folder / PICTURE).exists()
+    shown = f"A synthetic scene and {'an image made of it' if is_generator else 'the targets found in it'}"
     packages = {**{package: version(package) for package in LIBRARIES}, **(versions or {})}
     sections = [
         f"# {title}",
         _usage(index, folder, name),
-        f"![A synthetic scene and the targets found in it]({PICTURE})" if picture else "",
+        f"![{shown}]({PICTURE})" if (folder / PICTURE).exists() else "",
         _networks(folder),
         _table("## Data", ("data set", "licence"), data_sets.items()) if data_sets else "",
-        _results(results),
+        "" if is_generator else _results(results),
         _training(run, settings),
         notes.strip() or LIMITATIONS.strip(),
         f"## Versions\n\n{', '.join(f'{package} {number}' for package, number in packages.items())}",
@@ -101,19 +103,19 @@ def _usage(index: Mapping[str, Any], folder: Path, name: str) -> str:
     lines = ["## Use", "", "```python"]
     if not index:
         for config in sorted(folder.glob("*/config.json")):
-            class_name = read_json(config)["_class_name"]
-            load = f'{class_name}.from_pretrained("{name}", subfolder="{config.parent.name}")'
-            lines += [f"from irstd_ldm import {class_name}", "", f"{config.parent.name} = {load}"]
+            part = class_name(read_json(config))
+            load = f'{part}.from_pretrained("{name}", subfolder="{config.parent.name}")'
+            lines += [f"from irstd_ldm import {part}", "", f"{config.parent.name} = {load}"]
         return "\n".join([*lines, "```"])
-    class_name = index["_class_name"][1] if isinstance(index["_class_name"], list) else index["_class_name"]
+    pipeline = class_name(index)
     lines += [
-        f"from irstd_ldm import {class_name}",
+        f"from irstd_ldm import {pipeline}",
         "from irstd_ldm.data.synthetic import synthetic_scene",
         "",
-        f'pipe = {class_name}.from_pretrained("{name}")',
+        f'pipe = {pipeline}.from_pretrained("{name}")',
         "output = pipe(synthetic_scene().image)  # or a file, a PIL image, an array, a tensor, a list of these",
     ]
-    if "default_ensemble_size" in index:
+    if pipeline != GENERATOR_CLASS:
         lines += ["for target in output.targets[0]:", "    print(target.x, target.y, target.confidence)"]
     lines += ["```", "", "Where irstd-ldm is not installed, diffusers runs the code in the repository on the Hub:", ""]
     lines += ["```python", "from diffusers import DiffusionPipeline", ""]
@@ -130,7 +132,7 @@ def _networks(folder: Path) -> str:
         tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in BATCH_STATISTICS}
         parameters = sum(math.prod(shape) for _, shape in tensors.values())
         types = ", ".join(sorted({kind for kind, _ in tensors.values()}))
-        rows.append((f"`{config.parent.name}`", f"`{read_json(config)['_class_name']}`", f"{parameters:,}", types))
+        rows.append((f"`{config.parent.name}`", f"`{class_name(read_json(config))}`", f"{parameters:,}", types))
     return _table("## Networks", ("part", "class", "parameters", "stored as"), rows)
 
 

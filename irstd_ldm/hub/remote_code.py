@@ -14,7 +14,7 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import NamedTuple
 
-from .format import INDEX, component_module, read_json
+from .format import INDEX, class_name, component_module, read_json
 
 PIPELINE_STEM = "pipeline"  # diffusers' CUSTOM_PIPELINE_FILE_NAME
 _PACKAGE = __name__.partition(".")[0]
@@ -64,11 +64,11 @@ def remote_code(folder: Path) -> dict[Path, bytes]:
             stem = f"irstd_{module.rpartition('.')[2]}"
             files[Path(name, f"{stem}.py")] = one_module(module, entry[1]).encode()
             index[name] = [stem, entry[1]]
-    class_name = index["_class_name"][1] if isinstance(index["_class_name"], list) else index["_class_name"]
-    module = _pipeline_modules().get(class_name)
+    name = class_name(index)
+    module = _pipeline_modules().get(name)
     if module is not None:
-        files[Path(f"{PIPELINE_STEM}.py")] = one_module(module, class_name).encode()
-        index["_class_name"] = [PIPELINE_STEM, class_name]
+        files[Path(f"{PIPELINE_STEM}.py")] = one_module(module, name).encode()
+        index["_class_name"] = [PIPELINE_STEM, name]
     if files:
         files[Path(INDEX)] = (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
     return files

@@ -164,7 +164,7 @@ class HaarStem(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.dwt = DWT("haar")
+        self.dwt = DWT()
         self.conv = nn.Conv2d(4 * in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -178,7 +178,7 @@ class HaarHead(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         self.conv = nn.Conv2d(in_channels, 4 * out_channels, 3, padding=1)
-        self.idwt = IDWT("haar")
+        self.idwt = IDWT()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.idwt(self.conv(x).unflatten(1, (self.out_channels, 4)))

@@ -212,7 +212,7 @@ class ConditionalEncoder(SafetensorsOnlyMixin, ModelMixin, ConfigMixin):
             raise ValueError(f"`residual_channels` must have at most {stages} levels, got {residual_channels}")
         if stem not in ("conv", "haar"):
             raise ValueError(f"`stem` must be 'conv' or 'haar', got {stem!r}")
-        self.dwt = DWT("haar") if stem == "haar" else None
+        self.dwt = DWT() if stem == "haar" else None
         encoder_in = [4 * in_channels if stem == "haar" else in_channels, *block_out_channels[:-1]]
         decoder_out = [block_out_channels[0], *block_out_channels[: stages - 2]]
         feature_channels = [*decoder_out, block_out_channels[-1]]

@@ -1,4 +1,4 @@
-"""The published and bundled sizes of the detectors, as arguments of their networks."""
+"""The published and bundled sizes of the detectors and the generator, as arguments of their networks."""
 
 from typing import Any
 

@@ -98,24 +98,14 @@ def _outer_filters(low: list[float], high: list[float]) -> torch.Tensor:
     return torch.stack([torch.outer(rows, columns) for rows, columns in pairs])[:, None]  # (4, 1, L, L)
 
 
-def _continue_periodically(planes: torch.Tensor, padding: int) -> torch.Tensor:
-    """Pads all four sides of (B, C, H, W); Haar needs none, and not every runtime can wrap."""
-    return F.pad(planes, (padding,) * 4, mode="circular") if padding else planes
-
-
 class DWT(nn.Module):
-    """One level of the 2-D discrete wavelet transform, equal to ``pywt.dwt2(mode="periodization")``.
-
-    Args:
-        wavelet: A discrete wavelet of PyWavelets, such as ``haar``, ``db2`` or ``bior2.2``.
-    """
+    """One level of the 2-D Haar wavelet transform, ``pywt.dwt2(x, "haar")``."""
 
     filters: torch.Tensor
 
-    def __init__(self, wavelet: str = "haar"):
+    def __init__(self):
         super().__init__()
-        bank = pywt.Wavelet(wavelet)
-        self.padding = bank.dec_len // 2 - 1
+        bank = pywt.Wavelet("haar")
         self.register_buffer("filters", _outer_filters(bank.dec_lo[::-1], bank.dec_hi[::-1]), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -123,34 +113,23 @@ class DWT(nn.Module):
         height, width = x.shape[-2:]
         if height % 2 or width % 2:
             raise ValueError(f"`x` must have an even height and width, got {height}x{width}")
-        planes = _continue_periodically(x.flatten(0, 1)[:, None], self.padding)  # (B*C, 1, H+2p, W+2p)
-        bands = F.conv2d(planes, self.filters.to(x.dtype), stride=2)  # (B*C, 4, H/2, W/2)
+        bands = F.conv2d(x.flatten(0, 1)[:, None], self.filters.to(x.dtype), stride=2)  # (B*C, 4, H/2, W/2)
         return bands.unflatten(0, x.shape[:2])
 
 
 class IDWT(nn.Module):
-    """Inverse of [`DWT`] with the wavelet's reconstruction filters: perfect reconstruction.
-
-    Args:
-        wavelet: The wavelet that was given to [`DWT`].
-    """
+    """Inverse of [`DWT`]: perfect reconstruction."""
 
     filters: torch.Tensor
 
-    def __init__(self, wavelet: str = "haar"):
+    def __init__(self):
         super().__init__()
-        bank = pywt.Wavelet(wavelet)
-        padding = bank.rec_len // 2 - 1
-        self.padding = (padding + 1) // 2
-        self.offset = 2 * self.padding + padding
+        bank = pywt.Wavelet("haar")
         self.register_buffer("filters", _outer_filters(bank.rec_lo, bank.rec_hi), persistent=False)
 
     def forward(self, bands: torch.Tensor) -> torch.Tensor:
         """Sub-bands (B, C, 4, h, w) in the order cA, cH, cV, cD -> (B, C, 2h, 2w)."""
-        height, width = 2 * bands.shape[-2], 2 * bands.shape[-1]
-        planes = _continue_periodically(bands.flatten(0, 1), self.padding)  # (B*C, 4, h+2q, w+2q)
-        x = F.conv_transpose2d(planes, self.filters.to(bands.dtype), stride=2)  # (B*C, 1, 2h+4q+L-2, 2w+4q+L-2)
-        x = x[..., self.offset : self.offset + height, self.offset : self.offset + width]
+        x = F.conv_transpose2d(bands.flatten(0, 1), self.filters.to(bands.dtype), stride=2)  # (B*C, 1, 2h, 2w)
         return x[:, 0].unflatten(0, bands.shape[:2])
 
 
@@ -202,8 +181,8 @@ class LIW(nn.Module):
     ):
         super().__init__()
         self.multiple = 4 * window_size
-        self.dwt = DWT("haar")
-        self.idwt = IDWT("haar")
+        self.dwt = DWT()
+        self.idwt = IDWT()
         self.conv_low = _conv_norm_act(channels, 1, norm_num_groups)
         self.swin1 = SwinBlock(channels, num_heads, window_size, shift_size=0)
         self.swin2 = SwinBlock(channels, num_heads, window_size, shift_size=window_size // 2 if shifted else 0)

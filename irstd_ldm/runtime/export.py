@@ -16,7 +16,7 @@ from torch import nn
 
 from .. import __version__
 from ..extras import required
-from ..files import unfinished_folder
+from ..files import is_free, unfinished_folder
 from .exported import DESCRIPTION, MODEL_FILES, ExportedDetector
 from .quantize import Calibration, calibration_inputs, quantize_onnx
 
@@ -86,7 +86,7 @@ def export_detector(
         raise TypeError(f"`pipeline` must be an IRSTDLatentPipeline to be exported, got {type(pipeline).__name__}")
     if format not in MODEL_FILES:
         raise ValueError(f"`format` must be one of {', '.join(MODEL_FILES)}, got {format!r}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_free(folder):
         raise FileExistsError(f"`folder` must be absent or an empty folder, got {folder}")
     settings = {name: value for name, value in pipeline.config.items() if name.startswith("default_")}
     steps = settings["default_num_inference_steps"] if num_inference_steps is None else num_inference_steps

@@ -51,7 +51,7 @@ def test_another_class_is_named(tiny_diff_checkpoint, tmp_path, capsys):
     (checkpoint / "model_index.json").write_text(json.dumps(index | {"_class_name": ["pipeline", "StableDiffusion"]}))
     assert main(["info", "--model", str(checkpoint)]) == 2
     message = capsys.readouterr().err
-    assert "names StableDiffusion, which is no detector of this package" in message
+    assert "names StableDiffusion, which is no pipeline of this package" in message
     assert message.count("\n") == 1
 
 

@@ -133,7 +133,7 @@ def test_a_test_list_is_refused(data, tmp_path, capsys):
     (tmp_path / "mixed.txt").write_text("s0\ns3\n")
     arguments = ["--data", data, "--mode", "squeezed", "--count", 1, "--output", tmp_path / "out"]
     assert run(*arguments, "--list", tmp_path / "mixed.txt") == 2
-    assert "1 images of a test list, such as s3" in capsys.readouterr().err
+    assert "the list must hold no image of a test list, got 1, such as s3" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         run(*arguments, "--split", "test")
     assert not (tmp_path / "out").exists()
@@ -146,7 +146,7 @@ def test_a_test_list_is_refused(data, tmp_path, capsys):
         (["--mode", "squeezed"], "needs --data"),
         (["--mode", "planted", "--originals"], "needs --data"),
         (["--data", "absent", "--mode", "squeezed"], "--data absent"),
-        (["--data", "DATA"], "needs --model"),
+        (["--data", "DATA", "--model", "tiny"], "is no generator of this package"),
         (["--data", "DATA", "--model", "absent"], "--model absent"),
         (["--mode", "planted", "--backgrounds", "absent"], "--backgrounds absent"),
         (["--mode", "planted", "--backgrounds", "frames", "--scr", "5", "2"], "`scr_range` must be"),

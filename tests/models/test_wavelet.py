@@ -10,7 +10,6 @@ from torch import nn
 
 from irstd_ldm.models.frequency import DWT, IDWT, LIW, SwinBlock
 
-WAVELETS = ("haar", "db2", "bior2.2")
 SIZES = ((4, 4), (12, 10), (8, 14))
 
 
@@ -24,25 +23,23 @@ def liw() -> LIW:
     return LIW(8).eval()
 
 
-@pytest.mark.parametrize("wavelet", WAVELETS)
 @pytest.mark.parametrize("size", SIZES)
-def test_transforms_equal_pywavelets_and_reconstruct_perfectly(wavelet, size):
+def test_transforms_equal_pywavelets_and_reconstruct_perfectly(size):
     x = random_map(2, 3, *size)
-    bands = DWT(wavelet)(x)
+    bands = DWT()(x)
     assert bands.shape == (2, 3, 4, size[0] // 2, size[1] // 2)
     for image, of_image in zip(x.flatten(0, 1).numpy(), bands.flatten(0, 1), strict=True):
-        low, details = pywt.dwt2(image, wavelet, mode="periodization")
+        low, details = pywt.dwt2(image, "haar")
         np.testing.assert_allclose(of_image.numpy(), np.stack([low, *details]), atol=1e-6)
-    torch.testing.assert_close(IDWT(wavelet)(bands), x, atol=1e-6, rtol=0)
+    torch.testing.assert_close(IDWT()(bands), x, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("wavelet", WAVELETS)
 @pytest.mark.parametrize("size", SIZES)
-def test_inverse_of_any_bands_equals_pywavelets(wavelet, size):
+def test_inverse_of_any_bands_equals_pywavelets(size):
     bands = random_map(1, 1, 4, *size)
     low, *details = bands[0, 0].numpy()
-    expected = pywt.idwt2((low, details), wavelet, mode="periodization")
-    np.testing.assert_allclose(IDWT(wavelet)(bands)[0, 0].numpy(), expected, atol=1e-6)
+    expected = pywt.idwt2((low, details), "haar")
+    np.testing.assert_allclose(IDWT()(bands)[0, 0].numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", ((5, 4), (4, 7)))
@@ -54,7 +51,7 @@ def test_odd_size_is_refused(size):
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_half_precision_keeps_its_dtype(dtype):
     x = random_map(1, 2, 8, 8)
-    restored = IDWT("db2").to(dtype)(DWT("db2").to(dtype)(x.to(dtype)))
+    restored = IDWT().to(dtype)(DWT().to(dtype)(x.to(dtype)))
     assert restored.dtype == dtype
     torch.testing.assert_close(restored.float(), x, atol=0.05, rtol=0)
 

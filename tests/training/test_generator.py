@@ -109,6 +109,10 @@ def test_the_three_trainers_make_a_pipeline(settings, synthetic_root, tmp_path):
     trained = pipeline.controlnet.controlnet_mid_block.weight
     assert trained.any()  # zero convolutions have left zero
 
+    on = {"restoration": folders["pipeline"], "pretrained_model_name_or_path": folders["pipeline"]}
+    again = train_controlnet.make_pipeline(train_controlnet.ControlNetSettings(**settings, output_dir="", **on))
+    assert torch.equal(again.controlnet.controlnet_mid_block.weight, trained)  # from where it was
+
 
 def test_a_stable_diffusion_folder_is_a_base(settings, tmp_path):
     expected = make_stable_diffusion(tmp_path / "sd")
@@ -147,6 +151,26 @@ def test_a_control_trainer_needs_a_base(settings):
         train_controlnet.ControlNetSettings(**settings, output_dir="", restoration="x")
 
 
+def test_parts_that_start_at_random_take_no_start(settings):
+    with pytest.raises(ValueError, match="`pretrained_model_name_or_path` must be null, got runs/x"):
+        GeneratorSettings(**settings, output_dir="", pretrained_model_name_or_path="runs/x")
+
+
+def test_stage_one_learns_the_same_with_less_memory(settings, tmp_path):
+    gradients = []
+    for less_memory in (False, True):
+        made = train_restoration.RestorationSettings(**settings, output_dir="", gradient_checkpointing=less_memory)
+        task = train_restoration.RestorationTask(made, GeneratorTask.read_data(made))
+        torch.nn.init.normal_(task.model.swin.upsample.conv.weight, generator=torch.Generator().manual_seed(0))
+        task.model.train()
+        image = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        task.loss(task.model, {"image": image}, 0, torch.Generator().manual_seed(0))[0].backward()
+        gradients.append([parameter.grad for parameter in task.model.parameters() if parameter.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
 def test_test_images_never_enter_generator_training(settings, synthetic_root, tmp_path):
     stems = read_stem_list(synthetic_root / "train.txt")
     write_stem_list(tmp_path / "train.list", stems[:12])
@@ -155,7 +179,7 @@ def test_test_images_never_enter_generator_training(settings, synthetic_root, tm
     assert sorted(data.lists["train"] + data.lists["val"]) == sorted(stems[:12])
     write_stem_list(synthetic_root / "test.txt", stems[11:])
     try:
-        with pytest.raises(ValueError, match=f"1 images of a test list.*{stems[11]}"):
+        with pytest.raises(ValueError, match=f"must hold no image of a test list, got 1, such as {stems[11]}"):
             GeneratorTask.read_data(made)
     finally:
         (synthetic_root / "test.txt").unlink()
@@ -166,6 +190,23 @@ def test_the_recipes_lists_share_no_image_with_nuaas_test_list(nuaa_root, settin
     data = GeneratorTask.read_data(made)
     assert set(data.lists["train"]).isdisjoint(IRSTDFolder(nuaa_root, split="test").stems)
     assert len(data.lists["train"]) == 213
+
+
+def test_perturbed_noise_is_seen_and_not_predicted(settings, tmp_path):
+    made = train_image_unet.ImageUNetSettings(**settings, output_dir="", input_perturbation=0.5, statistics_crops=4)
+    task = train_image_unet.ImageUNetTask(made, GeneratorTask.read_data(made))
+    seen = []
+
+    def denoiser(image, timesteps, noise, perturbation):
+        seen.append((noise, perturbation))
+        return noise
+
+    image = torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    loss, _ = task.loss(denoiser, {"image": image}, 0, torch.Generator().manual_seed(0))
+    assert loss == 0
+    noise, perturbation = seen[0]
+    assert perturbation.std().item() == pytest.approx(0.5, rel=0.05)
+    assert abs(np.corrcoef(noise.ravel(), perturbation.ravel())[0, 1]) < 0.05
 
 
 def test_psnr_by_hand():
