@@ -60,7 +60,7 @@ class ImageDiffusion(nn.Module):
 def make_scheduler() -> DDPMScheduler:
     """Stable Diffusion's: 1000 steps, noise prediction, scaled linear from 0.00085 to 0.012.
 
-    Clean latents are clipped at four deviations: beyond, out of strong noise, lie errors of the prediction, multiplied.
+    Clean latents are clipped at four deviations: beyond lie errors of the prediction, multiplied out of strong noise.
     """
     return DDPMScheduler(
         num_train_timesteps=1000,
