@@ -17,6 +17,7 @@ from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import pd
 from irstd_ldm.hub.format import read_json
+from irstd_ldm.tiling import tile_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
@@ -98,6 +99,17 @@ def test_its_images_keep_scene_targets_and_noise(paste_targets):
         np.testing.assert_allclose(contrasts[1], contrasts[0], rtol=0.1, atol=0.01)
         noise = [np.diff(one[~scene.mask.any(axis=1)]).std() for one in (real, image)]
         assert 0.3 < noise[1] / noise[0] < 2
+
+
+def test_its_tiles_leave_no_seams():
+    image = synthetic_scene(160, 320, kind="sea", num_targets=0, seed=3).image
+    pipeline = GaussianAgnosticPipeline.from_pretrained("gaussian_agnostic_small")
+    made = pipeline(image, tile_size=160, tile_overlap=64).images[0]
+    borders = {edge for _, columns in tile_windows((160, 320), 160, 64) for edge in (columns.start, columns.stop)}
+    steps = np.abs(np.diff(made, axis=1)).mean(axis=0)  # (319,)
+    at_borders = [steps[edge - 1] for edge in borders - {0, 320}]
+    assert len(at_borders) >= 2
+    assert 0.6 < np.mean(at_borders) / steps.mean() < 1.5
 
 
 def test_the_scene_of_detect_without_input_shows_targets(tmp_path):

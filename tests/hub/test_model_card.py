@@ -9,10 +9,12 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from PIL import Image
 
-from irstd_ldm import __version__
+from irstd_ldm import __version__, bundled_checkpoint
 from irstd_ldm.cli.card import card_results
 from irstd_ldm.cli.main import main
+from irstd_ldm.hub.format import read_json
 from irstd_ldm.hub.model_card import make_card
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,6 +167,24 @@ def test_the_command_writes_card_and_picture(checkpoint, tmp_path, capsys):
     assert f"irstd-ldm {__version__}" in card.content and f"torch {torch.__version__}" in card.content
     assert "(example.png)" in card.content
     assert (checkpoint / "example.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("carries_code", [False, True])
+def test_a_generators_card_shows_an_image_that_it_made(tmp_path, carries_code):
+    folder = tmp_path / "generator"
+    shutil.copytree(bundled_checkpoint("gaussian_agnostic_small"), folder)
+    (folder / "README.md").unlink()
+    index = read_json(folder / "model_index.json")
+    if carries_code:  # as what `pull` fetches
+        index["_class_name"] = ["pipeline", index["_class_name"]]
+    write(folder / "model_index.json", index)
+    assert main(["card", str(folder)]) == 0
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag == "image-to-image"
+    assert "GaussianAgnosticPipeline" in card.content and "an image made of it" in card.content
+    assert "## Results" not in card.content
+    with Image.open(folder / "example.png") as picture:
+        assert picture.width == 2 * picture.height
 
 
 @pytest.mark.parametrize(

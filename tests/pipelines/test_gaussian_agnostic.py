@@ -189,7 +189,7 @@ def test_few_steps_with_another_scheduler(scene):
         seen.append((step, int(timestep), tuple(tensors["latents"].shape)))
 
     output = pipeline(scene.image, num_inference_steps=4, callback_on_step_end=note)
-    assert len(seen) == 4 and seen[0][2] == (1, 16, 40, 32)
+    assert len(seen) == 4 and seen[0][2] == (1, 16, 32, 32)
     assert np.isfinite(output.images[0]).all()
 
 
