@@ -250,7 +250,7 @@ class GaussianAgnosticPipeline(IRSTDPipelineBase):
         else:
             base = draw_base_seed(generator)  # type: ignore[arg-type]
             seeds = [image_seed(base, k) for k in range(len(grays) * num_images_per_prompt)]
-        inputs = [pad_image(unit_range(gray))[None] for gray in grays]
+        inputs = [pad_image(unit_range(gray))[None] for gray in grays]  # (1, PH, PW) float32 in [0, 1] each
         images: list[np.ndarray] = [np.empty(0)] * len(seeds)
         groups = [0] * len(seeds)
         for batch in _batches([inputs[k // num_images_per_prompt].shape for k in range(len(seeds))], batch_size):

@@ -90,10 +90,10 @@ def made() -> Image.Image:
     scene = synthetic_scene(128, 128, kind="horizon", num_targets=1, scr=8, seed=2)
     pixels, mask = torch.from_numpy(scene.image / np.float32(255))[None], torch.from_numpy(scene.mask)  # (1, H, W)
     squeezed = squeeze_with_targets(pixels, mask, torch.Generator().manual_seed(1)).image[0].numpy()
-    generated = generator()(scene.image, mask=scene.mask).images[0]
+    image = generator()(scene.image, mask=scene.mask).images[0]
     empty = synthetic_scene(128, 128, kind="horizon", num_targets=0, seed=2).image
     planted = plant_targets(empty, TargetModel((1, 1), (8.0, 12.0)), np.random.default_rng(3)).image
-    return row([scene.image, squeezed, generated, planted], 192, Image.Resampling.LANCZOS)
+    return row([scene.image, squeezed, image, planted], 192, Image.Resampling.LANCZOS)
 
 
 def generated(scenes: Sequence[SyntheticScene]) -> Image.Image:

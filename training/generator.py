@@ -73,9 +73,9 @@ class GeneratorTask(Task):
 class NoisePredictionTask(GeneratorTask):
     """Squared error of the predicted noise of images' latents, uniform timesteps.
 
-    The model's forward pass takes what `inputs` returns, timesteps (B,), the diffusion's standard normal noise
-    (B, C, h, w) and a perturbation of it, and predicts the former. What it sees in sampling are its own errors, noise
-    that is not in the schedule; the perturbation teaches it to take such for noise (Ning et al., arXiv 2301.11706).
+    The model's forward pass takes what `inputs` returns, timesteps (B,) and noise (B, C, h, w): standard normal noise,
+    which it predicts, and a perturbation. What it sees in sampling are its own errors, noise that is not in the
+    schedule; the perturbation teaches it to take such for noise (Ning et al., arXiv 2301.11706).
     Latents are the posteriors' means: an image of 8 bits is rounded as it is, and is rounded again when it is saved.
     """
 
@@ -96,7 +96,7 @@ class NoisePredictionTask(GeneratorTask):
         timesteps = torch.randint(num_timesteps, (len(inputs[0]),), generator=generator)
         timesteps = timesteps.to(inputs[0].device, non_blocking=True)  # (B,)
         noise, perturbation = (latent_noise(self.vae, inputs[0], generator) for _ in range(2))
-        predicted = model(*inputs, timesteps, noise, self.settings.input_perturbation * perturbation)
+        predicted = model(*inputs, timesteps, noise + self.settings.input_perturbation * perturbation)
         loss = (predicted - noise).square().mean()
         return loss, {"mse": loss.detach()}
 
@@ -109,7 +109,7 @@ class NoisePredictionTask(GeneratorTask):
         for timestep in VALIDATION_TIMESTEPS:
             noise = latent_noise(self.vae, image, generator)
             timesteps = torch.full((len(image),), timestep, device=image.device)
-            errors.append((self.model(*inputs, timesteps, noise, torch.zeros_like(noise)) - noise).square().mean())
+            errors.append((self.model(*inputs, timesteps, noise) - noise).square().mean())
         examples = self.examples([one[:SHOWN] for one in inputs], generator)
         return Validation({"mse": float(torch.stack(errors).mean())}, pictures(image[:SHOWN], *examples))
 

@@ -56,13 +56,13 @@ class ControlledDiffusion(nn.Module):
         self.controlnet = pipeline.controlnet
         self.scheduler = pipeline.scheduler
 
-    def forward(self, image, squeezed, timesteps, noise, perturbation) -> torch.Tensor:
+    def forward(self, image, squeezed, timesteps, noise) -> torch.Tensor:
         """The controlled denoiser's noise (B, C, h, w) for images and squeezed copies (B, 1, H, W) in [0, 1]."""
         pipeline = self.pipeline
         with torch.no_grad():
             latents = pipeline.encode_hint(image)
             hint = pipeline.encode_hint(pipeline.restoration(squeezed).sample.clamp(0, 1))
-        noisy = pipeline.scheduler.add_noise(latents, noise + perturbation, timesteps)
+        noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
         return pipeline.predict_noise(noisy, hint, timesteps)
 
 

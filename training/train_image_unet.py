@@ -48,11 +48,11 @@ class ImageDiffusion(nn.Module):
         super().__init__()
         self.vae, self.unet, self.scheduler = vae.requires_grad_(False), unet, scheduler
 
-    def forward(self, image, timesteps, noise, perturbation) -> torch.Tensor:
+    def forward(self, image, timesteps, noise) -> torch.Tensor:
         """The denoiser's noise (B, C, h, w) for images (B, 1, H, W) in [-1, 1]."""
         with torch.no_grad():
             latents = encode_gray(self.vae, image).mode() * self.vae.config.scaling_factor
-        noisy = self.scheduler.add_noise(latents, noise + perturbation, timesteps)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
         prompt = image.new_zeros(len(image), 1, self.unet.config.cross_attention_dim)
         return self.unet(noisy, timesteps, prompt).sample
 

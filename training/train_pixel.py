@@ -95,20 +95,19 @@ class PixelStep(nn.Module):
         mask: Tensor,
         timesteps: Tensor,
         noise: Tensor,
-        stepping: Tensor | None = None,
-        earlier: Tensor | None = None,
-        fresh: Tensor | None = None,
+        *own: Tensor,
     ) -> PixelStepOutput:
         """Encode images (B, 1, S, S), about [-1, 1], and denoise masks in {0, 1} with noise (B, 1, S, S).
 
-        The crops `stepping` (K,) come to their timesteps by a step of the scheduler's from `earlier` ones (K,), as in
-        sampling: what the denoiser got wrong there is then a part of what it sees. `fresh` (K, 1, S, S) is the noise
-        of that step.
+        `own`, where given, are indices (K,) of crops that come to their timesteps by a step of the scheduler's, as in
+        sampling, the earlier timesteps (K,) that it is from and its noise (K, 1, S, S): what the denoiser got wrong
+        there is then a part of what it sees.
         """
         encoded = self.conditional_encoder(image)
         noisy = self.scheduler.add_noise(mask * 2 - 1, noise, timesteps)
         pixels = self.unet.condition(image, encoded.logits.detach())
-        if stepping is not None and earlier is not None and fresh is not None:
+        if own:
+            stepping, earlier, fresh = own
             with torch.no_grad():
                 before = self.scheduler.add_noise(mask[stepping] * 2 - 1, noise[stepping], earlier)
                 residuals = [one[stepping] for one in encoded.residuals]
@@ -241,17 +240,13 @@ class PixelTask(DetectorTask):
 
     def __init__(self, settings: PixelSettings, data: TrainingData):
         super().__init__(settings, data, make_pipeline(settings))
-        self.set_model()
-
-    def set_model(self) -> None:
-        """The step of the pipeline's networks, under the settings' scheduler."""
-        self.pipeline.register_modules(scheduler=make_scheduler(self.settings))
+        self.pipeline.register_modules(scheduler=make_scheduler(settings))
         self.model = PixelStep(self.pipeline.unet, self.pipeline.conditional_encoder, self.pipeline.scheduler)
 
     def prepare(self):
         if self.settings.sees_map and not self.pipeline.unet.config.sees_map:
             show_map(self.pipeline)
-            self.set_model()
+            self.model.unet = self.pipeline.unet
         self.checkpoint_gradients(self.pipeline.unet, self.pipeline.conditional_encoder)
 
     def loss(self, model, batch, step, generator):

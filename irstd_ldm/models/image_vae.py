@@ -17,7 +17,7 @@ GAIN = 1.149604398860241  # after which both bands of white noise have its devia
 
 
 def analyse(signal: torch.Tensor) -> torch.Tensor:
-    """The low and the high band (2, ..., n / 2) of a signal (..., n), ``bior4.4`` of PyWavelets but for the border.
+    """The low and the high band (2, ..., n / 2) of a signal (..., n), n even: ``bior4.4`` but for the border.
 
     Lifting after Daubechies and Sweldens (J. Fourier Anal. Appl. 4, 1998): each step adds to the samples of one parity
     what their neighbours of the other are multiplied by. At a border the one neighbour stands for both, which
