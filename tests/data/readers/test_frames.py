@@ -387,6 +387,15 @@ def test_a_16_bit_png_with_alpha_is_refused_and_never_cut_to_8_bits(tmp_path):
     assert_frames(tmp_path / "8.png", GRAY8[None])
 
 
+def test_a_file_that_asks_for_all_memory_is_refused_by_its_name(tmp_path):
+    Image.fromarray(np.zeros((24, 40), np.uint8)).save(tmp_path / "a.jp2")
+    head, rest = (tmp_path / "a.jp2").read_bytes().split(b"jp2h")
+    huge = struct.pack(">I4sQ", 1, b"jp2h", 2**60)  # the length of a box that is longer than 4 GiB
+    (tmp_path / "a.png").write_bytes(head[:-4] + huge + rest)
+    with pytest.raises(ImageReadError, match=r"a\.png': it asks for more memory than there is$"):
+        read(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint32, np.int64, np.complex64])
 def test_tiff_files_of_other_types_are_refused(tmp_path, dtype):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5), dtype), photometric="minisblack")
