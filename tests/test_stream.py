@@ -40,6 +40,9 @@ CONFIG = {
 }
 
 
+NOISE = {"noise": [8, 8], "posterior_noise": [4, 8]}
+
+
 @pytest.fixture(scope="session")
 def bright_spots(tmp_path_factory) -> Path:
     """An exported detector of two operations: pixels above 191 of 255 are a target's."""
@@ -61,7 +64,7 @@ def bright_spots(tmp_path_factory) -> Path:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx"
     )
-    (folder / "detector.json").write_text(ExportedDetector("onnx", 1, 8, 4, CONFIG, "bright", "0").to_json())
+    (folder / "detector.json").write_text(ExportedDetector("onnx", 1, NOISE, CONFIG, "bright", "0").to_json())
     return folder
 
 

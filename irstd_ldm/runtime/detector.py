@@ -56,7 +56,6 @@ class ExportedDetectorRunner:
     """
 
     device = "cpu"
-    min_inference_steps = 1
 
     def __init__(self, folder: str | PathLike | None = None, runtime: str = "auto", num_threads: int | None = None):
         if runtime not in (*ENGINES, "auto"):
@@ -91,6 +90,8 @@ class ExportedDetectorRunner:
     @property
     def max_inference_steps(self) -> int:
         return self.description.num_inference_steps
+
+    min_inference_steps = max_inference_steps
 
     def __call__(
         self,

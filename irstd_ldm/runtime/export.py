@@ -3,28 +3,30 @@
 import copy
 import io
 import logging
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler
 from torch import nn
 
 from .. import __version__
 from ..extras import required
 from ..files import is_free, unfinished_folder
-from .exported import DESCRIPTION, MODEL_FILES, ExportedDetector
+from .exported import DESCRIPTION, MODEL_FILES, POSTERIOR_NOISE, ExportedDetector
 from .quantize import Calibration, calibration_inputs, quantize_onnx
 
 if TYPE_CHECKING:
     from ..pipelines.detection import IRSTDDetectionPipeline
+    from ..pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
     from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 
-INPUTS, OUTPUT = ("image", "noise", "posterior_noise"), "probability"
 # Sizes of 1 and equal sizes would become constants of the graph.
 EXAMPLE_BATCH, EXAMPLE_HEIGHT, EXAMPLE_WIDTH = 2, 192, 256
 
@@ -34,19 +36,22 @@ class LatentDetector(nn.Module):
 
     def __init__(self, pipeline: "IRSTDLatentPipeline", num_inference_steps: int):
         super().__init__()
-        networks = (copy.deepcopy(one).eval() for one in (pipeline.image_encoder, pipeline.unet, pipeline.vae))
-        self.image_encoder, self.unet, self.vae = (one.to("cpu", torch.float32) for one in networks)
+        self.image_encoder, self.unet, self.vae = map(_copied, (pipeline.image_encoder, pipeline.unet, pipeline.vae))
         self.scheduler = copy.deepcopy(pipeline.scheduler)
         self.scheduler.set_timesteps(num_inference_steps)
         self.timesteps = self.scheduler.timesteps.tolist()
+        encoder, channels = pipeline.image_encoder.config, pipeline.vae.config.latent_channels
+        downscale = 2 ** (len(encoder.block_out_channels) - (encoder.stem != "haar"))
+        self.noise = {"noise": [2 * channels, downscale], POSTERIOR_NOISE: [channels, downscale]}
 
-    def forward(self, image: torch.Tensor, noise: torch.Tensor, posterior_noise: torch.Tensor) -> torch.Tensor:
-        """Image (B, 1, PH, PW) of about [-1, 1] and standard normal noise (B, 8, h, w) -> probability (B, 1, PH, PW).
+    def forward(self, image: torch.Tensor, noise: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Image (B, 1, PH, PW) of about [-1, 1] and two standard normal noises -> probability (B, 1, PH, PW).
 
-        Posterior noise (B, 4, h, w): zeros decode the posterior's mode, standard normal numbers a sample of it.
+        The first (B, 8, h, w) is denoised. The second (B, 4, h, w) takes a sample of the posterior, zeros its mode.
         """
+        start, posterior_noise = noise
         encoded = self.image_encoder(image)
-        latents = noise * self.scheduler.init_noise_sigma
+        latents = start * self.scheduler.init_noise_sigma
         for timestep in self.timesteps:
             sample = torch.cat([self.scheduler.scale_model_input(latents, timestep), encoded.image_latent], dim=1)
             clean = self.unet(sample, timestep, encoded.tokens).sample
@@ -54,6 +59,71 @@ class LatentDetector(nn.Module):
         posterior = self.vae.variables_to_posterior(latents)
         z = posterior.mode() + posterior.std * posterior_noise  # (B, 4, h, w)
         return self.vae.decode(z, image_features=encoded.features).sample.sigmoid()
+
+
+class PixelDetector(nn.Module):
+    """Copies of the networks of [`IRSTDDiffPipeline`] as one, with the denoising steps unrolled.
+
+    Without a step it is the conditional encoder alone.
+
+    Raises:
+        ValueError: Another scheduler than DDIM's and DDPM's, or another prediction than of the clean sample.
+    """
+
+    def __init__(self, pipeline: "IRSTDDiffPipeline", num_inference_steps: int):
+        super().__init__()
+        self.conditional_encoder, self.unet = map(_copied, (pipeline.conditional_encoder, pipeline.unet))
+        self.scheduler = copy.deepcopy(pipeline.scheduler)
+        config = self.scheduler.config
+        if type(self.scheduler) not in (DDIMScheduler, DDPMScheduler) or config.prediction_type != "sample":
+            raise ValueError(
+                "`pipeline` must have a DDIMScheduler or a DDPMScheduler of prediction type 'sample', got "
+                f"{type(self.scheduler).__name__} of {config.prediction_type!r}"
+            )
+        self.timesteps: list[int] = []
+        if num_inference_steps:
+            self.scheduler.set_timesteps(num_inference_steps)
+            self.timesteps = self.scheduler.timesteps.tolist()
+        self.factors = []
+        if isinstance(self.scheduler, DDPMScheduler):
+            self.factors = [self._factors(timestep) for timestep in self.timesteps]
+        # A step of DDPM but for the last, which leads to the clean mask, adds noise to what it began with.
+        count = len(self.factors) or min(num_inference_steps, 1)
+        self.noise = {"noise" if step == 0 else f"noise_{step}": [1, 1] for step in range(count)}
+
+    def forward(self, image: torch.Tensor, noise: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Image (B, 1, PH, PW) of about [-1, 1] and standard normal noises alike -> probability (B, 1, PH, PW)."""
+        encoded = self.conditional_encoder(image)
+        if not self.timesteps:
+            return encoded.logits.sigmoid()
+        pixels, latents = self.unet.condition(image, encoded.logits), noise[0]
+        for step, timestep in enumerate(self.timesteps):
+            predicted = self.unet(torch.cat([pixels, latents], dim=1), timestep, encoded.residuals).sample
+            if self.factors:
+                latents = self._ancestral_step(step, predicted, latents, noise)
+            else:
+                latents = self.scheduler.step(predicted, timestep, latents).prev_sample
+        return ((latents + 1) / 2).clamp(0, 1)
+
+    def _factors(self, timestep: int) -> tuple[float, float, float]:
+        """Of the clean mask, the noisy one and fresh noise in a step of DDPM (arXiv 2006.11239, eq. 6 and 7)."""
+        signal, later = self.scheduler.alphas_cumprod, self.scheduler.previous_timestep(timestep)
+        before, after = float(signal[timestep]), float(signal[later]) if later >= 0 else 1.0
+        kept = before / after
+        variance = (1 - after) / (1 - before) * (1 - kept)
+        return after**0.5 * (1 - kept) / (1 - before), kept**0.5 * (1 - after) / (1 - before), variance**0.5
+
+    def _ancestral_step(
+        self, step: int, predicted: torch.Tensor, latents: torch.Tensor, noise: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        limit = self.scheduler.config.clip_sample_range if self.scheduler.config.clip_sample else math.inf
+        of_clean, of_latents, of_noise = self.factors[step]
+        mean = of_clean * predicted.clamp(-limit, limit) + of_latents * latents
+        return mean if step == len(self.factors) - 1 else mean + of_noise * noise[step + 1]
+
+
+def _copied(network: nn.Module) -> Any:
+    return copy.deepcopy(network).eval().to("cpu", torch.float32)
 
 
 def export_detector(
@@ -67,7 +137,7 @@ def export_detector(
     """Writes a folder that [`ExportedDetectorRunner`] runs; all of it or nothing.
 
     Args:
-        pipeline: The detector, an [`IRSTDLatentPipeline`].
+        pipeline: The detector, an [`IRSTDLatentPipeline`] or an [`IRSTDDiffPipeline`].
         folder: Absent or empty.
         format: ``onnx`` or ``openvino``.
         model: Name of the checkpoint, recorded.
@@ -76,28 +146,33 @@ def export_detector(
 
     Raises:
         TypeError: Another pipeline.
-        ValueError: An unknown format, or steps out of range.
+        ValueError: An unknown format, steps out of range, or a scheduler that [`PixelDetector`] refuses.
         FileExistsError: `folder` is not empty.
         ModuleNotFoundError: A package of the extra `export` is not installed.
     """
-    from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline  # the rest of the runtime knows no pipelines
+    from ..pipelines.pipeline_irstd_diff import IRSTDDiffPipeline  # the rest of the runtime knows no pipelines
+    from ..pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 
-    if not isinstance(pipeline, IRSTDLatentPipeline):
-        raise TypeError(f"`pipeline` must be an IRSTDLatentPipeline to be exported, got {type(pipeline).__name__}")
+    if not isinstance(pipeline, IRSTDLatentPipeline | IRSTDDiffPipeline):
+        raise TypeError(f"`pipeline` must be a detector of this package, got {type(pipeline).__name__}")
     if format not in MODEL_FILES:
         raise ValueError(f"`format` must be one of {', '.join(MODEL_FILES)}, got {format!r}")
     if not is_free(folder):
         raise FileExistsError(f"`folder` must be absent or an empty folder, got {folder}")
     settings = {name: value for name, value in pipeline.config.items() if name.startswith("default_")}
     steps = settings["default_num_inference_steps"] if num_inference_steps is None else num_inference_steps
-    if not 1 <= steps <= pipeline.max_inference_steps:
-        raise ValueError(f"`num_inference_steps` must lie in [1, {pipeline.max_inference_steps}], got {steps}")
-    encoder = pipeline.image_encoder.config
+    least, most = pipeline.min_inference_steps, pipeline.max_inference_steps
+    if not least <= steps <= most:
+        raise ValueError(f"`num_inference_steps` must lie in [{least}, {most}], got {steps}")
+    networks: LatentDetector | PixelDetector
+    if isinstance(pipeline, IRSTDLatentPipeline):
+        networks = LatentDetector(pipeline, steps)
+    else:
+        networks = PixelDetector(pipeline, steps)
     description = ExportedDetector(
         format=format,
         num_inference_steps=steps,
-        latent_downscale=2 ** (len(encoder.block_out_channels) - (encoder.stem != "haar")),
-        latent_channels=pipeline.vae.config.latent_channels,
+        noise=networks.noise,
         config={
             **settings,
             "default_num_inference_steps": steps,
@@ -111,7 +186,7 @@ def export_detector(
     with unfinished_folder(folder) as unfinished:
         onnx_path = unfinished / MODEL_FILES["onnx"]
         with _quiet():
-            write_onnx(LatentDetector(pipeline, steps), description, onnx_path)
+            write_onnx(networks, onnx_path)
             if calibration is not None:
                 quantize_onnx(onnx_path, calibration_inputs(calibration, description))
             if format == "openvino":
@@ -124,22 +199,27 @@ def export_detector(
     return description
 
 
-def write_onnx(networks: LatentDetector, description: ExportedDetector, path: Path) -> None:
+def write_onnx(networks: LatentDetector | PixelDetector, path: Path) -> None:
     """Writes the graph as ONNX, in float32, for any batch and any image size that is a multiple of the padding."""
     for name in ("onnx", "onnxscript"):
         required(name)
-    channels, downscale = description.latent_channels, description.latent_downscale
-    size = (EXAMPLE_HEIGHT // downscale, EXAMPLE_WIDTH // downscale)
-    example = (
-        torch.zeros(EXAMPLE_BATCH, 1, EXAMPLE_HEIGHT, EXAMPLE_WIDTH),
-        torch.zeros(EXAMPLE_BATCH, 2 * channels, *size),
-        torch.zeros(EXAMPLE_BATCH, channels, *size),
-    )
-    dynamic = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
+    noise = [
+        torch.zeros(EXAMPLE_BATCH, channels, EXAMPLE_HEIGHT // downscale, EXAMPLE_WIDTH // downscale)
+        for channels, downscale in networks.noise.values()
+    ]
+    example = torch.zeros(EXAMPLE_BATCH, 1, EXAMPLE_HEIGHT, EXAMPLE_WIDTH), noise
+    dynamic: Any = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
     with torch.no_grad():
-        exported = torch.export.export(networks, example, dynamic_shapes=(dynamic,) * len(example), strict=False)
+        exported = torch.export.export(
+            networks, example, dynamic_shapes=(dynamic, [dynamic] * len(noise)), strict=False
+        )
         program: Any = torch.onnx.export(
-            exported, (), dynamo=True, verbose=False, input_names=list(INPUTS), output_names=[OUTPUT]
+            exported,
+            (),
+            dynamo=True,
+            verbose=False,
+            input_names=["image", *networks.noise],
+            output_names=["probability"],
         )
         program.save(path, external_data=False)
 

@@ -22,7 +22,7 @@ from ..data.images import check_normalization
 from ..extras import required
 
 DESCRIPTION = "detector.json"
-FORMAT_VERSION = 3  # 2 brought the normalisation, 3 the score threshold
+FORMAT_VERSION = 4  # 2 brought the normalisation, 3 the score threshold, 4 the sizes of each noise
 CONFIG_FIELDS = {
     "calibration",
     "default_ensemble_size",
@@ -33,6 +33,7 @@ CONFIG_FIELDS = {
     "default_tile_size",
 }
 # The bundled detector as `make graph` exports it.
+POSTERIOR_NOISE = "posterior_noise"  # zeros decode the posterior's mode
 BUNDLED_GRAPH = bundled_checkpoint() / "exported"
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # OpenVINO's weights lie beside it, in model.bin
 _BLOCK = 16  # normal numbers that torch makes at a time: 8 radii, 8 angles
@@ -46,8 +47,7 @@ class ExportedDetector:
 
     format: str  #: "onnx" or "openvino"
     num_inference_steps: int  #: denoising steps of the graph
-    latent_downscale: int  #: PH / h
-    latent_channels: int  #: channels of the mask latent; the noisy posterior variables have twice as many
+    noise: dict[str, list[int]]  #: the graph's inputs beside the image, in the order drawn: channels C, and PH / h
     config: dict[str, Any]  #: the checkpoint's defaults, calibration and normalisation, named as in its index
     model: str  #: name of the checkpoint
     version: str  #: version of the package that exported it
@@ -63,21 +63,18 @@ class ExportedDetector:
     def inputs(self, image: np.ndarray, seeds: Sequence[int], ensemble_size: int) -> dict[str, np.ndarray]:
         """The graph's inputs for images (B, PH, PW), E members of each, with noise as torch draws it.
 
-        Noise of the variables is (B*E, 8, h, w), that of the posterior's samples (B*E, 4, h, w), zeros for its mode.
+        The image is (B*E, 1, PH, PW), each noise (B*E, C, h, w); a single member's is the posterior's mode.
         """
-        latent = tuple(side // self.latent_downscale for side in image.shape[1:])  # (h, w)
-        noise, posterior_noise = [], []
-        for seed in seeds:
-            source = TorchNoise(seed)
-            noise.append(source.standard_normal((ensemble_size, 2 * self.latent_channels, *latent)))
-            shape = (ensemble_size, self.latent_channels, *latent)
-            sampled = ensemble_size > 1
-            posterior_noise.append(source.standard_normal(shape) if sampled else np.zeros(shape, np.float32))
-        return {
-            "image": np.repeat(image[:, None], ensemble_size, axis=0),  # (B*E, 1, PH, PW)
-            "noise": np.concatenate(noise),
-            "posterior_noise": np.concatenate(posterior_noise),
-        }
+        inputs = {"image": np.repeat(image[:, None], ensemble_size, axis=0)}
+        sources = [TorchNoise(seed) for seed in seeds]
+        for name, (channels, downscale) in self.noise.items():
+            shape = (ensemble_size, channels, *(side // downscale for side in image.shape[1:]))  # (E, C, h, w)
+            if name == POSTERIOR_NOISE and ensemble_size == 1:
+                drawn = [np.zeros(shape, np.float32) for _ in sources]
+            else:
+                drawn = [source.standard_normal(shape) for source in sources]
+            inputs[name] = np.concatenate(drawn)
+        return inputs
 
 
 def read_description(folder: str | PathLike) -> ExportedDetector:
@@ -97,6 +94,9 @@ def read_description(folder: str | PathLike) -> ExportedDetector:
         if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
             raise ValueError(f"`format_version` must be an integer from 1 to {FORMAT_VERSION}, got {version!r}")
         content.pop("pad_multiple", None)  # earlier versions wrote it, always 32
+        if "latent_channels" in content:  # earlier versions knew the latent detector alone
+            channels, downscale = content.pop("latent_channels"), content.pop("latent_downscale")
+            content["noise"] = {"noise": [2 * channels, downscale], POSTERIOR_NOISE: [channels, downscale]}
         description = ExportedDetector(**content)
         config = description.config
         if isinstance(config, dict) and "default_threshold" in config:  # earlier versions had one for both

@@ -5,8 +5,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-from irstd_ldm.runtime.export import LatentDetector, make_smaller
+from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.runtime.detector import ExportedDetectorRunner
+from irstd_ldm.runtime.export import LatentDetector, PixelDetector, export_detector, make_smaller
+
+from .test_detector import assert_same
 
 
 @pytest.mark.parametrize("steps", (1, 3))
@@ -16,9 +21,38 @@ def test_the_graph_is_the_pipeline(pipeline, steps):
     with torch.no_grad():
         expected = pipeline.predict_probability(image, [3, 4], steps, 1)[:, 0]  # (B, PH, PW)
         probability = LatentDetector(pipeline, steps)(
-            torch.from_numpy(image)[:, None], noise, torch.zeros(2, 4, 16, 20)
+            torch.from_numpy(image)[:, None], [noise, torch.zeros(2, 4, 16, 20)]
         )
     np.testing.assert_allclose(probability[:, 0].numpy(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler))
+@pytest.mark.parametrize("steps", (0, 1, 4))
+def test_the_graph_is_the_pixel_pipeline(tiny_diff_pipeline, scheduler, steps):
+    tiny_diff_pipeline.scheduler = scheduler.from_config(tiny_diff_pipeline.scheduler.config)
+    if scheduler is DPMSolverMultistepScheduler:
+        with pytest.raises(ValueError, match="`pipeline` must have a DDIMScheduler or a DDPMScheduler"):
+            PixelDetector(tiny_diff_pipeline, steps)
+        return
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 128, 160)).astype(np.float32)
+    detector, drawn = PixelDetector(tiny_diff_pipeline, steps), torch.Generator().manual_seed(3)
+    assert len(detector.noise) == (steps if scheduler is DDPMScheduler else min(steps, 1))
+    noise = [torch.randn(1, 1, 128, 160, generator=drawn) for _ in detector.noise]
+    with torch.no_grad():
+        expected = tiny_diff_pipeline.predict_probability(image, [3], steps, 1)[:, 0]  # (B, PH, PW)
+        probability = detector(torch.from_numpy(image)[:, None], noise)
+    np.testing.assert_allclose(probability[:, 0].numpy(), expected, rtol=0, atol=1e-4)
+
+
+def test_the_pixel_detector_in_onnxruntime(tiny_diff_pipeline, tmp_path):
+    export_detector(tiny_diff_pipeline, tmp_path / "exported", "onnx", "tiny", num_inference_steps=2)
+    detector = ExportedDetectorRunner(tmp_path / "exported", "onnxruntime", num_threads=1)
+    tiny_diff_pipeline.set_progress_bar_config(disable=True)
+    images = [synthetic_scene(*size, seed=1).image for size in ((150, 128), (200, 300))]
+    for image in images:
+        expected = tiny_diff_pipeline(image, num_inference_steps=2, ensemble_size=2, tile_size=160, seed=7)
+        assert expected.uncertainty.max() > 0.1
+        assert_same(detector(image, ensemble_size=2, tile_size=160, seed=7), expected)
 
 
 def test_weights_of_half_precision_are_stored_so(tmp_path):
