@@ -159,6 +159,9 @@ def _sample_maker(args: argparse.Namespace, samples: dict[str, Sample]) -> Maker
     if args.mode == "squeezed":
         return lambda jobs: [*map(squeeze, jobs)]
     pipeline = load_pipeline(args, resolve_device(args.device), generator_class)
+    # What the folder's settings hold, the checkpoint's defaults filled in.
+    args.num_inference_steps = args.num_inference_steps or pipeline.config.default_num_inference_steps
+    args.strength = pipeline.config.default_strength if args.strength is None else args.strength
 
     def generate(jobs: Sequence[Job]) -> list[Made]:
         chosen = [samples[source] for source, _ in jobs]

@@ -73,6 +73,14 @@ def test_squeezed_set_with_its_originals(data, tmp_path):
         assert sample.image.dtype == (np.uint16 if row["source"] == "s5" else np.uint8)
 
 
+def test_settings_hold_the_checkpoints_defaults(data, tmp_path):
+    assert run("--data", data, "--num-inference-steps", "2", "--count", "1", "--output", tmp_path / "out") == 0
+    settings = json.loads((tmp_path / "out" / "synthesis.json").read_text())
+    assert (settings["model"], settings["num_inference_steps"]) == ("gaussian_agnostic_small", 2)
+    assert settings["strength"] == 0.8 and settings["weights_sha256"]
+    assert (tmp_path / "out" / "train.txt").read_text().count("_generated_") == 1
+
+
 def test_planted_set(backgrounds, tmp_path):
     out = tmp_path / "out"
     assert (
