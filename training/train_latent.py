@@ -85,7 +85,7 @@ class LatentStep(nn.Module):
         predicted = self.unet(torch.cat([noisy, image_latent], dim=1), timesteps, tokens).sample
         from_noise = self.vae.variables_to_posterior(predicted[: len(image)].float())
         z = from_noise.mean + from_noise.std * sample_noise  # (B, 4, h, w)
-        features = [feature * keep for feature, keep in zip(encoded.features, keep_features, strict=True)]
+        features = [x * keep.to(x.dtype) for x, keep in zip(encoded.features, keep_features, strict=True)]
         logits = self.vae.decode(z.to(image.dtype), image_features=features).sample
         return predicted, variables, logits
 
