@@ -17,6 +17,8 @@ from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
 from irstd_ldm.evaluation.metrics import pd
 from irstd_ldm.hub.format import read_json
+from irstd_ldm.runtime.detector import ExportedDetectorRunner
+from irstd_ldm.runtime.exported import ENGINES
 from irstd_ldm.tiling import tile_windows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +143,21 @@ def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
     scope: dict = {}
     exec(compile(example[1], "README.md", "exec"), scope)
     assert scope["output"].mask.shape == (1, 1, 256, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data_set", DATA_SETS)
+@pytest.mark.parametrize("runtime", ENGINES)
+def test_every_runtime_finds_torchs_targets_on_the_validation_images(pipeline, shared_data, runtime, data_set):
+    """Of a pixel or a target within 1e-3 of its threshold the runtimes may decide otherwise."""
+    folder = IRSTDFolder(shared_data / data_set, list_file=bundled_checkpoint() / f"val_{data_set}.txt")
+    detector, apart, other = ExportedDetectorRunner(None, runtime), 0.0, 0
+    for sample in folder:
+        expected, found = pipeline(sample.image), detector(sample.image)
+        apart = max(apart, np.abs(found.probability - expected.probability).max())
+        other += len(found.targets[0]) != len(expected.targets[0])
+    print(f"{runtime} on {data_set}: {apart:.1e} apart at most; {other} of {len(folder)} images with other targets")
+    assert apart < 1e-3 and other <= 1
 
 
 @pytest.mark.slow
