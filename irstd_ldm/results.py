@@ -45,11 +45,14 @@ class DetectionsMixin:
             names: One of each image; None = 0, 1, 2 and so on.
 
         Raises:
-            ValueError: `names` are not as many as the images, or two are the same.
+            ValueError: `names` are not as many as the images, two are the same, or one leads out of the folder.
         """
         names = [str(index) for index in range(len(self.images))] if names is None else [*names]
         if not len(set(names)) == len(names) == len(self.images):
             raise ValueError(f"`names` must be {len(self.images)} different ones, got {names}")
+        leading_out = [name for name in names if name in ("", ".", "..") or Path(name).name != name or "\\" in name]
+        if leading_out:
+            raise ValueError(f"`names` must be names of files without folders, got {leading_out}")
         masks, overlays = Path(folder, "masks"), Path(folder, "overlays")
         for path in (masks, overlays):
             path.mkdir(parents=True, exist_ok=True)

@@ -396,7 +396,7 @@ def resolve_decision(
 
 def calibrated_budgets(config: Mapping[str, Any]) -> dict[str, dict[float, float]]:
     """Argument -> budget -> score threshold, of the budgets that a checkpoint's calibration holds."""
-    calibration = config["calibration"] or {}
+    calibration = config.get("calibration") or {}  # what detects nothing has none
     stored = calibration.get("score_thresholds", {"max_fa_per_million_px": calibration.get("thresholds", {})})
     return {
         name: {float(budget): threshold for budget, threshold in of_budget.items()}

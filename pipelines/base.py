@@ -117,7 +117,10 @@ class IRSTDPipelineBase(DiffusionPipeline):
         for name in sorted(set(components) - passed):
             pair = index.get(name)
             if not (isinstance(pair, list) and len(pair) == 2):
-                raise OSError(f"{folder / cls.config_name} has no entry [library, class] for the component `{name}`")
+                raise OSError(
+                    f"{folder / cls.config_name}, of {index['_class_name']}, has no entry [library, class] for the "
+                    f"component `{name}` of {cls.__name__}"
+                )
             if pair[0] is not None and not (folder / name).is_dir():
                 raise OSError(f"{folder} has no folder `{name}`, which its {cls.config_name} names")
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from importlib import import_module
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
             [`IRSTDPipelineOutput`], or the tuple (probability, mask, uncertainty, targets).
 
         Raises:
-            TypeError: An image of an unknown kind.
+            TypeError: An image of an unknown kind, a `generator` or `seed` of another type.
             ValueError: An argument out of range; an image without pixels or with NaN or infinite values; a budget that
                 was never calibrated; arguments that exclude each other.
         """
@@ -210,7 +211,11 @@ class IRSTDDetectionPipeline(IRSTDPipelineBase):
         if seed is not None:
             if generator is not None:
                 raise ValueError("`generator` and `seed` exclude each other, got both")
+            if not isinstance(seed, Integral):
+                raise TypeError(f"`seed` must be an integer, got {seed!r}")
             generator = torch.Generator().manual_seed(seed)
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(f"`generator` must be one torch.Generator for all images, got {type(generator).__name__}")
         step_end = StepEnd(callback_on_step_end, callback_on_step_end_tensor_inputs)
         step_end.check(self)
         settings = resolve_sampling(

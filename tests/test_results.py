@@ -56,6 +56,9 @@ def test_saving_writes_masks_overlays_and_targets(output, tmp_path):
     for names in (["a"], ["a", "a"], ["a", "b", "b"]):
         with pytest.raises(ValueError, match="`names` must be 2 different ones"):
             output.save(folder, names)
+    for name in ("../x", "a/b", "..", "", "a\\b"):
+        with pytest.raises(ValueError, match="`names` must be names of files without folders"):
+            output.save(folder, ["a", name])
 
 
 def test_a_pipeline_has_them_too(tiny_pipeline, tmp_path):

@@ -21,11 +21,11 @@ def draw_curves(losses: Path, validation: Path, headline: str, path: Path) -> No
     rows = _rows(losses)
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
+    marker = "." if len(rows) == 1 else None  # a line of one point is none
     for name in sorted(set(rows[-1]) - {"step", "learning_rate", headline}):
-        left.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
-    right.plot(
-        [row["step"] for row in rows], [row[headline] for row in rows], label=f"{headline} of batches", alpha=0.5
-    )
+        left.plot([row["step"] for row in rows], [row[name] for row in rows], label=name, marker=marker)
+    batches = [row[headline] for row in rows]
+    right.plot([row["step"] for row in rows], batches, label=f"{headline} of batches", alpha=0.5, marker=marker)
     validated = _rows(validation) if validation.exists() else []
     if validated:
         steps = [row["step"] for row in validated]

@@ -449,7 +449,7 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
                         logger.warning("step %d was not uploaded: %s", done, error)
             model.train()
             shown[f"val_{task.headline}"] = f"{validation.scores[task.headline]:.3f}"
-        progress.set_postfix(shown, refresh=False)
+        progress.set_postfix(shown, refresh=step == first_step)
         if saves:
             runs.save_checkpoint(accelerator, settings, done, lr_scheduler, average, found)
         if last:

@@ -46,6 +46,7 @@ def start(cls: type[Settings], run: Callable[[Settings], None], argv: Sequence[s
     In the end OUTPUT_DIR holds the model of the last stage and its lists. `run` trains with given settings.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # four lines at every checkpoint
     plan = parse_plan(cls, argv)
     plan.output_dir.mkdir(parents=True, exist_ok=True)
     is_main = os.environ.get("RANK", "0") == "0"

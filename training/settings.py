@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ DIGESTED_CROP_SETTINGS = {
 }
 BACKGROUNDS = "backgrounds"  # stands for a data set's name in the lists of frames without targets
 Settings = TypeVar("Settings", bound="TrainSettings")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -277,6 +280,9 @@ class Plan(Generic[Settings]):
 def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[Settings]:
     """Fill `cls` from ``--config RECIPE.yaml`` and the flags that override it, in every stage.
 
+    Where a flag names the data sets, the recipe's frames without targets do not count, nor do its shares of another
+    number of sets.
+
     Stage k writes to OUTPUT_DIR/stage-k in half precision, starts from the folder of the stage before and, unless it
     sets a seed, has the recipe's plus k.
 
@@ -289,6 +295,8 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
     config, only = flags.pop("config"), flags.pop("stage")
     values = read_recipe(_recipe_path(config), cls) if config else {}
     stages = values.pop("stages", None)
+    if "train_data_dir" in flags:
+        _leave_out_other_data(values, stages or [], flags)
     values |= flags
     missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
     if missing:
@@ -311,6 +319,19 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
             chosen["pretrained_model_name_or_path"] = str(stage_folder(output_dir, number - 1))
         resolved.append(cls(**values | chosen))
     return Plan(output_dir, resolved, True, only)
+
+
+def _leave_out_other_data(values: dict[str, Any], stages: list[dict[str, Any]], flags: dict[str, Any]) -> None:
+    """Takes from a recipe what is of its own data: frames without targets, and shares of another number of sets."""
+    left_out = {"background_dir"} & values.keys() - flags.keys()
+    for part in (values, *stages):
+        shares = part.get("train_data_shares")
+        if shares is not None and len(shares) != len(flags["train_data_dir"]):
+            left_out.add("train_data_shares")
+    for name in sorted(left_out):
+        logger.info("--train_data_dir leaves the recipe's %s out: name yours by --%s", name, name)
+        for part in (values, *stages):
+            part.pop(name, None)
 
 
 def stage_folder(output_dir: Path, number: int) -> Path:

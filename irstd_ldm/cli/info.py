@@ -52,13 +52,13 @@ def _describe_pipeline(args: argparse.Namespace) -> tuple[Iterable[tuple[str, An
     print("\ncomponents:")
     total = 0
     for name, component in pipeline.components.items():
-        line = f"  {name:<18}{type(component).__name__:<32}"
+        line = f"  {name:<24}{type(component).__name__:<32}"
         if isinstance(component, torch.nn.Module):
             num_parameters = sum(parameter.numel() for parameter in component.parameters())
             total += num_parameters
             line += f"{num_parameters:>14,} parameters"
         print(line.rstrip())
-    print(f"  {'all':<50}{total:>14,} parameters")
+    print(f"  {'all':<56}{total:>14,} parameters")
     config = [item for item in pipeline.config.items() if item[0] not in pipeline.components and item[0][0] != "_"]
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "not available"

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from irstd_ldm import __version__
+from irstd_ldm.bundled import bundled_names
 from irstd_ldm.cli.main import build_parser, main
 from irstd_ldm.evaluation.matching import MATCHINGS
 from irstd_ldm.evaluation.protocols import PROTOCOLS
@@ -86,6 +87,15 @@ def test_info_shows_components_sizes_defaults_and_versions(tiny_checkpoint, tiny
         assert f"{num_parameters:,} parameters" in line
     assert "default_mask_threshold = 0.5" in out and "normalization = range" in out
     assert f"irstd-ldm {__version__}" in out
+
+
+@pytest.mark.parametrize("name", bundled_names())
+def test_info_of_what_comes_with_the_package(name, capsys):
+    assert main(["info", "--model", name]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {one} " in out for one in bundled_names()) and "\nversions:\n" in out
+    components = out.partition("components:\n")[2].partition("\n\n")[0].splitlines()
+    assert all(len(line.split()) >= 2 and line[2:26].strip() == line.split()[0] for line in components)
 
 
 @pytest.mark.parametrize("model", ["./nothing/here", "a/b/c", "no spaces"])

@@ -27,8 +27,10 @@ from irstd_ldm.evaluation.report.outcomes import (
     HIT_COLOUR,
     MISS_COLOUR,
     NamedEvaluation,
+    TargetCrop,
     WorstImages,
 )
+from irstd_ldm.evaluation.report.paper import draw_grid
 from irstd_ldm.evaluation.report.write import COUNT_FIELDS, write_report
 from irstd_ldm.evaluation.result import compare_results, evaluate_probabilities
 from irstd_ldm.targets import PlattCalibration
@@ -484,3 +486,19 @@ def test_a_browser_without_network_shows_it(report, tmp_path):
     assert shown.size == (1000, 6000)
     found = {colour for _, colour in shown.getcolors(maxcolors=2**24)}
     assert {(0, 114, 178), (213, 94, 0)} <= found  # the lines of both detectors
+
+
+def test_a_grid_begins_with_the_targets_that_detectors_draw_most_differently():
+    """Of four pixels of each target the two detectors draw these many."""
+    drawn = {"both_none": (0, 0), "half_apart": (4, 2), "alike": (3, 3), "one_none": (0, 4), "lower_half": (2, 0)}
+    result = evaluate_probabilities(make_pairs(0, 0.3)[:1], num_resamples=20)
+    crops: list[dict[str, TargetCrop]] = [{}, {}]
+    for stem, areas in drawn.items():
+        for of_detector, area in zip(crops, areas, strict=True):
+            predicted = np.arange(9).reshape(3, 3) < area
+            of_detector[stem] = TargetCrop(np.zeros((3, 3), np.uint8), np.arange(9).reshape(3, 3) < 4, predicted)
+    figure = draw_grid(
+        [NamedEvaluation(name, "toy", {}, result, crops=one) for name, one in zip("ab", crops, strict=True)]
+    )
+    rows = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert rows == ["one_none", "lower_half", "half_apart", "both_none", "alike"]

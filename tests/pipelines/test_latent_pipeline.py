@@ -1,5 +1,6 @@
 """The pipeline with small random networks: randomness, inputs, sizes, tiles, thresholds and errors."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -500,3 +501,15 @@ def test_half_precision(tiny_pipeline, dtype):
     probability = tiny_pipeline.to(dtype)(frame(), ensemble_size=2).probability
     assert probability.dtype == np.float32
     np.testing.assert_allclose(probability, expected, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": "a"}, "`seed` must be an integer, got 'a'"),
+        ({"generator": [torch.Generator()]}, "`generator` must be one torch.Generator for all images, got list"),
+    ],
+)
+def test_a_source_of_randomness_of_another_type_is_named(tiny_pipeline, arguments, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        tiny_pipeline(frame(), **arguments)

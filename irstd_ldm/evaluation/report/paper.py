@@ -53,16 +53,18 @@ def write_paper(folder: Path, evaluations: Sequence[NamedEvaluation], plots: Seq
 
 
 def draw_grid(evaluations: Sequence[NamedEvaluation]) -> "Figure | None":
-    """Image, truth and every detector's mask around targets on which the masks differ most; None without any.
+    """Image, truth and every detector's mask around the targets whose IoU differs most; None without any.
 
-    An image stands for its first target; those with the lowest mean IoU of the masks come first.
+    An image stands for its first target. Of those that differ alike the lowest IoU comes first.
     """
     from matplotlib.figure import Figure
 
     stems = set.intersection(*(set(one.crops) for one in evaluations))
     if not stems:
         return None
-    ranked = sorted(stems, key=lambda stem: (sum(_overlap(one.crops[stem]) for one in evaluations), stem))[:MAX_ROWS]
+    overlaps = {stem: [_overlap(one.crops[stem]) for one in evaluations] for stem in stems}
+    ranked = sorted(stems, key=lambda stem: (min(overlaps[stem]) - max(overlaps[stem]), min(overlaps[stem]), stem))
+    ranked = ranked[:MAX_ROWS]
     columns = ("image", "truth", *(one.detector for one in evaluations))
     figure = Figure(figsize=(1.5 * len(columns), 1.6 * len(ranked)), layout="constrained")
     axes = figure.subplots(len(ranked), len(columns), squeeze=False)
