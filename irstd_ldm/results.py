@@ -50,9 +50,8 @@ class DetectionsMixin:
         names = [str(index) for index in range(len(self.images))] if names is None else [*names]
         if not len(set(names)) == len(names) == len(self.images):
             raise ValueError(f"`names` must be {len(self.images)} different ones, got {names}")
-        leading_out = [name for name in names if name in ("", ".", "..") or Path(name).name != name or "\\" in name]
-        if leading_out:
-            raise ValueError(f"`names` must be names of files without folders, got {leading_out}")
+        if any(name in ("", ".", "..") or {"/", "\\"} & set(name) for name in names):
+            raise ValueError(f"`names` must be names of files without folders, got {names}")
         masks, overlays = Path(folder, "masks"), Path(folder, "overlays")
         for path in (masks, overlays):
             path.mkdir(parents=True, exist_ok=True)

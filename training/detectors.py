@@ -92,13 +92,6 @@ def mine_hard_negatives(pipeline: IRSTDDetectionPipeline, data: TrainingData, se
 
     They are found once, before the first step, so that a resumed run sees the same crops.
     """
-    for name, needed in (
-        ("hard_negative_probability", "pretrained_model_name_or_path"),
-        ("hard_negative_probability", "background_dir"),
-        ("hard_image_probability", "pretrained_model_name_or_path"),
-    ):
-        if getattr(settings, name) and getattr(settings, needed) is None:
-            raise ValueError(f"`{name}` needs `{needed}`, got null")
     if settings.hard_negative_probability:
         frames = list(data.train_backgrounds.values())
         found = _shared(frames, partial(false_alarms, pipeline), "hard negatives")

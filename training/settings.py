@@ -152,6 +152,13 @@ class DetectorSettings(CropSettings, TrainSettings):
     def __post_init__(self):
         TrainSettings.__post_init__(self)
         CropSettings.__post_init__(self)
+        for name, needed in (
+            ("hard_negative_probability", "pretrained_model_name_or_path"),
+            ("hard_negative_probability", "background_dir"),
+            ("hard_image_probability", "pretrained_model_name_or_path"),
+        ):
+            if getattr(self, name) and getattr(self, needed) is None:
+                raise ValueError(f"`{name}` needs `{needed}`, got null")
 
 
 def _fixed(settings: TrainSettings) -> list[str]:
@@ -324,14 +331,15 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
 def _leave_out_other_data(values: dict[str, Any], stages: list[dict[str, Any]], flags: dict[str, Any]) -> None:
     """Takes from a recipe what is of its own data: frames without targets, and shares of another number of sets."""
     left_out = {"background_dir"} & values.keys() - flags.keys()
+    if left_out:
+        left_out |= {"hard_negative_probability"} - flags.keys()  # of those frames
     for part in (values, *stages):
         shares = part.get("train_data_shares")
         if shares is not None and len(shares) != len(flags["train_data_dir"]):
             left_out.add("train_data_shares")
     for name in sorted(left_out):
-        logger.info("--train_data_dir leaves the recipe's %s out: name yours by --%s", name, name)
-        for part in (values, *stages):
-            part.pop(name, None)
+        if any([part.pop(name, None) is not None for part in (values, *stages)]):
+            logger.info("--train_data_dir leaves the recipe's %s out: name yours by --%s", name, name)
 
 
 def stage_folder(output_dir: Path, number: int) -> Path:

@@ -62,8 +62,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, state: PartialState) -> None:
-    if args.paper and not args.report:
-        raise CommandError("--paper is of the report: leave --no-report out", EXIT_USAGE)
     one_at_a_time = [
         argparse.Namespace(**{**vars(args), "data": data, "model": model, "label": label, "predictions": predictions})
         for model in args.model or [None]

@@ -365,8 +365,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_decision(parser)
     add("--protocol", choices=("native", "basicirstd", "resize256"), default="native", help="default: native")
     add("--matching", choices=("greedy", "optimal", "opdc"), default="greedy", help="rule of pairs; default: greedy")
-    add("--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/")
-    add("--paper", action="store_true", help="with the report paper/: plots as PDF and SVG, tables as LaTeX")
+    report = parser.add_mutually_exclusive_group()
+    report.add_argument(
+        "--no-report", dest="report", action="store_false", help="no report.html, per_image.csv and plots/"
+    )
+    report.add_argument(
+        "--paper", action="store_true", help="with the report paper/: plots as PDF and SVG, tables as LaTeX"
+    )
     add("--legacy-fa", action="store_true", help="Fa that forgives a false alarm of a matched component's area")
     _add_sampling(parser)
     _add_device(parser)

@@ -67,7 +67,8 @@ class PixelDetector(nn.Module):
     Without a step it is the conditional encoder alone.
 
     Raises:
-        ValueError: Another scheduler than DDIM's and DDPM's, or another prediction than of the clean sample.
+        ValueError: Another scheduler than DDIM's and DDPM's, another prediction than of the clean sample, dynamic
+            thresholding, or another variance than DDPM's own.
     """
 
     def __init__(self, pipeline: "IRSTDDiffPipeline", num_inference_steps: int):
@@ -75,10 +76,13 @@ class PixelDetector(nn.Module):
         self.conditional_encoder, self.unet = map(_copied, (pipeline.conditional_encoder, pipeline.unet))
         self.scheduler = copy.deepcopy(pipeline.scheduler)
         config = self.scheduler.config
-        if type(self.scheduler) not in (DDIMScheduler, DDPMScheduler) or config.prediction_type != "sample":
+        found = {"prediction_type": config.prediction_type, "thresholding": config.get("thresholding", False)}
+        found["variance_type"] = config.get("variance_type", "fixed_small")
+        needed = {"prediction_type": "sample", "thresholding": False, "variance_type": "fixed_small"}
+        if type(self.scheduler) not in (DDIMScheduler, DDPMScheduler) or found != needed:
             raise ValueError(
-                "`pipeline` must have a DDIMScheduler or a DDPMScheduler of prediction type 'sample', got "
-                f"{type(self.scheduler).__name__} of {config.prediction_type!r}"
+                f"`pipeline` must have a DDIMScheduler or a DDPMScheduler of {needed}, got "
+                f"{type(self.scheduler).__name__} of {found}"
             )
         self.timesteps: list[int] = []
         if num_inference_steps:

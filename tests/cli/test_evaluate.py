@@ -341,8 +341,9 @@ def test_predictions_have_names_and_a_paper_gets_its_figures(data, predictions, 
     out = tmp_path / "out"
     named = [f"Ours_2={predictions}", f"Theirs={empty}"]
     arguments = ["evaluate", "--data", str(data), "--predictions", *named, "--paper", "--output", str(out)]
-    assert main([*arguments, "--no-report"]) == 2
-    assert capsys.readouterr().err.endswith("--paper is of the report: leave --no-report out\n") and not out.exists()
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--no-report"])
+    assert "argument --no-report: not allowed with argument --paper" in capsys.readouterr().err and not out.exists()
     assert main(arguments) == 0
     told = capsys.readouterr().out
     assert "set, Ours_2 and Theirs: IoU: " in told

@@ -72,10 +72,9 @@ def test_nothing_is_searched_for_where_nothing_is_asked_for(few_steps, frames):
 
 @pytest.mark.parametrize("missing", ["pretrained_model_name_or_path", "background_dir"])
 def test_what_hard_negatives_need(few_steps, frames, missing):
-    chosen = settings(few_steps, frames[0], **{missing: None})
-    data = read_training_data(chosen, chosen)
+    """Told before anything is read: of a recipe's later stage too."""
     with pytest.raises(ValueError, match=f"`hard_negative_probability` needs `{missing}`, got null"):
-        mine_hard_negatives(None, data, chosen)
+        settings(few_steps, frames[0], **{missing: None})
 
 
 def test_a_trainer_mines_before_its_first_step(few_steps, frames, tmp_path, tiny_checkpoint, caplog):

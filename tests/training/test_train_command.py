@@ -34,6 +34,9 @@ def test_a_recipe_on_data_sets_of_ones_own(synthetic_root, tmp_path, caplog):
     data = ["--train_data_dir", str(synthetic_root), str(other), "--output_dir", str(tmp_path / "run")]
     plan = parse_plan(LatentSettings, ["--config", "tiny_latent", *data])
     assert all(one.train_data_shares is None and one.background_dir is None for one in plan.stages)
+    assert not any(one.hard_negative_probability for one in plan.stages)  # it needs those frames
+    with pytest.raises(ValueError, match="`hard_negative_probability` needs `background_dir`, got null"):
+        parse_plan(LatentSettings, ["--config", "tiny_latent", *data, "--background_dir", "null"])
     assert "--train_data_dir leaves the recipe's background_dir out" in caplog.text
     named = ["--train_data_shares", "1", "3", "--background_dir", "frames"]
     plan = parse_plan(LatentSettings, ["--config", "tiny_latent", *data, *named])
@@ -42,16 +45,7 @@ def test_a_recipe_on_data_sets_of_ones_own(synthetic_root, tmp_path, caplog):
     assert [one.train_data_shares for one in three.stages[:2]] == [[1.0, 1.6, 1.4]] * 2
     assert parse_plan(LatentSettings, ["--config", "tiny_latent"]).stages[0].background_dir == "data/backgrounds"
 
-    small = [
-        "--resolution",
-        "64",
-        "--train_batch_size",
-        "2",
-        "--max_train_steps",
-        "1",
-        "--dataloader_num_workers",
-        "0",
-    ]
+    small = "--resolution 64 --train_batch_size 2 --max_train_steps 1 --dataloader_num_workers 0".split()
     data[-1] = str(tmp_path / "vae")
     assert main(["train", "mask_vae", "--config", "tiny_mask_vae", *data, *small]) == 0
     data[-1] = str(tmp_path / "latent")

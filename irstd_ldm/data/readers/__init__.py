@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .frame import MAX_PIXELS, TIMEOUT_S, Address, FrameSource, ImageReadError, RawFormat
+from .frame import MAX_PIXELS, TIMEOUT_S, Address, FrameSource, ImageReadError, RawFormat, enough_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,8 @@ def open_frames(
         raise ImageReadError(f"cannot read image '{path}': `band` is for TIFF files")
     module, name = reader
     options = {"band": band} if reader is TIFF else {"raw": raw} if reader is RAW else {}
-    return getattr(import_module(f".{module}", __name__), name)(path, max_pixels, **options)
+    with enough_memory(path):
+        return getattr(import_module(f".{module}", __name__), name)(path, max_pixels, **options)
 
 
 def open_source(

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -98,6 +99,15 @@ class Address:
         return re.sub(r"\W+", "_", str(self).partition("://")[2]).strip("_") or "stream"
 
 
+@contextmanager
+def enough_memory(path: Path | Address) -> Iterator[None]:
+    """Names the file that asks for more memory than there is, whichever library was asked: an ImageReadError."""
+    try:
+        yield
+    except MemoryError as error:
+        raise ImageReadError(f"cannot read image '{path}': it asks for more memory than there is") from error
+
+
 @dataclass(frozen=True)
 class Frame:
     """One frame of a file or of a live source."""
@@ -126,8 +136,9 @@ class FrameSource:
         Raises:
             ImageReadError: a frame that cannot be read, is larger than the limit, or holds NaN or infinite values.
         """
-        for index, pixels in enumerate(self.stored(start), start):
-            yield gray_frame(self.path, None if self.num_frames == 1 else index, self.measured(pixels))
+        with enough_memory(self.path):
+            for index, pixels in enumerate(self.stored(start), start):
+                yield gray_frame(self.path, None if self.num_frames == 1 else index, self.measured(pixels))
 
     def measured(self, pixels: "np.ndarray | Image.Image") -> "np.ndarray | Image.Image":
         """A decoded frame, as a masked array where the file declares a value that stands for pixels without data."""

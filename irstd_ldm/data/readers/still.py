@@ -57,8 +57,6 @@ def open_image(
             yield image
     except ImageReadError:
         raise
-    except MemoryError as error:
-        raise ImageReadError(f"cannot read image '{path}': it asks for more memory than there is") from error
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"cannot read image '{path}': {error}") from error
     except (OSError, *DECODING_ERRORS) as error:

@@ -120,10 +120,8 @@ class TiffFrames(FrameSource):
         try:
             with tifffile.TiffFile(self.path) as tiff:
                 yield tiff
-        except ImageReadError:
+        except (ImageReadError, MemoryError):
             raise
-        except MemoryError as error:
-            raise self.error("it asks for more memory than there is") from error
         except Exception as error:  # tifffile raises whatever a broken tag leads to, a seek to nowhere among it
             if isinstance(error, OSError) and error.filename is not None:
                 raise
