@@ -45,6 +45,9 @@ class CropSettings:
     image_probability: float = setting(0.15, "Share of crops anywhere in a training image.")
     background_probability: float = setting(0.15, "Share of crops of frames without targets.")
     implant_probability: float = setting(0.2, "Share of crops of either with 1 to 3 implanted targets.")
+    flip_probability: float = setting(
+        0.5, "Probability of each of two mirrorings and a transposition of a crop with targets; 0.5 of others."
+    )
     squeeze_probability: float = setting(0.0, "Share of crops that the Gaussian Group Squeezer quantises.")
     hard_negative_probability: float = setting(0.0, "Share of background crops around a detector's false alarms.")
     hard_image_probability: float = setting(0.0, "Share of crops anywhere in a training image, around a false alarm.")
@@ -177,7 +180,7 @@ class TrainingCrops(Dataset):
         if kind == "implant":
             image, mask = implant(image * 255, mask, self._bank, rng)
             image /= 255
-        image, mask = _flip(image, mask, rng)
+        image, mask = _flip(image, mask, settings.flip_probability if mask.any() else 0.5, rng)
         if _chance(rng, settings.squeeze_probability):
             image, mask = _squeeze(image, mask, rng)
         if self.normalization == "robust":
@@ -383,8 +386,10 @@ def _resize(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray,
     return np.array(resized), np.asarray(coverage) > 0.5
 
 
-def _flip(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    upside_down, mirrored, transposed = rng.random(3) < 0.5
+def _flip(
+    image: np.ndarray, mask: np.ndarray, probability: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    upside_down, mirrored, transposed = rng.random(3) < probability
     if upside_down:
         image, mask = image[::-1], mask[::-1]
     if mirrored:

@@ -500,3 +500,4 @@ def test_compression_is_mild():
 def test_the_generator_decides(function):
     first, again, other = (function(smooth(), np.random.default_rng(seed)) for seed in (1, 1, 3))
     assert first.tobytes() == again.tobytes() and first.tobytes() != other.tobytes()
+/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object /root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open shared object file: No such file or directory
