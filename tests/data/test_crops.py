@@ -84,6 +84,22 @@ def test_a_target_crop_holds_its_target_whole_and_unchanged():
     assert len(places) > 25
 
 
+@pytest.mark.parametrize(("probability", "orientations"), [(0.0, 1), (0.5, 8)])
+def test_crops_with_targets_are_mirrored_at_will_and_empty_ones_always(probability, orientations):
+    source, slope = sample(0), np.add.outer(2 * np.arange(80), np.arange(80)).astype(np.uint8)
+    source.mask[40:42, 50:52] = False  # no longer symmetric
+    source.mask[41, 50] = True
+    settings = replace(PLAIN, flip_probability=probability)
+    around = crops_of([[source]], [], settings, seed=0)
+    masks = [around[k]["mask"][0].numpy().astype(np.uint8) for k in range(80)]
+    shapes = {mask[ndimage.find_objects(mask)[0]].tobytes() for mask in masks}
+    settings = replace(settings, target_probability=0, background_probability=1)
+    empty = crops_of([[source]], [slope], settings, seed=0)
+    corners = [empty[k]["image"][0, :2, :2].numpy() for k in range(80)]
+    slopes = {tuple(np.rint(127.5 * (corner[[0, 1], [1, 0]] - corner[0, 0]))) for corner in corners}
+    assert (len(shapes), len(slopes)) == (orientations, 8)
+
+
 def test_small_images_are_continued_by_reflection():
     image = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     mask = np.zeros((3, 4), bool)
@@ -500,4 +516,3 @@ def test_compression_is_mild():
 def test_the_generator_decides(function):
     first, again, other = (function(smooth(), np.random.default_rng(seed)) for seed in (1, 1, 3))
     assert first.tobytes() == again.tobytes() and first.tobytes() != other.tobytes()
-/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object /root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open shared object file: No such file or directory
