@@ -129,9 +129,7 @@ class IDWT(nn.Module):
 
     def forward(self, bands: torch.Tensor) -> torch.Tensor:
         """Sub-bands (B, C, 4, h, w) in the order cA, cH, cV, cD -> (B, C, 2h, 2w)."""
-        # Each pixel of a pair of rows and columns is a sum of the four bands; runtimes transpose convolutions slowly.
-        sums = self.filters.to(bands.dtype).flatten(1).T[:, :, None, None]  # (4, 4, 1, 1)
-        x = F.pixel_shuffle(F.conv2d(bands.flatten(0, 1), sums), 2)  # (B*C, 1, 2h, 2w)
+        x = F.conv_transpose2d(bands.flatten(0, 1), self.filters.to(bands.dtype), stride=2)  # (B*C, 1, 2h, 2w)
         return x[:, 0].unflatten(0, bands.shape[:2])
 
 
