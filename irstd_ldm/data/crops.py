@@ -180,6 +180,7 @@ class TrainingCrops(Dataset):
         if kind == "implant":
             image, mask = implant(image * 255, mask, self._bank, rng)
             image /= 255
+        # A mask may lie on one side of its target; an empty one lies on none.
         image, mask = _flip(image, mask, settings.flip_probability if mask.any() else 0.5, rng)
         if _chance(rng, settings.squeeze_probability):
             image, mask = _squeeze(image, mask, rng)
