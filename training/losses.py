@@ -7,12 +7,14 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 TARGET_MARGIN_PX = 8  # distance from a target within which `background_weights` are 1
 
 
-def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """[`probability_dice_loss`] of the probabilities of logits (B, 1, H, W) and a mask (B, 1, H, W) in {0, 1}."""
-    return probability_dice_loss(logits.float().sigmoid(), mask)
+def dice_loss(logits: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """[`probability_dice_loss`] of the probabilities of logits (B, 1, H, W)."""
+    return probability_dice_loss(logits.float().sigmoid(), mask, weight)
 
 
-def probability_dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def probability_dice_loss(
+    probability: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
     """One minus the Dice coefficient of all pixels of the batch together (Milletari et al., arXiv 1606.04797).
 
     Pooling over the batch follows the pooled IoU by which detectors are compared, and an image without targets then
@@ -21,7 +23,10 @@ def probability_dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torc
     Args:
         probability: (B, 1, H, W) float32 in [0, 1].
         mask: (B, 1, H, W) in {0, 1}.
+        weight: (B, 1, H, W) in {0, 1}, 0 where a pixel does not count; None = all do.
     """
+    if weight is not None:
+        probability, mask = probability * weight, mask * weight
     overlap = (probability * mask).sum()
     return 1 - (2 * overlap + 1) / (probability.sum() + mask.sum() + 1)
 

@@ -207,14 +207,14 @@ class LatentTask(DetectorTask):
             vae.variables_to_posterior(predicted.float()),
             vae.variables_to_posterior(variables),
         )
-        weights = None
+        weight = bce_weight = batch["weight"]
         if settings.background_weight != 1:
-            weights = losses.background_weights(mask, settings.background_weight)
+            bce_weight = weight * losses.background_weights(mask, settings.background_weight)
         terms = {
             "posterior": losses.posterior_loss(predicted, variables),
             "klda": losses.klda_loss(posterior, true_posterior, vae.config.klda_min_logvar),
-            "bce": losses.bce_loss(logits, mask, weights),
-            "dice": losses.dice_loss(logits, mask),
+            "bce": losses.bce_loss(logits, mask, bce_weight),
+            "dice": losses.dice_loss(logits, mask, weight),
         }
         factors = {name: getattr(settings, f"{name}_weight") for name in terms}
         factors["klda"] *= min(1.0, step / max(settings.klda_warmup_steps, 1))

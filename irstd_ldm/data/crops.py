@@ -48,6 +48,12 @@ class CropSettings:
     flip_probability: float = setting(
         0.5, "Probability of each of two mirrorings and a transposition of a crop with targets; 0.5 of others."
     )
+    outline_free_flip_probability: float = setting(
+        0.0, "Share of crops with targets that are flipped as empty ones are, and whose outlines no loss counts."
+    )
+    own_implant_probability: float = setting(
+        0.0, "Share of targets implanted into labelled images that are of the same data set and as they lie there."
+    )
     squeeze_probability: float = setting(0.0, "Share of crops that the Gaussian Group Squeezer quantises.")
     hard_negative_probability: float = setting(0.0, "Share of background crops around a detector's false alarms.")
     hard_image_probability: float = setting(0.0, "Share of crops anywhere in a training image, around a false alarm.")
@@ -99,9 +105,9 @@ class CropSettings:
 class TrainingCrops(Dataset):
     """Crops of training images and background frames; everything is kept in memory.
 
-    Item k is {"image": (1, S, S) float32, about [-1, 1], "mask": (1, S, S) float32 in {0, 1}}, a pure function of
-    (seed, k) for every non-negative k: there is no length, and a resumed run goes on with the next k. Images smaller
-    than a crop are continued by reflection, mask and all.
+    Item k is {"image": (1, S, S) float32, about [-1, 1], "mask": (1, S, S) float32 in {0, 1}, "weight": the same, 0
+    where losses do not count}, a pure function of (seed, k) for every non-negative k: there is no length, and a resumed
+    run goes on with the next k. Images smaller than a crop are continued by reflection, mask and all.
 
     Args:
         samples: Labelled images, of one data set or of several.
@@ -153,9 +159,9 @@ class TrainingCrops(Dataset):
         self._backgrounds = [_Frame(image, np.zeros(image.shape, bool), normalization) for image in backgrounds] or [
             frame for frames in self._sets for frame in frames
         ]
-        self._bank = cut_targets(
-            (frame.region() * 255, frame.mask) for frames in self._with_targets for frame in frames
-        )
+        banks = [cut_targets((one.region() * 255, one.mask) for one in frames) for frames in self._with_targets]
+        self._bank = [patch for bank in banks for patch in bank]
+        self._own_bank = {id(frame): bank for frames, bank in zip(self._sets, banks, strict=True) for frame in frames}
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, k))
@@ -178,19 +184,24 @@ class TrainingCrops(Dataset):
         if not frame.target_centers.size and rng.random() < settings.inversion_probability:
             image, inverted = 1 - image, not inverted
         if kind == "implant":
-            image, mask = implant(image * 255, mask, self._bank, rng)
+            own = self._own_bank.get(id(frame), []), settings.own_implant_probability
+            image, mask = implant(image * 255, mask, self._bank, rng, *own)
             image /= 255
-        # A mask may lie on one side of its target; an empty one lies on none.
-        image, mask = _flip(image, mask, settings.flip_probability if mask.any() else 0.5, rng)
+        # A mask may lie on one side of its target, of which a flipped outline would teach the other; an empty one does not.
+        outline_free = mask.any() and _chance(rng, settings.outline_free_flip_probability)
+        is_free = outline_free or not mask.any()
+        image, mask = _flip(image, mask, 0.5 if is_free else settings.flip_probability, rng)
         if _chance(rng, settings.squeeze_probability):
             image, mask = _squeeze(image, mask, rng)
         if self.normalization == "robust":
             image, mask = self._vary_sensor(image, mask, frame, inverted, rng)
         else:
             image = self._vary_intensity(image, mask, frame, inverted, rng)
+        weight = ~_outlines(mask) if outline_free else np.ones_like(mask)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image, np.float32))[None],  # (1, S, S)
             "mask": torch.from_numpy(mask.astype(np.float32))[None],  # (1, S, S)
+            "weight": torch.from_numpy(weight.astype(np.float32))[None],  # (1, S, S)
         }
 
     def _any_of(self, sets: list[list["_Frame"]], rng: np.random.Generator) -> "_Frame":
@@ -396,6 +407,11 @@ def _flip(
     if mirrored:
         image, mask = image[:, ::-1], mask[:, ::-1]
     return (image.T, mask.T) if transposed else (image, mask)
+
+
+def _outlines(mask: np.ndarray) -> np.ndarray:
+    """The pixels (H, W) bool of targets beside one that is not, and those beside targets."""
+    return ndimage.binary_dilation(mask, EIGHT_CONNECTIVITY) & ndimage.binary_dilation(~mask, EIGHT_CONNECTIVITY)
 
 
 def _squeeze(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

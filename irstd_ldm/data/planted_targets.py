@@ -266,25 +266,34 @@ def _cut_patch(image: np.ndarray, labels: np.ndarray, label: int, box: tuple[sli
 
 
 def implant(
-    image: np.ndarray, mask: np.ndarray, bank: Sequence[TargetPatch], rng: np.random.Generator
+    image: np.ndarray,
+    mask: np.ndarray,
+    bank: Sequence[TargetPatch],
+    rng: np.random.Generator,
+    own_bank: Sequence[TargetPatch] = (),
+    own_probability: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adds 1 to 3 targets, each a banked one or (half of them, all for an empty bank) a Gaussian point-spread one.
+    """Adds 1 to 3 targets: of `own_bank` as they lie there, else of `bank` or (half of those) Gaussian point spreads.
 
-    A banked target is flipped and turned at random and scaled to a peak contrast between 4 local standard deviations
-    and its own; a Gaussian one reaches an SCR of 5 to 15. Targets keep clear of those in `mask` and of one another;
+    A target of `bank` is flipped and turned at random. Banked ones are scaled to a peak contrast between 4 local
+    standard deviations and their own; a Gaussian one reaches an SCR of 5 to 15. Targets keep clear of those in `mask` and of one another;
     one that finds no position in 10 attempts is left out. Speed counts here, in every training crop: no amplitude is
     solved for.
 
     Args:
         image: (H, W) in gray levels [0, 255], at least 64x64.
         mask: (H, W) bool.
+        bank, own_bank: As `cut_targets` gives them; either may be empty.
+        own_probability: Share of the targets that are of `own_bank`.
 
     Returns:
         The new image (H, W) float32, clipped at 255, and the new mask (H, W) bool.
     """
     image, mask = image.astype(np.float32), mask.copy()
     for _ in range(rng.integers(1, 4)):
-        if len(bank) and rng.random() < 0.5:
+        if len(own_bank) and own_probability and rng.random() < own_probability:
+            _implant_one(image, mask, own_bank[int(rng.integers(len(own_bank)))], rng)
+        elif len(bank) and rng.random() < 0.5:
             patch = bank[int(rng.integers(len(bank)))]
             turns, flip = int(rng.integers(4)), slice(None, None, -1 if rng.integers(2) else 1)
             residual, patch_mask = (np.rot90(array, turns)[:, flip] for array in (patch.residual, patch.mask))
