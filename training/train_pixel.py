@@ -146,9 +146,12 @@ def make_scheduler(settings: PixelSettings) -> DDPMScheduler:
     )
 
 
-def deeply_supervised(loss: Callable[[Tensor, Tensor], Tensor], output: PixelStepOutput, mask: Tensor) -> Tensor:
+def deeply_supervised(
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor], output: PixelStepOutput, mask: Tensor, weight: Tensor
+) -> Tensor:
     """The loss of the encoder's fused logits plus its mean over the levels' logits."""
-    return loss(output.logits, mask) + torch.stack([loss(side, mask) for side in output.side_logits]).mean()
+    sides = torch.stack([loss(side, mask, weight) for side in output.side_logits])
+    return loss(output.logits, mask, weight) + sides.mean()
 
 
 def training_target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -251,7 +254,7 @@ class PixelTask(DetectorTask):
 
     def loss(self, model, batch, step, generator):
         settings, scheduler = self.settings, self.pipeline.scheduler
-        image, mask = batch["image"], batch["mask"]
+        image, mask, weight = batch["image"], batch["mask"], batch["weight"]
         last = scheduler.config.num_train_timesteps - 1
         uniform = torch.randint(last + 1, (len(image),), generator=generator)
         is_last = torch.rand(len(image), generator=generator) < settings.last_timestep_share
@@ -273,10 +276,10 @@ class PixelTask(DetectorTask):
         target = training_target(scheduler, mask * 2 - 1, noise, timesteps)
         clean = clean_estimate(scheduler, predicted, output.noisy.float(), timesteps)
         terms = {
-            "diffusion": (predicted - target).square().mean(),
-            "sample_dice": probability_dice_loss(((clean + 1) / 2).clamp(0, 1), mask),
-            "bce": deeply_supervised(bce_loss, output, mask),
-            "dice": deeply_supervised(dice_loss, output, mask),
+            "diffusion": (weight * (predicted - target).square()).mean(),
+            "sample_dice": probability_dice_loss(((clean + 1) / 2).clamp(0, 1), mask, weight),
+            "bce": deeply_supervised(bce_loss, output, mask, weight),
+            "dice": deeply_supervised(dice_loss, output, mask, weight),
         }
         loss = sum(getattr(settings, f"{name}_weight") * term for name, term in terms.items())
         scores = {"iou": batch_iou(clean, mask), "encoder_iou": batch_iou(output.logits, mask)}

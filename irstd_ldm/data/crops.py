@@ -106,8 +106,8 @@ class TrainingCrops(Dataset):
     """Crops of training images and background frames; everything is kept in memory.
 
     Item k is {"image": (1, S, S) float32, about [-1, 1], "mask": (1, S, S) float32 in {0, 1}, "weight": the same, 0
-    where losses do not count}, a pure function of (seed, k) for every non-negative k: there is no length, and a resumed
-    run goes on with the next k. Images smaller than a crop are continued by reflection, mask and all.
+    where losses do not count}, a pure function of (seed, k) for every non-negative k: there is no length, and a
+    resumed run goes on with the next k. Images smaller than a crop are continued by reflection, mask and all.
 
     Args:
         samples: Labelled images, of one data set or of several.
@@ -187,7 +187,7 @@ class TrainingCrops(Dataset):
             own = self._own_bank.get(id(frame), []), settings.own_implant_probability
             image, mask = implant(image * 255, mask, self._bank, rng, *own)
             image /= 255
-        # A mask may lie on one side of its target, of which a flipped outline would teach the other; an empty one does not.
+        # A mask may lie on one side of its target, and a flipped outline would teach the other; an empty one has none.
         outline_free = mask.any() and _chance(rng, settings.outline_free_flip_probability)
         is_free = outline_free or not mask.any()
         image, mask = _flip(image, mask, 0.5 if is_free else settings.flip_probability, rng)

@@ -273,12 +273,12 @@ def implant(
     own_bank: Sequence[TargetPatch] = (),
     own_probability: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adds 1 to 3 targets: of `own_bank` as they lie there, else of `bank` or (half of those) Gaussian point spreads.
+    """Adds 1 to 3 targets: of `own_bank` as they lie there, of `bank`, or (half of the latter) Gaussian point spreads.
 
     A target of `bank` is flipped and turned at random. Banked ones are scaled to a peak contrast between 4 local
-    standard deviations and their own; a Gaussian one reaches an SCR of 5 to 15. Targets keep clear of those in `mask` and of one another;
-    one that finds no position in 10 attempts is left out. Speed counts here, in every training crop: no amplitude is
-    solved for.
+    standard deviations and their own; a Gaussian one reaches an SCR of 5 to 15. Targets keep clear of those in `mask`
+    and of one another; one that finds no position in 10 attempts is left out. Speed counts here, in every training
+    crop: no amplitude is solved for.
 
     Args:
         image: (H, W) in gray levels [0, 255], at least 64x64.

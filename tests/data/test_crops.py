@@ -100,6 +100,36 @@ def test_crops_with_targets_are_mirrored_at_will_and_empty_ones_always(probabili
     assert (len(shapes), len(slopes)) == (orientations, 8)
 
 
+def test_outlines_of_crops_that_are_flipped_without_them_have_no_weight():
+    source = sample(0)
+    source.mask[40:42, 50:52] = False  # no longer symmetric
+    source.mask[41, 50] = True
+    settings = replace(PLAIN, flip_probability=0, outline_free_flip_probability=0.5)
+    crops, shapes = crops_of([[source]], [], settings, seed=0), {True: set(), False: set()}
+    for item in (crops[k] for k in range(80)):
+        mask, weight = item["mask"][0].numpy() > 0, item["weight"][0].numpy()
+        outlines = ndimage.binary_dilation(mask, EIGHT) & ndimage.binary_dilation(~mask, EIGHT)
+        is_free = bool((weight == 0).any())
+        np.testing.assert_array_equal(weight == 0, outlines & is_free)
+        shapes[is_free].add(mask[ndimage.find_objects(mask.astype(np.uint8))[0]].tobytes())
+    assert len(shapes[False]) == 1 and len(shapes[True]) == 8
+
+
+@pytest.mark.parametrize(("probability", "orientations"), [(0.0, {(1, 10), (10, 1)}), (1.0, {(1, 10)})])
+def test_implanted_targets_of_the_same_data_set_lie_as_they_lay(probability, orientations):
+    wide, bare = sample(0), Sample("bare", frame(4), np.zeros((150, 130), bool))
+    wide.mask[39:42, 49:52] = False
+    wide.mask[40, 45:55] = True
+    wide.image[:] = np.where(wide.mask, 230, frame(3))
+    settings = replace(PLAIN, target_probability=0, implant_probability=1, flip_probability=0)
+    settings = replace(settings, own_implant_probability=probability)
+    crops, boxes = crops_of([[wide, bare]], [], settings, seed=0, size=128), set()
+    for k in range(60):
+        labels, _ = ndimage.label(crops[k]["mask"][0].numpy(), EIGHT)
+        boxes |= {tuple(side.stop - side.start for side in box) for box in ndimage.find_objects(labels)}
+    assert {box for box in boxes if 1 in box and 10 in box} == orientations
+
+
 def test_small_images_are_continued_by_reflection():
     image = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     mask = np.zeros((3, 4), bool)

@@ -33,7 +33,7 @@ def loss_on_crops(settings, crops):
     data = read_training_data(settings, CropSettings())
     task = LatentTask(settings, data)
     task.model.eval()
-    batch = {name: torch.stack([crops[k][name] for k in range(8)]) for name in ("image", "mask")}
+    batch = {name: torch.stack([crops[k][name] for k in range(8)]) for name in crops[0]}
     with torch.no_grad():
         return task.loss(task.model, batch, 10**6, torch.Generator().manual_seed(0))[0].item()
 

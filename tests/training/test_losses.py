@@ -42,6 +42,15 @@ def test_dice_of_an_empty_batch_grows_with_its_false_alarms():
     assert dice_loss(torch.full((1, 1, 4, 4), 1e4), empty).item() == pytest.approx(1 - 1 / 17)
 
 
+def test_pixels_of_weight_0_do_not_count():
+    logits = torch.tensor([[[[0.0, 0.0], [1e4, -1e4]]]])
+    mask = torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])
+    weight = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
+    assert dice_loss(logits, mask, weight).item() == pytest.approx(1 - (2 * 0.5 + 1) / (1.0 + 1.0 + 1))
+    assert bce_loss(logits, mask, weight).item() == pytest.approx(2 * math.log(2) / 4)
+    assert dice_loss(logits, mask, torch.ones_like(mask)) == dice_loss(logits, mask)
+
+
 def test_bce_by_hand():
     logits = torch.tensor([[[[0.0, math.log(3)]]]])
     mask = torch.tensor([[[[1.0, 0.0]]]])

@@ -27,6 +27,7 @@ def test_the_mask_encoder_is_frozen_batch_statistics_and_all(few_steps, mask_vae
     batch = {
         "image": torch.randn(2, 1, 64, 64, generator=generator),
         "mask": (torch.rand(2, 1, 64, 64, generator=generator) > 0.99).float(),
+        "weight": torch.ones(2, 1, 64, 64),
     }
     task.model.train()
     task.loss(task.model, batch, 0, generator)[0].backward()

@@ -173,10 +173,10 @@ def test_shares_of_own_states_that_are_refused(changes, message):
 def test_deep_supervision_is_the_fused_map_plus_the_mean_of_the_levels():
     mask = (random_map(2, 1, 4, 4) > 0).float()
     logits, sides = random_map(2, 1, 4, 4, seed=1), [random_map(2, 1, 4, 4, seed=seed) for seed in (2, 3)]
-    output = PixelStepOutput(mask, mask, logits, sides)
+    output, weight = PixelStepOutput(mask, mask, logits, sides), (random_map(2, 1, 4, 4, seed=4) > -1).float()
     for loss in (bce_loss, dice_loss):
-        expected = loss(logits, mask) + (loss(sides[0], mask) + loss(sides[1], mask)) / 2
-        torch.testing.assert_close(deeply_supervised(loss, output, mask), expected)
+        fused, *levels = (loss(one, mask, weight) for one in (logits, *sides))
+        torch.testing.assert_close(deeply_supervised(loss, output, mask, weight), fused + sum(levels) / 2)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(few_steps, tiny_diff_checkpoint):
@@ -191,16 +191,17 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(few_steps, tiny_diff_checkpoi
     task.model.eval()
     image, mask = random_map(2, 1, 64, 64), torch.zeros(2, 1, 64, 64)
     mask[:, :, 20:24, 30:34] = 1
+    batch = {"image": image, "mask": mask, "weight": (random_map(2, 1, 64, 64, seed=1) > -1).float()}
     with torch.no_grad():
-        loss, terms = task.loss(task.model, {"image": image, "mask": mask}, 0, torch.Generator().manual_seed(0))
+        loss, terms = task.loss(task.model, batch, 0, torch.Generator().manual_seed(0))
         encoded = task.pipeline.conditional_encoder(image)
         generator = torch.Generator().manual_seed(0)
         torch.randint(1000, (2,), generator=generator), torch.rand(2, generator=generator)
         noise = torch.randn(mask.shape, generator=generator)  # at the last timestep all there is
         clean = task.pipeline.unet(torch.cat([image, noise], dim=1), 999, encoded.residuals).sample
     expected = {
-        "diffusion": (clean - (mask * 2 - 1)).square().mean(),
-        "sample_dice": probability_dice_loss(((clean + 1) / 2).clamp(0, 1), mask),
+        "diffusion": (batch["weight"] * (clean - (mask * 2 - 1)).square()).mean(),
+        "sample_dice": probability_dice_loss(((clean + 1) / 2).clamp(0, 1), mask, batch["weight"]),
     }
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], value)
