@@ -231,7 +231,8 @@ def write_onnx(networks: LatentDetector | PixelDetector, path: Path) -> None:
 def make_smaller(path: Path) -> None:
     """Stores the weights of an ONNX file that float16 holds without loss in it; a cast to float32 reads each.
 
-    What the exporter notes of every operation goes: it is a third of the file, and names folders of this machine.
+    What the exporter notes of every operation goes: it is a third of the file, and names folders of this machine. Its
+    names of the maps' sizes stay: by them onnxruntime adds a map in the convolution that it is added to.
     """
     onnx = required("onnx")
     model = onnx.load(path)
@@ -242,9 +243,9 @@ def make_smaller(path: Path) -> None:
             casts.append(onnx.helper.make_node("Cast", [f"{tensor.name}_half"], [tensor.name], to=tensor.data_type))
             tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), casts[-1].input[0]))
     nodes = [*casts, *graph.node]
-    del graph.node[:], graph.value_info[:]
+    del graph.node[:]
     graph.node.extend(nodes)
-    for one in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+    for one in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         del one.metadata_props[:]
     onnx.save(model, path)
 

@@ -55,6 +55,17 @@ def test_the_pixel_detector_in_onnxruntime(tiny_diff_pipeline, tmp_path):
         assert_same(detector(image, ensemble_size=2, tile_size=160, seed=7), expected)
 
 
+def test_maps_that_are_added_have_one_size_by_name(onnx_folder):
+    """From the names alone onnxruntime knows, for every size of image, that an addition is one of a convolution's."""
+    graph = onnx.load(onnx_folder / "model.onnx").graph
+    shape = {one.name: [axis.dim_param for axis in one.type.tensor_type.shape.dim[2:]] for one in graph.value_info}
+    doubled = {node.output[0] for node in graph.node if node.op_type == "Resize"}
+    additions = [node.input for node in graph.node if node.op_type == "Add" and doubled & set(node.input)]
+    assert additions
+    for first, second in additions:
+        assert shape[first] == shape[second] and all(shape[first])
+
+
 def test_weights_of_half_precision_are_stored_so(tmp_path):
     """A half is exact in float16 and a third is not; the product is the same, and no folder is named any more."""
     half, third = np.full((4, 4), 1 / 2, np.float32), np.full((4, 4), 1 / 3, np.float32)
