@@ -46,6 +46,11 @@ class TrainSettings:
 
     train_data_dir: str | list[str] = setting(MISSING, "Data sets: images/, masks/, split lists.", is_path=True)
     train_data_shares: list[float] | None = setting(None, "Each data set's part of the crops of images; null = equal.")
+    train_data_flip_probabilities: list[float] | None = setting(
+        None,
+        "Each data set's flip_probability, 0 where masks lie beside targets; null = one of all.",
+        later=True,
+    )
     output_dir: str = setting(MISSING, "Folder of checkpoints, logs, settings and the trained model.", may_change=True)
     background_dir: str | None = setting(None, "Frames without targets, images/; null = none.", is_path=True)
     background_exclude: list[str] | None = setting(None, "Patterns of background stems that are kept out of training.")
@@ -114,6 +119,12 @@ class TrainSettings:
         if shares is not None and (len(shares) != len(names) or min(shares) <= 0):
             raise ValueError(
                 f"`train_data_shares` must be {len(names)} positive numbers, one per data set, got {shares}"
+            )
+        flips = self.train_data_flip_probabilities
+        if flips is not None and (len(flips) != len(names) or not 0 <= min(flips) <= max(flips) <= 1):
+            raise ValueError(
+                f"`train_data_flip_probabilities` must be {len(names)} numbers in [0, 1], one per data set, got "
+                f"{flips}"
             )
 
     @property
@@ -287,7 +298,7 @@ class Plan(Generic[Settings]):
 def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[Settings]:
     """Fill `cls` from ``--config RECIPE.yaml`` and the flags that override it, in every stage.
 
-    Where a flag names the data sets, the recipe's frames without targets do not count, nor do its shares of another
+    Where a flag names the data sets, the recipe's frames without targets do not count, nor do its lists for another
     number of sets.
 
     Stage k writes to OUTPUT_DIR/stage-k in half precision, starts from the folder of the stage before and, unless it
@@ -329,14 +340,14 @@ def parse_plan(cls: type[Settings], argv: Sequence[str] | None = None) -> Plan[S
 
 
 def _leave_out_other_data(values: dict[str, Any], stages: list[dict[str, Any]], flags: dict[str, Any]) -> None:
-    """Takes from a recipe what is of its own data: frames without targets, and shares of another number of sets."""
+    """Takes from a recipe what is of its own data: frames without targets, and lists for another number of sets."""
     left_out = {"background_dir"} & values.keys() - flags.keys()
     if left_out:
         left_out |= {"hard_negative_probability"} - flags.keys()  # of those frames
     for part in (values, *stages):
-        shares = part.get("train_data_shares")
-        if shares is not None and len(shares) != len(flags["train_data_dir"]):
-            left_out.add("train_data_shares")
+        for name in ("train_data_shares", "train_data_flip_probabilities"):
+            if part.get(name) is not None and len(part[name]) != len(flags["train_data_dir"]):
+                left_out.add(name)
     for name in sorted(left_out):
         if any([part.pop(name, None) is not None for part in (values, *stages)]):
             logger.info("--train_data_dir leaves the recipe's %s out: name yours by --%s", name, name)

@@ -79,6 +79,7 @@ def read_training_data(
         crop_settings,
         settings.seed,
         settings.train_data_shares,
+        settings.train_data_flip_probabilities,
         size=settings.resolution,
         normalization=normalization,
     )

@@ -49,7 +49,7 @@ class CropSettings:
         0.5, "Probability of each of two mirrorings and a transposition of a crop with targets; 0.5 of others."
     )
     outline_free_flip_probability: float = setting(
-        0.0, "Share of crops with targets that are flipped as empty ones are, and whose outlines no loss counts."
+        0.0, "Share of crops with targets flipped as empty ones are, no loss counting outlines, where none is flipped."
     )
     own_implant_probability: float = setting(
         0.0, "Share of targets implanted into labelled images that are of the same data set and as they lie there."
@@ -116,6 +116,7 @@ class TrainingCrops(Dataset):
         settings: Kinds of crops and augmentations.
         seed: Seed of the whole sequence.
         shares: Share of each data set among the crops of labelled images, of any sum; None = equal.
+        flip_probabilities: `flip_probability` of each data set's images; None = that of the settings for all.
         size: Side S in pixels.
         normalization: The rule of `gray_range` that the detector is going to be used with.
 
@@ -125,7 +126,8 @@ class TrainingCrops(Dataset):
         hard_images: (index of a data set, of one of its images, its pixel) of the same in labelled images.
 
     Raises:
-        ValueError: A data set has no target, there are not as many shares as data sets, or `size` is less than 64.
+        ValueError: A data set has no target, there are not as many shares or probabilities as data sets, or `size` is
+            less than 64.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class TrainingCrops(Dataset):
         settings: CropSettings,
         seed: int,
         shares: Sequence[float] | None = None,
+        flip_probabilities: Sequence[float] | None = None,
         *,
         size: int = 128,
         normalization: str = "range",
@@ -147,6 +150,9 @@ class TrainingCrops(Dataset):
         weights = np.ones(len(samples)) if shares is None else np.array(shares, float)
         if len(weights) != len(samples) or weights.min() < 0 or not weights.sum():
             raise ValueError(f"`shares` must be one number >= 0 per data set ({len(samples)}), got {shares}")
+        self._flips = [settings.flip_probability] * len(samples) if flip_probabilities is None else flip_probabilities
+        if len(self._flips) != len(samples):
+            raise ValueError(f"`flip_probabilities` must be one per data set ({len(samples)}), got {self._flips}")
         self._shares = np.cumsum(weights / weights.sum())
         self._sets = [[_Frame(sample.image, sample.mask, normalization) for sample in one_set] for one_set in samples]
         self._with_targets = [[frame for frame in frames if len(frame.target_centers)] for frames in self._sets]
@@ -159,9 +165,9 @@ class TrainingCrops(Dataset):
         self._backgrounds = [_Frame(image, np.zeros(image.shape, bool), normalization) for image in backgrounds] or [
             frame for frames in self._sets for frame in frames
         ]
-        banks = [cut_targets((one.region() * 255, one.mask) for one in frames) for frames in self._with_targets]
-        self._bank = [patch for bank in banks for patch in bank]
-        self._own_bank = {id(frame): bank for frames, bank in zip(self._sets, banks, strict=True) for frame in frames}
+        self._banks = [cut_targets((one.region() * 255, one.mask) for one in frames) for frames in self._with_targets]
+        self._bank = [patch for bank in self._banks for patch in bank]
+        self._set_of = {id(frame): number for number, frames in enumerate(self._sets) for frame in frames}
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, k))
@@ -183,14 +189,15 @@ class TrainingCrops(Dataset):
             frame, image, mask, inverted = self._background_crop(kind == "background", rng)
         if not frame.target_centers.size and rng.random() < settings.inversion_probability:
             image, inverted = 1 - image, not inverted
+        number = self._set_of.get(id(frame))  # None of frames without targets
         if kind == "implant":
-            own = self._own_bank.get(id(frame), []), settings.own_implant_probability
+            own = [] if number is None else self._banks[number], settings.own_implant_probability
             image, mask = implant(image * 255, mask, self._bank, rng, *own)
             image /= 255
         # A mask may lie on one side of its target, and a flipped outline would teach the other; an empty one has none.
-        outline_free = mask.any() and _chance(rng, settings.outline_free_flip_probability)
-        is_free = outline_free or not mask.any()
-        image, mask = _flip(image, mask, 0.5 if is_free else settings.flip_probability, rng)
+        probability = settings.flip_probability if number is None else self._flips[number]
+        outline_free = mask.any() and probability == 0 and _chance(rng, settings.outline_free_flip_probability)
+        image, mask = _flip(image, mask, 0.5 if outline_free or not mask.any() else probability, rng)
         if _chance(rng, settings.squeeze_probability):
             image, mask = _squeeze(image, mask, rng)
         if self.normalization == "robust":

@@ -115,6 +115,20 @@ def test_outlines_of_crops_that_are_flipped_without_them_have_no_weight():
     assert len(shapes[False]) == 1 and len(shapes[True]) == 8
 
 
+def test_each_data_set_is_flipped_at_its_own_will():
+    wide, high = sample(0), sample(0)
+    for one in (wide, high):
+        one.mask[39:42, 49:52] = False
+    wide.mask[40, 45:55], high.mask[38:43, 50] = True, True
+    crops, boxes = crops_of([[wide], [high]], [], PLAIN, 0, None, (0.0, 0.5)), set()
+    for k in range(60):
+        ((rows, columns),) = ndimage.find_objects(crops[k]["mask"][0].numpy().astype(np.uint8))
+        boxes.add((rows.stop - rows.start, columns.stop - columns.start))
+    assert boxes == {(1, 10), (5, 1), (1, 5)}
+    with pytest.raises(ValueError, match="`flip_probabilities` must be one per data set \\(2\\), got"):
+        crops_of([[wide], [high]], [], PLAIN, 0, None, (0.0,))
+
+
 @pytest.mark.parametrize(("probability", "orientations"), [(0.0, {(1, 10), (10, 1)}), (1.0, {(1, 10)})])
 def test_implanted_targets_of_the_same_data_set_lie_as_they_lay(probability, orientations):
     wide, bare = sample(0), Sample("bare", frame(4), np.zeros((150, 130), bool))

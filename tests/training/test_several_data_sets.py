@@ -114,6 +114,7 @@ def test_a_detector_is_validated_on_each_data_set(few_steps, tiny_checkpoint, sy
         ({"train_data_dir": ["SECOND", "SECOND"]}, "`train_data_dir` must name folders of different names"),
         ({"train_data_shares": [1.0]}, "`train_data_shares` must be 2 positive numbers, one per data set"),
         ({"train_data_shares": [1.0, 0.0]}, "`train_data_shares` must be 2 positive numbers, one per data set"),
+        ({"train_data_flip_probabilities": [0.5, 2.0]}, "`train_data_flip_probabilities` must be 2 numbers in"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named_before_weights_are_looked_for(
