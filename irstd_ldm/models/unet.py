@@ -97,7 +97,7 @@ class IRSTDUNet2DConditionModel(SafetensorsOnlyMixin, UNet2DConditionModel):
             batch_normalised(self)
 
     def get_time_embed(self, sample: torch.Tensor, timestep: torch.Tensor | float | int) -> torch.Tensor | None:
-        """The embedding (B, C) of timesteps (B,), or (1, C) of one for all samples: a constant of an exported graph."""
+        """The embedding (B, C) of timesteps (B,), or (1, C) of one for all: a constant of an exported graph."""
         is_one = not isinstance(timestep, torch.Tensor) or timestep.ndim == 0
         return super().get_time_embed(sample[:1] if is_one else sample, timestep)
 
