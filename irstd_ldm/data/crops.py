@@ -49,7 +49,7 @@ class CropSettings:
         0.5, "Probability of each of two mirrorings and a transposition of a crop with targets; 0.5 of others."
     )
     outline_free_flip_probability: float = setting(
-        0.0, "Where flip_probability is 0: share of crops with targets flipped all the same, no loss counting outlines."
+        0.0, "Where flip_probability is 0: share of crops with targets flipped still, no loss counting outlines."
     )
     own_implant_probability: float = setting(
         0.0, "Share of targets implanted into labelled images that are of the same data set and as they lie there."
