@@ -154,7 +154,10 @@ class TrainingCrops(Dataset):
         if len(self._flips) != len(samples):
             raise ValueError(f"`flip_probabilities` must be one per data set ({len(samples)}), got {self._flips}")
         self._shares = np.cumsum(weights / weights.sum())
-        self._sets = [[_Frame(sample.image, sample.mask, normalization) for sample in one_set] for one_set in samples]
+        self._sets = [
+            [_Frame(sample.image, sample.mask, normalization, number) for sample in one_set]
+            for number, one_set in enumerate(samples)
+        ]
         self._with_targets = [[frame for frame in frames if len(frame.target_centers)] for frames in self._sets]
         for index, frames in enumerate(self._with_targets):
             if not frames:
@@ -167,7 +170,6 @@ class TrainingCrops(Dataset):
         ]
         self._banks = [cut_targets((one.region() * 255, one.mask) for one in frames) for frames in self._with_targets]
         self._bank = [patch for bank in self._banks for patch in bank]
-        self._set_of = {id(frame): number for number, frames in enumerate(self._sets) for frame in frames}
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, k))
@@ -189,13 +191,12 @@ class TrainingCrops(Dataset):
             frame, image, mask, inverted = self._background_crop(kind == "background", rng)
         if not frame.target_centers.size and rng.random() < settings.inversion_probability:
             image, inverted = 1 - image, not inverted
-        number = self._set_of.get(id(frame))  # None of frames without targets
         if kind == "implant":
-            own = [] if number is None else self._banks[number], settings.own_implant_probability
-            image, mask = implant(image * 255, mask, self._bank, rng, *own)
+            own_bank = [] if frame.data_set is None else self._banks[frame.data_set]
+            image, mask = implant(image * 255, mask, self._bank, rng, own_bank, settings.own_implant_probability)
             image /= 255
         # A mask may lie on one side of its target, and a flipped outline would teach the other; an empty one has none.
-        probability = settings.flip_probability if number is None else self._flips[number]
+        probability = settings.flip_probability if frame.data_set is None else self._flips[frame.data_set]
         outline_free = mask.any() and probability == 0 and _chance(rng, settings.outline_free_flip_probability)
         image, mask = _flip(image, mask, 0.5 if outline_free or not mask.any() else probability, rng)
         if _chance(rng, settings.squeeze_probability):
@@ -355,9 +356,10 @@ class TrainingCrops(Dataset):
 
 
 class _Frame:
-    """One image in memory, read in reflected crops."""
+    """One image in memory, read in reflected crops; of a data set, by its number, or a frame without targets."""
 
-    def __init__(self, image: np.ndarray, mask: np.ndarray, normalization: str):
+    def __init__(self, image: np.ndarray, mask: np.ndarray, normalization: str, data_set: int | None = None):
+        self.data_set = data_set
         self.is_8_bit = image.dtype == np.uint8
         self.mask = mask
         self.shape = image.shape

@@ -284,7 +284,7 @@ def implant(
         image: (H, W) in gray levels [0, 255], at least 64x64.
         mask: (H, W) bool.
         bank, own_bank: As `cut_targets` gives them; either may be empty.
-        own_probability: Share of the targets that are of `own_bank`.
+        own_probability: Share of the targets that are of `own_bank`; at 0 nothing is drawn for it.
 
     Returns:
         The new image (H, W) float32, clipped at 255, and the new mask (H, W) bool.

@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import replace
 from functools import partial
 
@@ -125,6 +126,9 @@ def test_each_data_set_is_flipped_at_its_own_will():
         ((rows, columns),) = ndimage.find_objects(crops[k]["mask"][0].numpy().astype(np.uint8))
         boxes.add((rows.stop - rows.start, columns.stop - columns.start))
     assert boxes == {(1, 10), (5, 1), (1, 5)}
+    elsewhere = pickle.loads(pickle.dumps(crops))  # in a worker that is spawned
+    for k in range(20):
+        assert torch.equal(crops[k]["mask"], elsewhere[k]["mask"]), k
     with pytest.raises(ValueError, match="`flip_probabilities` must be one per data set \\(2\\), got"):
         crops_of([[wide], [high]], [], PLAIN, 0, None, (0.0,))
 
