@@ -77,8 +77,9 @@ class StreamDetector:
     Args:
         model: A folder that `irstd-ldm export` wrote, or a checkpoint (a folder or a Hub id), which needs torch;
             None = the bundled detector.
-        runtime: ``torch``, ``onnxruntime``, ``openvino``, or ``auto``: as of `irstd-ldm detect`, the faster of the
-            latter that are installed for a graph, torch for a checkpoint, and for the bundled detector on CUDA.
+        runtime: ``torch``, ``onnxruntime``, ``openvino``, ``openvino-bf16``, or ``auto``: as of `irstd-ldm detect`,
+            the faster of onnxruntime and openvino that is installed for a graph, torch for a checkpoint, and for the
+            bundled detector on CUDA.
         tracks: Whether targets are followed from frame to frame.
         fuse_frames: Whether the frames before count too, so that weak targets that persist are found: the probability
             is then that of [`EvidenceFilter`]. For cameras that stand still or move by less than a pixel a frame.

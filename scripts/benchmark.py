@@ -46,7 +46,7 @@ from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.models.configurations import CONFIGURATIONS, PIXEL_CONFIGURATIONS
 from irstd_ldm.pipelines.detection import IRSTDDetectionPipeline, detector_class
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
-from irstd_ldm.runtime.exported import BUNDLED_GRAPH, READABLE, read_description
+from irstd_ldm.runtime.exported import BUNDLED_GRAPH, READABLE, openvino_has_bf16, read_description
 from irstd_ldm.training import train_pixel
 from irstd_ldm.training.train_latent import make_scheduler
 
@@ -175,6 +175,8 @@ def detectors(args: argparse.Namespace, pipe: IRSTDDetectionPipeline) -> dict[st
         description = read_description(folder)
         precision = "float32" if description.quantization is None else "int8"
         for runtime in (name for name, formats in READABLE.items() if description.format in formats):
+            if runtime == "openvino-bf16" and not openvino_has_bf16():
+                continue
             runner = ExportedDetectorRunner(folder, runtime, torch.get_num_threads())
             flags = ["--runtime", runtime, "--model", str(folder)]
             found[f"{runtime}, {description.format} {precision}"] = (runner, flags)

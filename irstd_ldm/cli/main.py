@@ -21,7 +21,7 @@ TRAINERS = ("mask_vae", "latent", "pixel", "restoration", "image_unet", "control
 MODEL_HELP = f"a bundled model ({', '.join(bundled_names())}), a folder or a Hub id OWNER/NAME; default: {DEFAULT}"
 DEFAULT_OUTPUT = Path("irstd-ldm-output")
 
-RUNTIMES = ("onnxruntime", "openvino")
+RUNTIMES = ("onnxruntime", "openvino", "openvino-bf16")
 
 _FORMATS = textwrap.fill(
     f"Read are {', '.join(FRAME_SUFFIXES)}, raw frames (--raw), and images of other names by their first bytes. "
@@ -499,7 +499,8 @@ def _add_runtime(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "torch", "compile", *RUNTIMES),
         default="auto",
         help="what runs the networks: torch, torch.compile (a minute or more to start), or, with the bundled model or "
-        "one that `export` wrote, onnxruntime or openvino; auto: the faster of the latter that are installed, else, "
+        "one that `export` wrote, onnxruntime, openvino, or openvino-bf16, which rounds to bfloat16 and takes half "
+        "the time where the processor has it; auto: the faster of onnxruntime and openvino that is installed, else, "
         "for other models and steps and on CUDA, torch; default: auto",
     )
 

@@ -46,11 +46,13 @@ class ExportedDetectorRunner:
 
     Args:
         folder: Written by `irstd-ldm export`; None or "tiny" = the bundled detector.
-        runtime: ``onnxruntime``, ``openvino``, which reads both formats, or ``auto``, the faster of those installed.
+        runtime: ``onnxruntime``; ``openvino``, which reads both formats; ``openvino-bf16``, the same in bfloat16; or
+            ``auto``, the faster of the first two that is installed.
         num_threads: Threads of the runtime; None = its own choice.
 
     Raises:
-        ValueError: An unknown runtime, a format that it does not read, or a broken `detector.json`.
+        ValueError: An unknown runtime, a format that it does not read, a processor that does not compute in its
+            precision, or a broken `detector.json`.
         OSError: A file is missing or cannot be read.
         ModuleNotFoundError: The runtime is not installed.
     """
@@ -178,7 +180,7 @@ class ExportedDetectorRunner:
             (B, E, PH, PW) float32 in [0, 1].
         """
         if self._process != os.getpid():
-            if self._arguments[1] == "openvino":
+            if self._arguments[1].startswith("openvino"):
                 raise RuntimeError("OpenVINO does not run in a forked process: spawn it, or use onnxruntime")
             self._load()
         inputs = self.description.inputs(image, seeds, ensemble_size)

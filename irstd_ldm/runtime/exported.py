@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -171,15 +172,20 @@ def onnxruntime_engine(path: Path, num_threads: int | None) -> Engine:
     return run
 
 
-def openvino_engine(path: Path, num_threads: int | None) -> Engine:
+def openvino_engine(path: Path, num_threads: int | None, precision: str = "f32") -> Engine:
     """OpenVINO has one plan for all sizes: one for each would round in another way and take seconds to make.
 
     A plan called from two threads at once gives one the other's result, so that calls wait for each other: its
-    latency mode has one stream anyway.
+    latency mode has one stream anyway. In `precision` ``bf16`` it rounds activations and weights to bfloat16.
+
+    Raises:
+        ValueError: The processor has no bfloat16, for which OpenVINO would take float32 and say nothing.
     """
     openvino = required("openvino")
+    if precision == "bf16" and not openvino_has_bf16():
+        raise ValueError("`runtime` openvino-bf16 needs a processor with bfloat16, which this one has not")
     # Without the precision hint a processor with bfloat16 computes in it.
-    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if num_threads is not None:
         properties["INFERENCE_NUM_THREADS"] = num_threads
     plan = openvino.Core().compile_model(path, "CPU", properties)
@@ -192,9 +198,22 @@ def openvino_engine(path: Path, num_threads: int | None) -> Engine:
     return run
 
 
-# The faster one first.
-ENGINES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}
-READABLE = {"onnxruntime": ("onnx",), "openvino": ("openvino", "onnx")}  # formats, the runtime's own first
+def openvino_has_bf16() -> bool:
+    """Whether the processor computes in bfloat16 (AVX-512 or AMX), as OpenVINO finds."""
+    return "BF16" in required("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+# Of those in float32 the faster one first; the others only where they are asked for.
+ENGINES: dict[str, Callable[[Path, int | None], Engine]] = {
+    "onnxruntime": onnxruntime_engine,
+    "openvino": openvino_engine,
+    "openvino-bf16": partial(openvino_engine, precision="bf16"),
+}
+READABLE = {  # formats, the runtime's own first
+    "onnxruntime": ("onnx",),
+    "openvino": ("openvino", "onnx"),
+    "openvino-bf16": ("openvino", "onnx"),
+}
 
 
 class TorchNoise:

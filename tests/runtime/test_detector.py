@@ -10,8 +10,9 @@ import torch
 
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.data.synthetic import synthetic_scene
+from irstd_ldm.runtime import exported as exported_module
 from irstd_ldm.runtime.detector import ExportedDetectorRunner
-from irstd_ldm.runtime.exported import ENGINES, MODEL_FILES, read_description
+from irstd_ldm.runtime.exported import ENGINES, MODEL_FILES, openvino_has_bf16, read_description
 
 FLOAT32 = (("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino"))
 # Image size, tile size: padded, equal and unequal sides, tiled.
@@ -129,6 +130,24 @@ def test_what_a_runtime_does_not_read(exported):
         ExportedDetectorRunner(exported["onnx"], "torch")
     with pytest.raises(ValueError, match="`runtime` 'onnxruntime' reads the format onnx, got openvino"):
         ExportedDetectorRunner(exported["openvino"], "onnxruntime")
+
+
+def test_bfloat16_finds_the_same_targets():
+    if not openvino_has_bf16():
+        pytest.skip("this processor has no bfloat16")
+    image = synthetic_scene(192, 256, num_targets=6, scr=8.0, seed=2).image
+    expected = ExportedDetectorRunner(None, "openvino", num_threads=1)(image)
+    found = ExportedDetectorRunner(None, "openvino-bf16", num_threads=1)(image)
+    assert 1e-4 < np.abs(found.probability - expected.probability).max() < 0.1
+    ours, theirs = ([(target.x, target.y) for target in output.targets[0]] for output in (found, expected))
+    assert theirs
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.1)
+
+
+def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch):
+    monkeypatch.setattr(exported_module, "openvino_has_bf16", lambda: False)
+    with pytest.raises(ValueError, match="openvino-bf16 needs a processor with bfloat16"):
+        ExportedDetectorRunner(None, "openvino-bf16")
 
 
 def test_what_fails_in_onnxruntime_is_a_runtime_error(exported):
