@@ -1,15 +1,14 @@
-"""The worth of the predicted posterior: the detector scored with its posterior exchanged, beside other checkpoints.
+"""The worth of the predicted posterior: the detector scored with its posterior exchanged.
 
-    python scripts/ablate.py --data DATA/NUAA-SIRST DATA/IRSTD-1k --trained "FAE off=runs/no_fae"
+    python scripts/ablate.py --data DATA/NUAA-SIRST DATA/IRSTD-1k
 
-Rows of one checkpoint: the predicted posterior; replaced by zeros, by another image's and by the true mask's. Rows of
-`--trained` checkpoints are scored as they are. The images are those of the checkpoint's validation list,
-which it never saw.
+Rows: the predicted posterior; replaced by zeros, by another image's and by the true mask's. The images are those of
+the checkpoint's validation list, which it never saw.
 """
 
 import argparse
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,20 +67,14 @@ def true_variables(pipe: IRSTDLatentPipeline, mask: np.ndarray, tile: int) -> to
     return pipe.vae.posterior_to_variables(posterior)
 
 
-def samples_of_all(model: str, roots: Sequence[str]) -> list[Sample]:
-    """The validation images of a checkpoint on all data sets."""
-    return [sample for root in roots for sample in samples_of_split(model, root, "val")]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", required=True, help="data sets in the field's layout, scored together")
     parser.add_argument("--model", default=str(bundled_checkpoint()), help="folder; default: the bundled checkpoint")
-    parser.add_argument("--trained", action="append", default=[], metavar="NAME=DIR", help="one more row")
     parser.add_argument("--output", type=Path, help="a JSON file for the table")
     arguments = parser.parse_args()
 
-    samples = samples_of_all(arguments.model, arguments.data)
+    samples = [one for root in arguments.data for one in samples_of_split(arguments.model, root, "val")]
     pipe = IRSTDLatentPipeline.from_pretrained(arguments.model)
     predicted = record_variables(pipe, samples)
     others = predicted[1:] + predicted[:1]
@@ -92,9 +85,6 @@ def main() -> None:
         "true posterior": lambda index, tile, latents: true_variables(pipe, samples[index].mask, tile),
     }
     counts = {name: score(pipe, samples, exchange) for name, exchange in exchanges.items()}
-    for name, _, folder in (entry.partition("=") for entry in arguments.trained):
-        other = IRSTDLatentPipeline.from_pretrained(folder)
-        counts[name] = score(other, samples_of_all(folder, arguments.data))
 
     table = {name: {**scores(of_row), "images": len(of_row)} for name, of_row in counts.items()}
     rows = [[name, *quality(row), row["images"], row["targets"]] for name, row in table.items()]

@@ -1,17 +1,20 @@
 """Common to the scripts: the images of a split, their scores, and Markdown tables, also inside documents."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from irstd_ldm.data.folder import IRSTDFolder, Sample, validation_list
 from irstd_ldm.evaluation.counts import ImageCounts, count_image
-from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores
+from irstd_ldm.evaluation.metrics import bootstrap_interval, detection_scores, iou, paired_bootstrap
 
 QUALITY = ("IoU (95 %)", "nIoU", "Pd", "Fa / million px")
+SEED_COLUMNS = ("IoU, mean of seeds (range)", "95 % over images", "IoU - first arm (95 %)", "Pd", "Fa / million px")
 END = "<!-- end of the table -->"
 BEGINNING = "<!-- table of scripts/"
 
@@ -29,6 +32,18 @@ def count_images(pipe: Any, samples: Sequence[Sample], name: str = "", **argumen
     return [count_image(pipe(sample.image, **arguments).mask[0, 0], sample.mask) for sample in progress]
 
 
+def kept_counts(path: Path, count: Callable[[], list[ImageCounts]]) -> list[ImageCounts]:
+    """Counts per image from a file, or made and written there."""
+    if not path.exists():
+        path.write_text(json.dumps([asdict(one) for one in count()]), encoding="utf-8")
+    return [ImageCounts(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def pool(seeds: Sequence[Sequence[ImageCounts]]) -> list[ImageCounts]:
+    """Each image's counts, summed over the seeds."""
+    return [sum(of_image, ImageCounts.zero()) for of_image in zip(*seeds, strict=True)]
+
+
 def scores(counts: Sequence[ImageCounts]) -> dict[str, Any]:
     """Pooled scores, the 95 % interval of the IoU over images, and the number of targets."""
     interval, targets = bootstrap_interval(counts, "iou"), sum(image.targets for image in counts)
@@ -44,6 +59,24 @@ def quality(row: Mapping[str, Any]) -> list[str]:
     """The cells under `QUALITY`, of what `scores` returns."""
     iou = f"{percent(row['iou'])} ({percent(*row['iou_interval_95'])})"
     return [iou, percent(row["niou"]), percent(row["pd"]), f"{row['fa_per_million_px']:.1f}"]
+
+
+def seed_row(seeds: Sequence[Sequence[ImageCounts]], first: Sequence[ImageCounts]) -> list[str]:
+    """The cells under `SEED_COLUMNS`: an image's counts are summed over the seeds, then images are resampled.
+
+    `first` are the pooled counts of the arm that all are compared with.
+    """
+    pooled = pool(seeds)
+    of_arm, difference = scores(pooled), paired_bootstrap(first, pooled, "iou")
+    single = [iou(sum(counts, ImageCounts.zero())) for counts in seeds]
+    interval = percent(difference.low, difference.high, form="+.1f")
+    return [
+        f"{percent(float(np.mean(single)))} ({percent(min(single), max(single))})",
+        percent(*of_arm["iou_interval_95"]),
+        f"{percent(difference.difference, form='+.1f')} ({interval})",
+        percent(of_arm["pd"]),
+        f"{of_arm['fa_per_million_px']:.1f}",
+    ]
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

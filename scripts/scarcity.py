@@ -14,18 +14,16 @@ settings (SETTINGS) other than those that it was made with are then refused.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markdown_tables import count_images, markdown, percent, publish, scores
+from markdown_tables import SEED_COLUMNS, count_images, kept_counts, markdown, pool, publish, seed_row
 
 from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.main import main as irstd_ldm
 from irstd_ldm.data.folder import IRSTDFolder, refuse_held_out, write_stem_list
 from irstd_ldm.evaluation.counts import ImageCounts
-from irstd_ldm.evaluation.metrics import iou, paired_bootstrap
 from irstd_ldm.tiling import MIN_PADDED_SIZE
 from irstd_ldm.training import (
     train_controlnet,
@@ -138,35 +136,13 @@ class Share:
 
 def count_test_images(detector: Path, arguments: argparse.Namespace) -> list[ImageCounts]:
     """Counts per test image, in tiles of the training crops' size; kept beside the detector."""
-    path = detector / "test_counts.json"
-    if not path.exists():
+
+    def count() -> list[ImageCounts]:
         pipe, samples = IRSTDLatentPipeline.from_pretrained(detector), IRSTDFolder(arguments.data, split="test")
         tile_size = max(arguments.resolution, MIN_PADDED_SIZE)
-        counts = count_images(pipe, samples, detector.name, tile_size=tile_size)
-        path.write_text(json.dumps([asdict(one) for one in counts]), encoding="utf-8")
-    return [ImageCounts(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+        return count_images(pipe, samples, detector.name, tile_size=tile_size)
 
-
-def row(name: str, arm: str, seeds: list[list[ImageCounts]], first: list[ImageCounts]) -> list[str]:
-    """One line of the table: an image's counts are summed over the seeds, then images are resampled."""
-    pooled = pool(seeds)
-    of_arm, difference = scores(pooled), paired_bootstrap(first, pooled, "iou")
-    single = [iou(sum(counts, ImageCounts.zero())) for counts in seeds]
-    interval = percent(difference.low, difference.high, form="+.1f")
-    return [
-        name,
-        arm,
-        f"{percent(float(np.mean(single)))} ({percent(min(single), max(single))})",
-        percent(*of_arm["iou_interval_95"]),
-        f"{percent(difference.difference, form='+.1f')} ({interval})",
-        percent(of_arm["pd"]),
-        f"{of_arm['fa_per_million_px']:.1f}",
-    ]
-
-
-def pool(seeds: list[list[ImageCounts]]) -> list[ImageCounts]:
-    """Each image's counts, summed over the seeds."""
-    return [sum(of_image, ImageCounts.zero()) for of_image in zip(*seeds, strict=True)]
+    return kept_counts(detector / "test_counts.json", count)
 
 
 def table(arguments: argparse.Namespace) -> str:
@@ -178,12 +154,11 @@ def table(arguments: argparse.Namespace) -> str:
         for arm in arguments.arms:
             seeds = [count_test_images(share.detector(arm, seed), arguments) for seed in arguments.seeds]
             first = first or pool(seeds)
-            rows.append(row(f"{100 * fraction:g} % ({len(share.stems)})", arm, seeds, first))
-    columns = ("share (images)", "arm", "IoU, mean of seeds (range)", "95 % over images", "IoU - originals (95 %)")
+            rows.append([f"{100 * fraction:g} % ({len(share.stems)})", arm, *seed_row(seeds, first)])
     return (
         f"{arguments.max_train_steps} steps of {arguments.train_batch_size} crops of {arguments.resolution} px, "
-        f"seeds {', '.join(map(str, arguments.seeds))}; percent, and false-alarm pixels per million.\n\n"
-        + markdown((*columns, "Pd", "Fa"), rows)
+        f"seeds {', '.join(map(str, arguments.seeds))}; percent.\n\n"
+        + markdown(("share (images)", "arm", *SEED_COLUMNS), rows)
     )
 
 
