@@ -1,4 +1,4 @@
-"""The worth of synthetic images where labelled ones are scarce: the latent detector on shares of a training list.
+"""The worth of synthetic images where labelled ones are scarce: a detector trained on shares of a training list.
 
     python scripts/scarcity.py --data DATA/NUAA-SIRST --backgrounds DATA/backgrounds --output runs/scarcity
 
@@ -6,7 +6,8 @@ Arms: `originals`; `squeezed`, the same with the Gaussian Group Squeezer on half
 many images again from both stages of the generator; `planted`, the originals and as many modelled targets on frames of
 --backgrounds (S7 is left out). The generator's base, which stands for Stable Diffusion, is trained once, on those
 frames and the smallest share; stage 1 and the control branch on each share alone. All arms take the same number of
-optimiser steps from scratch; their Mask-VAE is trained on the share's masks. Scored on the test list at threshold 0.5,
+optimiser steps from scratch; the Mask-VAE of the latent detector is trained on the share's masks, of the pixel
+detector there is the conditional encoder alone. Scored on the test list, or on that of --test-data, at threshold 0.5,
 in tiles of the training crops' size; no choice is made on it. What is done is kept in --output and not done again;
 settings (SETTINGS) other than those that it was made with are then refused.
 """
@@ -20,16 +21,17 @@ from typing import Any
 import numpy as np
 from markdown_tables import SEED_COLUMNS, count_images, kept_counts, markdown, pool, publish, seed_row
 
-from irstd_ldm import IRSTDLatentPipeline
 from irstd_ldm.cli.main import main as irstd_ldm
 from irstd_ldm.data.folder import IRSTDFolder, refuse_held_out, write_stem_list
 from irstd_ldm.evaluation.counts import ImageCounts
+from irstd_ldm.pipelines.detection import detector_class
 from irstd_ldm.tiling import MIN_PADDED_SIZE
 from irstd_ldm.training import (
     train_controlnet,
     train_image_unet,
     train_latent,
     train_mask_vae,
+    train_pixel,
     train_restoration,
 )
 
@@ -124,25 +126,32 @@ class Share:
 
     def detector(self, arm: str, seed: int) -> Path:
         """The detector of one arm."""
-        mask_vae = self.train(train_mask_vae, "mask_vae", self.arguments.mask_vae_steps, learning_rate=2e-3)
-        settings: dict[str, Any] = {"mask_vae": mask_vae, "seed": seed, "learning_rate": 1.5e-3}
-        settings |= {"klda_warmup_steps": self.arguments.max_train_steps // 4, "background_probability": 0}
+        steps = self.arguments.max_train_steps
+        settings: dict[str, Any] = {"seed": seed, "learning_rate": 1.5e-3, "background_probability": 0}
         settings |= {"target_probability": 0.6, "image_probability": 0.2, "implant_probability": 0.2}
         if arm in ("squeezed", "generated"):
             settings["squeeze_probability"] = SQUEEZE_PROBABILITY
         data = self.synthesized(arm) if arm in ("generated", "planted") else None
-        return self.train(train_latent, f"{arm}-{seed}", self.arguments.max_train_steps, data, **settings)
+        if self.arguments.detector == "pixel":
+            settings |= {"diffusion_weight": 0, "sample_dice_weight": 0}
+            return self.train(train_pixel, f"pixel-{arm}-{seed}", steps, data, **settings)
+        mask_vae = self.train(train_mask_vae, "mask_vae", self.arguments.mask_vae_steps, learning_rate=2e-3)
+        settings |= {"mask_vae": mask_vae, "klda_warmup_steps": steps // 4}
+        return self.train(train_latent, f"{arm}-{seed}", steps, data, **settings)
 
 
 def count_test_images(detector: Path, arguments: argparse.Namespace) -> list[ImageCounts]:
     """Counts per test image, in tiles of the training crops' size; kept beside the detector."""
 
-    def count() -> list[ImageCounts]:
-        pipe, samples = IRSTDLatentPipeline.from_pretrained(detector), IRSTDFolder(arguments.data, split="test")
-        tile_size = max(arguments.resolution, MIN_PADDED_SIZE)
-        return count_images(pipe, samples, detector.name, tile_size=tile_size)
+    data = arguments.test_data or arguments.data
 
-    return kept_counts(detector / "test_counts.json", count)
+    def count() -> list[ImageCounts]:
+        pipe, samples = detector_class(str(detector)).from_pretrained(detector), IRSTDFolder(data, split="test")
+        settings = {"tile_size": max(arguments.resolution, MIN_PADDED_SIZE)}
+        settings |= {"num_inference_steps": 0} if arguments.detector == "pixel" else {}
+        return count_images(pipe, samples, detector.name, **settings)
+
+    return kept_counts(detector / f"counts-{data.name}.json", count)
 
 
 def table(arguments: argparse.Namespace) -> str:
@@ -169,6 +178,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="everything that is made")
     parser.add_argument("--list", type=Path, help="file of training stems; default: the data set's own training list")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="shares of the list")
+    parser.add_argument("--detector", choices=("latent", "pixel"), default="latent", help="what is trained")
+    parser.add_argument("--test-data", type=Path, help="data set whose test list is scored; default: that of --data")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the first is compared with")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--max-train-steps", type=int, default=1000, help="optimiser steps of every detector")

@@ -83,8 +83,13 @@ def test_the_whole_chain(scarcity, roots, tmp_path, monkeypatch, capsys):
     for mode in ("generated", "planted"):
         made = read_stem_list(share / f"data-{mode}" / "train.txt")
         assert made[:3] == stems and len(made) == 6
-    counts = json.loads((share / "squeezed-0" / "test_counts.json").read_text())
+    counts = json.loads((share / "squeezed-0" / "counts-DATA.json").read_text())
     assert [one["targets"] for one in counts] == [1, 1] and sum(one["area_px"] for one in counts) == 2 * 96 * 96
+
+    other = shutil.copytree(data, tmp_path / "OTHER")
+    pixel = [*command[:-2], "--detector", "pixel", "--arms", "originals", "--test-data", other]
+    scarcity.main([str(part) for part in pixel])
+    assert (share / "pixel-originals-0" / "counts-OTHER.json").is_file()
 
     shutil.rmtree(share / "data-planted")
     before = {path: path.stat().st_mtime_ns for path in share.rglob("*.safetensors")}
