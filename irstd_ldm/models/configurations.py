@@ -106,7 +106,7 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_features": {"image_feature_channels": (16, 48, 0)},
     },
-    # A level at full resolution, of few channels, learns outlines with a tenth of the crops, and what lies deeper needs
+    # A level at full resolution, of few channels, learns outlines from a tenth of the crops; what lies deeper needs
     # fewer channels.
     "tiny": {
         "vae": {

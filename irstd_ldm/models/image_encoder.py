@@ -60,7 +60,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
 
     Raises:
         ValueError: An unknown `stem` or `norm_type`, tuples of unequal length, or `full_resolution_channels` without
-            ``batch``.
+            ``batch`` and ``haar``.
     """
 
     _supports_gradient_checkpointing = True
@@ -90,7 +90,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         top = block_out_channels[-1]
         self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
         self.gradient_checkpointing = False
-        check_norm_type(norm_type, full_resolution_channels)
+        check_norm_type(norm_type, full_resolution_channels, stem)
         groups = norm_num_groups if norm_type == "group" else None
         self.ladder = Ladder(block_out_channels, layers_per_block, groups, True, frequency_attention)
         if groups is None:

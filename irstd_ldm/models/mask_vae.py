@@ -224,7 +224,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
 
     Raises:
         ValueError: An unknown `stem` or `norm_type`, tuples of unequal length, or `full_resolution_channels` without
-            ``batch``.
+            ``batch`` and ``haar``.
     """
 
     @register_to_config
@@ -265,7 +265,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
                 "`encoder_layers_per_block`, `decoder_layers_per_block` and `image_feature_channels` must have one "
                 f"entry per level of `block_out_channels` ({len(block_out_channels)}), got {per_level}"
             )
-        check_norm_type(norm_type, full_resolution_channels)
+        check_norm_type(norm_type, full_resolution_channels, stem)
         groups = norm_num_groups if norm_type == "group" else None
         self.encoder = MaskEncoder(
             in_channels, latent_channels, block_out_channels, encoder_layers_per_block, groups, stem

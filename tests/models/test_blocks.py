@@ -101,7 +101,8 @@ def test_an_unknown_normalisation_is_named(part, narrow_networks_of):
         type(model).from_config({**model.config, "norm_type": "layer"})
 
 
+@pytest.mark.parametrize("kind", [{"norm_type": "group", "stem": "haar"}, {"norm_type": "batch", "stem": "conv"}])
 @pytest.mark.parametrize("network", [MaskAutoencoderKL, IRSTDImageEncoder])
-def test_published_blocks_have_no_path_at_full_resolution(network):
-    with pytest.raises(ValueError, match="`full_resolution_channels` must be 0 with groups, got 8"):
-        network(norm_type="group", full_resolution_channels=8)
+def test_only_blocks_behind_a_haar_stem_have_a_path_at_full_resolution(network, kind):
+    with pytest.raises(ValueError, match="`full_resolution_channels` must be 0 but for .* stem haar, got 8"):
+        network(full_resolution_channels=8, **kind)
