@@ -499,9 +499,9 @@ def _add_runtime(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "torch", "compile", *RUNTIMES),
         default="auto",
         help="what runs the networks: torch, torch.compile (a minute or more to start), or, with the bundled model or "
-        "one that `export` wrote, onnxruntime, openvino, or openvino-bf16, which rounds to bfloat16 and takes half "
-        "the time where the processor has it; auto: the faster of onnxruntime and openvino that is installed, else, "
-        "for other models and steps and on CUDA, torch; default: auto",
+        "one that `export` wrote, onnxruntime, openvino, or openvino-bf16, which rounds to bfloat16 and takes half to "
+        "two thirds of the time where the processor has it; auto: the faster of onnxruntime and openvino that is "
+        "installed, else, for other models and steps and on CUDA, torch; default: auto",
     )
 
 
