@@ -38,8 +38,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 # Each configuration at a few channels: its structure, its stem, its number of levels.
 NARROW: dict[str, dict[str, tuple[int, ...]]] = {
     "lgldnet": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 16), "unet": (16, 16, 16, 32, 32)},
-    "tiny": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 0), "unet": (16,)},
-    "tiny_v2": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16,)},
+    "lgldnet_small": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 0), "unet": (16,)},
+    "tiny": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16,)},
     "tiny_v1": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16, 32)},
 }
 NARROW_PIXEL: dict[str, dict[str, dict]] = {
@@ -86,7 +86,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def make_tiny_pipeline(unet_channels: tuple[int, ...] = (16,)) -> IRSTDLatentPipeline:
     """The bundled architecture at a few channels, with random weights."""
     torch.manual_seed(0)
-    tiny = CONFIGURATIONS["tiny_v2"]
+    tiny = CONFIGURATIONS["tiny"]
     vae = {**tiny["vae"], **tiny["image_features"], "block_out_channels": (8, 8, 16), "norm_num_groups": 4}
     encoder = {**tiny["image_encoder"], "block_out_channels": (8, 8, 16), "layers_per_block": (1, 1, 1)}
     unet = {**tiny["unet"], "block_out_channels": unet_channels, "cross_attention_dim": 16, "norm_num_groups": 4}

@@ -32,7 +32,7 @@ def compute(pipeline: IRSTDLatentPipeline, image: np.ndarray) -> dict[str, torch
 
 def main(folder: Path) -> None:
     torch.manual_seed(0)
-    tiny, ladder = CONFIGURATIONS["tiny_v2"], {"block_out_channels": (4, 4, 8)}
+    tiny, ladder = CONFIGURATIONS["tiny"], {"block_out_channels": (4, 4, 8)}
     vae = tiny["vae"] | tiny["image_features"] | ladder | {"image_feature_channels": (4, 4, 0), "norm_num_groups": 2}
     encoder = tiny["image_encoder"] | ladder | {"latent_channels": 8, "num_attention_heads": 2}
     unet = tiny["unet"] | {"block_out_channels": (8,), "cross_attention_dim": 8, "norm_num_groups": 2}

@@ -52,7 +52,7 @@ def test_a_recipe_parses_and_names_its_command(recipe):
 
 
 def test_a_latent_recipe_and_its_mask_vae_agree():
-    for size in ("tiny", "lgldnet"):
+    for size in ("tiny", "lgldnet_small", "lgldnet"):
         folder = RECIPES[0].parent
         plans = [
             parse_plan(settings, ["--config", str(folder / f"{size}_{name}.yaml")])

@@ -20,12 +20,6 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
-def few_steps(few_steps) -> dict:
-    """Of the configuration whose later stages may add a path at full resolution."""
-    return few_steps | {"model": "tiny_v2"}
-
-
-@pytest.fixture
 def recipe(few_steps, tmp_path):
     """Write a recipe of two stages; returns its flag."""
 

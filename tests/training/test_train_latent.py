@@ -16,14 +16,8 @@ def mask_vae(tmp_path_factory) -> str:
     """The folder of an untrained Mask-VAE of the small configuration."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("stage1")
-    MaskAutoencoderKL(**CONFIGURATIONS["tiny_v2"]["vae"]).save_pretrained(folder / "vae")
+    MaskAutoencoderKL(**CONFIGURATIONS["tiny"]["vae"]).save_pretrained(folder / "vae")
     return str(folder)
-
-
-@pytest.fixture
-def few_steps(few_steps) -> dict:
-    """Of the configuration to which a path at full resolution can be added."""
-    return few_steps | {"model": "tiny_v2"}
 
 
 def test_the_mask_encoder_is_frozen_batch_statistics_and_all(few_steps, mask_vae):
