@@ -40,7 +40,6 @@ NARROW: dict[str, dict[str, tuple[int, ...]]] = {
     "lgldnet": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 16), "unet": (16, 16, 16, 32, 32)},
     "lgldnet_small": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 0), "unet": (16,)},
     "tiny": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16,)},
-    "tiny_v1": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16, 32)},
 }
 NARROW_PIXEL: dict[str, dict[str, dict]] = {
     "irstd_diff": {

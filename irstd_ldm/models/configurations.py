@@ -52,42 +52,9 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_features": {"image_feature_channels": (16, 32, 64, 128)},
     },
-    # The size of the first bundled weights: Haar stem and head instead of full-resolution convolutions. The decoder
-    # sees the image's features at 1/2 and 1/4 alone: what lies deeper reaches it through the posterior.
-    "tiny_v1": {
-        "vae": {
-            "block_out_channels": (16, 32, 64),
-            "encoder_layers_per_block": (1, 1, 1),
-            "decoder_layers_per_block": (2, 2, 1),
-            "norm_num_groups": 8,
-            "stem": "haar",
-            "decoder_mid_attention": False,
-        },
-        "image_encoder": {
-            "block_out_channels": (16, 32, 64),
-            "layers_per_block": (2, 2, 2),
-            "num_attention_heads": 4,
-            "norm_num_groups": 8,
-            "frequency_attention": (False, True, True),
-            "stem": "haar",
-        },
-        "unet": {
-            "in_channels": 12,
-            "out_channels": 8,
-            "block_out_channels": (64, 128),
-            "layers_per_block": 1,
-            "down_block_types": ("DownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "UpBlock2D"),
-            "mid_block_type": "UNetMidBlock2DCrossAttn",
-            "attention_head_dim": 4,
-            "cross_attention_dim": 64,
-            "norm_num_groups": 16,
-            "resnet_time_scale_shift": "scale_shift",
-        },
-        "image_features": {"image_feature_channels": (16, 32, 0)},
-    },
-    # A profile of `tiny_v1` led to this size: blocks whose normalisation folds away, widths that fill a vector, one
-    # level of denoiser at 1/8, attention by 32 pooled tokens, FAE and LIW where the map is small.
+    # Made for a processor (docs/detector.md): blocks whose normalisation folds away, widths that fill a vector, one
+    # level of denoiser at 1/8, attention by 32 pooled tokens, FAE and LIW where the map is small. The decoder sees the
+    # image's features at 1/2 and 1/4 alone: what lies deeper reaches it through the posterior.
     "tiny": {
         "vae": {
             "block_out_channels": (32, 48, 96),

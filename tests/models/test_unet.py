@@ -10,7 +10,15 @@ from irstd_ldm.models.configurations import CONFIGURATIONS
 from irstd_ldm.models.frequency import FAE, LIW
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 
-SMALL = {"block_out_channels": (16, 32), "cross_attention_dim": 16, "norm_num_groups": 8}
+SMALL = {
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": 4,
+    "cross_attention_dim": 16,
+    "norm_num_groups": 8,
+}
 SWITCHES = tuple(itertools.product((False, True), repeat=2))
 
 
@@ -29,7 +37,7 @@ def make_inputs(height: int, width: int, in_channels: int = 12) -> tuple[torch.T
 
 def make_unet(**config) -> IRSTDUNet2DConditionModel:
     torch.manual_seed(0)
-    return IRSTDUNet2DConditionModel(**CONFIGURATIONS["tiny_v1"]["unet"] | SMALL | config).eval()
+    return IRSTDUNet2DConditionModel(**CONFIGURATIONS["lgldnet"]["unet"] | SMALL | config).eval()
 
 
 @pytest.mark.parametrize("size", ((16, 16), (20, 28), (16, 36)))

@@ -72,7 +72,7 @@ def test_numbers_without_a_point_are_floats(recipe, text):
         ("val_fraction: 1.0", r"`val_fraction` must lie in \[0, 1\), got 1.0"),
         ("checkpointing_steps: 0", "`checkpointing_steps` must be at least 1, got 0"),
         ("checkpoints_total_limit: 0", "`checkpoints_total_limit` must be at least 1, got 0"),
-        ("model: huge", "`model` must be one of lgldnet, tiny_v1, tiny, lgldnet_small, got 'huge'"),
+        ("model: huge", "`model` must be one of lgldnet, tiny, lgldnet_small, got 'huge'"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(recipe, line, named):
