@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import gpu
 import numpy as np
 import pytest
 
@@ -15,16 +16,6 @@ from irstd_ldm.data.folder import IRSTDFolder, write_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
 
 from .conftest import write_scenes
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    import gpu
-
-    return gpu
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +31,7 @@ def data_root(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("budget", "side"), [(10**6, (160, 200)), (150_000, None)])
-def test_crops_of_the_training_list_that_fit(gpu, data_root, tmp_path, budget, side):
+def test_crops_of_the_training_list_that_fit(data_root, tmp_path, budget, side):
     gpu.pack_crops([data_root], tmp_path / "data", budget)
     assert gpu.size(gpu.files(tmp_path / "data")) <= budget
     packed = IRSTDFolder(tmp_path / "data" / "own", split="train")
@@ -55,12 +46,12 @@ def test_crops_of_the_training_list_that_fit(gpu, data_root, tmp_path, budget, s
     assert side is not None or gpu.crop_side(tmp_path) == packed[0].image.shape[0] < 160
 
 
-def test_crops_that_cannot_fit_are_an_error(gpu, data_root, tmp_path):
+def test_crops_that_cannot_fit_are_an_error(data_root, tmp_path):
     with pytest.raises(SystemExit, match="do not fit"):
         gpu.pack_crops([data_root], tmp_path / "data", 1000)
 
 
-def test_wheels_install_without_an_index(gpu, tmp_path, monkeypatch):
+def test_wheels_install_without_an_index(tmp_path, monkeypatch):
     wheel = tmp_path / "wheels" / "packed_wheel-1.0-py3-none-any.whl"
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -75,13 +66,13 @@ def test_wheels_install_without_an_index(gpu, tmp_path, monkeypatch):
     assert (ended, lines) == ("done", ["7"])
 
 
-def test_what_does_not_end_is_stopped_and_keeps_its_lines(gpu, tmp_path):
+def test_what_does_not_end_is_stopped_and_keeps_its_lines(tmp_path):
     ended, lines = gpu.run(["-uc", "import time; print('a line'); time.sleep(99)"], tmp_path / "log", 3)
     assert ended == "stopped, the time was over" and lines == ["a line"]
     assert gpu.run(["-c", "raise SystemExit(3)"], tmp_path / "log", 60) == ("failed, exit 3", [])
 
 
-def test_a_model_comes_back_in_parts(gpu, tmp_path, monkeypatch):
+def test_a_model_comes_back_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "PART_BYTES", 9000)
     monkeypatch.setattr(gpu, "MAX_PARTS", 2)
     model, work, output = (tmp_path / name for name in ("train_latent", "work", "output"))
@@ -101,9 +92,9 @@ def test_a_model_comes_back_in_parts(gpu, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_of_all_stages(gpu, data_root, tmp_path):
+def test_a_rehearsal_of_all_stages(data_root, tmp_path):
     gpu.pack_crops([data_root], tmp_path / "pack" / "data", 10**6)
-    command = [sys.executable, str(SCRIPTS / "gpu.py"), "--minutes", "2", "--device", "cpu", "--model", "tiny"]
+    command = [sys.executable, gpu.__file__, "--minutes", "2", "--device", "cpu", "--model", "tiny"]
     command += ["--folder", "pack", "--output", "out"]
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     report = (tmp_path / "out" / "report.txt").read_text()

@@ -1,22 +1,23 @@
 """Distances of synthetic images on cases that can be worked out by hand."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from image_statistics import (
+    FLOOR_POWER,
+    compare_targets,
+    frechet_distance,
+    grid_correlation,
+    high_frequency_difference,
+    nearest_training_images,
+    patch_features,
+    radial_spectrum,
+    random_crops,
+    spectrum_distance,
+    surroundings_profiles,
+    target_contrasts,
+    thumbnails,
+)
 from scipy import ndimage
-
-PATH = Path(__file__).resolve().parents[1] / "scripts" / "image_statistics.py"
-SPEC = importlib.util.spec_from_file_location("scripts_image_statistics", PATH)
-script = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
-
-FLOOR_POWER, compare_targets, frechet_distance = script.FLOOR_POWER, script.compare_targets, script.frechet_distance
-high_frequency_difference, nearest_training_images = script.high_frequency_difference, script.nearest_training_images
-patch_features, radial_spectrum, random_crops = script.patch_features, script.radial_spectrum, script.random_crops
-spectrum_distance, target_contrasts, thumbnails = script.spectrum_distance, script.target_contrasts, script.thumbnails
-surroundings_profiles, grid_correlation = script.surroundings_profiles, script.grid_correlation
 
 
 def noise(count: int = 40, side: int = 64, sigma: float = 10.0, seed: int = 0) -> np.ndarray:

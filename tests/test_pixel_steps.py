@@ -1,11 +1,11 @@
 """The script that measures what denoising steps are worth."""
 
-import importlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
+import markdown_tables
+import pixel_steps
 import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DOutput
@@ -18,18 +18,6 @@ from irstd_ldm.evaluation.metrics import iou
 from .conftest import write_scenes
 
 BEGIN, END = "<!-- table of scripts/pixel_steps.py -->", "<!-- end of the table -->"
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    spec = importlib.util.spec_from_file_location("scripts_pixel_steps", SCRIPTS / "pixel_steps.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    for name in ("benchmark", "markdown_tables"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -42,7 +30,7 @@ def data(tmp_path) -> Path:
 
 
 def test_the_table_the_plot_and_the_document(
-    script, data, tiny_diff_checkpoint, tiny_diff_pipeline, tmp_path, monkeypatch, capsys
+    data, tiny_diff_checkpoint, tiny_diff_pipeline, tmp_path, monkeypatch, capsys
 ):
     document = tmp_path / "note.md"
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
@@ -50,7 +38,7 @@ def test_the_table_the_plot_and_the_document(
     outputs = ["--document", str(document), "--plot", str(tmp_path / "plot.svg")]
     outputs += ["--output", str(tmp_path / "rows.json")]
     monkeypatch.setattr(sys, "argv", ["pixel_steps.py", *arguments, *outputs])
-    script.main()
+    pixel_steps.main()
 
     first, second = json.loads((tmp_path / "rows.json").read_text())
     for row in (first, second):
@@ -69,18 +57,18 @@ def test_the_table_the_plot_and_the_document(
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
 
 
-def test_a_document_without_marks_is_refused(script, tmp_path):
+def test_a_document_without_marks_is_refused(tmp_path):
     (tmp_path / "note.md").write_text("nothing")
     with pytest.raises(ValueError, match="note.md must have one line"):
-        importlib.import_module("markdown_tables").insert(tmp_path / "note.md", "pixel_steps.py", "table")
+        markdown_tables.insert(tmp_path / "note.md", "pixel_steps.py", "table")
 
 
-def test_the_note_has_the_marks(script):
-    text = (SCRIPTS.parent / "docs" / "irstd_diff.md").read_text(encoding="utf-8")
+def test_the_note_has_the_marks():
+    text = (Path(__file__).resolve().parents[1] / "docs" / "irstd_diff.md").read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
 
 
-def test_the_diagnosis_of_a_perfect_denoiser(script, data, tiny_diff_pipeline, monkeypatch):
+def test_the_diagnosis_of_a_perfect_denoiser(data, tiny_diff_pipeline, monkeypatch):
     """An answer that is the mask is right at every step, from true masks and from own states; noise hides it first."""
     samples = list(IRSTDFolder(data, "test"))
     masks = {sample.mask.tobytes(): sample.mask for sample in samples}
@@ -90,7 +78,7 @@ def test_the_diagnosis_of_a_perfect_denoiser(script, data, tiny_diff_pipeline, m
         return UNet2DOutput(sample=torch.from_numpy(next(answers))[None, None] * 2.0 - 1)
 
     monkeypatch.setattr(tiny_diff_pipeline.unet, "forward", answer)
-    lines = script.diagnose(tiny_diff_pipeline, samples, 4).splitlines()[2:]
+    lines = pixel_steps.diagnose(tiny_diff_pipeline, samples, 4).splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [int(row[0]) for row in rows] == [999, 749, 499, 249]
     assert all(row[2:5] == ["100.0"] * 3 and row[5] == "1.00" for row in rows)

@@ -1,12 +1,12 @@
 """scripts/scarcity.py from a data set to its table, at a tiny setting: the whole chain in one process."""
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
+import make_file_list
 import pytest
+import scarcity
 import torch
 from PIL import Image
 
@@ -17,7 +17,6 @@ from irstd_ldm.models.configurations import GENERATOR_CONFIGURATIONS
 from .conftest import write_scenes
 
 BEGIN, END = "<!-- table of scripts/scarcity.py -->", "<!-- end of the table -->"
-SCRIPT = Path(__file__).parents[1] / "scripts" / "scarcity.py"
 NARROW = {
     "restoration": {"embed_dim": 8, "depths": (1,), "num_heads": (2,), "window_size": 4},
     "vae": {"block_out_channels": (8, 8, 8), "norm_num_groups": 4},
@@ -25,17 +24,12 @@ NARROW = {
 }
 
 
-@pytest.fixture
-def scarcity(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    spec = importlib.util.spec_from_file_location("scarcity", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    threads = torch.get_num_threads()
-    yield module
-    torch.set_num_threads(threads)
-    for name in ("markdown_tables", "make_file_list"):
-        sys.modules.pop(name, None)
+@pytest.fixture(autouse=True)
+def threads():
+    """Trainings set the number of threads of the process."""
+    number = torch.get_num_threads()
+    yield
+    torch.set_num_threads(number)
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def roots(tmp_path) -> tuple[Path, Path]:
     return data, backgrounds
 
 
-def test_the_whole_chain(scarcity, roots, tmp_path, monkeypatch, capsys):
+def test_the_whole_chain(roots, tmp_path, monkeypatch, capsys):
     small = GENERATOR_CONFIGURATIONS["gaussian_agnostic_small"]
     narrow = {part: small[part] | NARROW[part] for part in small}
     monkeypatch.setitem(GENERATOR_CONFIGURATIONS, "gaussian_agnostic_small", narrow)
@@ -61,7 +55,6 @@ def test_the_whole_chain(scarcity, roots, tmp_path, monkeypatch, capsys):
     document, out = tmp_path / "scarcity.md", tmp_path / "out"
     document.write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n")
     lists = tmp_path / "lists"
-    make_file_list = importlib.import_module("make_file_list")
     make_file_list.main([str(data), "--output", str(lists), "--val-fraction", "0.2"])
     command = ["--data", data, "--backgrounds", backgrounds, "--output", out, "--fractions", 0.6, "--seeds", 0]
     command += ["--list", lists / "train.list"]
@@ -107,7 +100,7 @@ def test_the_whole_chain(scarcity, roots, tmp_path, monkeypatch, capsys):
     assert document.read_text() == text
 
 
-def test_a_list_with_a_test_image_is_refused(scarcity, roots, tmp_path):
+def test_a_list_with_a_test_image_is_refused(roots, tmp_path):
     data, backgrounds = roots
     write_stem_list(tmp_path / "mine.list", ["s0", "s6"])
     command = ["--data", data, "--backgrounds", backgrounds, "--output", tmp_path / "out", "--arms", "originals"]
@@ -121,7 +114,7 @@ def test_a_list_with_a_test_image_is_refused(scarcity, roots, tmp_path):
     assert read_stem_list(tmp_path / "out" / "share-1" / "originals-0" / "train.txt") == ["s0", "s1"]
 
 
-def test_smaller_shares_lie_in_larger_ones(scarcity):
+def test_smaller_shares_lie_in_larger_ones():
     stems = [f"s{number}" for number in range(100)]
     tenth, third, whole = (scarcity.share_of(stems, fraction) for fraction in (0.1, 0.3, 1.0))
     assert (len(tenth), len(third)) == (10, 30)

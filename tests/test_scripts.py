@@ -1,35 +1,16 @@
 """The scripts do what their tables say."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
+import ablate
+import archive_throughput
+import benchmark
 import pytest
 import torch
 
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import count_image
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
-
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def beside_each_other(monkeypatch):
-    """Scripts import each other as they do when they are run."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-
-
-@pytest.fixture
-def ablate():
-    return load("ablate")
 
 
 @pytest.fixture
@@ -38,12 +19,12 @@ def samples() -> list[Sample]:
     return [Sample(f"scene{number}", scene.image, scene.mask) for number, scene in enumerate(scenes)]
 
 
-def test_the_ablation_scores_the_pipeline_as_it_is_shipped(ablate, tiny_pipeline, samples):
+def test_the_ablation_scores_the_pipeline_as_it_is_shipped(tiny_pipeline, samples):
     expected = [count_image(tiny_pipeline(sample.image).mask[0, 0], sample.mask) for sample in samples]
     assert ablate.score(tiny_pipeline, samples) == expected
 
 
-def test_the_ablation_exchanges_the_posterior_of_every_tile(ablate, tiny_pipeline, samples):
+def test_the_ablation_exchanges_the_posterior_of_every_tile(tiny_pipeline, samples):
     recorded = ablate.record_variables(tiny_pipeline, samples)
     assert [len(tiles) for tiles in recorded] == [1, 2]
     calls = []
@@ -57,7 +38,7 @@ def test_the_ablation_exchanges_the_posterior_of_every_tile(ablate, tiny_pipelin
     assert calls == [(0, 0), (1, 0), (1, 1)]
 
 
-def test_the_true_posterior_has_the_grid_of_the_predicted_one(ablate, tiny_pipeline, samples):
+def test_the_true_posterior_has_the_grid_of_the_predicted_one(tiny_pipeline, samples):
     recorded = ablate.record_variables(tiny_pipeline, samples)
     for sample, tiles in zip(samples, recorded, strict=True):
         for tile, predicted in enumerate(tiles):
@@ -65,7 +46,7 @@ def test_the_true_posterior_has_the_grid_of_the_predicted_one(ablate, tiny_pipel
 
 
 def test_the_clock_is_the_reference_stack():
-    net = load("benchmark").clock_net()
+    net = benchmark.clock_net()
     convolutions = [layer for layer in net if isinstance(layer, torch.nn.Conv2d)]
     assert len(convolutions) == 12
     sides = [256, 256, 256, 128, 128, 128, 64, 64, 64, 32, 32, 32]
@@ -79,7 +60,7 @@ def run_benchmark(monkeypatch, capsys, *arguments: object) -> list[str]:
     monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments), *flags])
     threads = torch.get_num_threads()
     try:
-        load("benchmark").main()
+        benchmark.main()
     finally:
         torch.set_num_threads(threads)
     return capsys.readouterr().out.splitlines()
@@ -102,7 +83,6 @@ def test_the_benchmark_runs_detect(tiny_diff_checkpoint, capsys, monkeypatch):
 
 
 def test_the_throughput_has_a_line_for_each_precision_size_and_batch(tiny_pipeline, tiny_diff_pipeline, monkeypatch):
-    benchmark = load("benchmark")
     monkeypatch.setattr(benchmark, "SIZES", ((64, 96),))
     monkeypatch.setattr(benchmark, "MODES", benchmark.MODES[:2])  # compilation takes a minute
     for pipe in (tiny_pipeline, tiny_diff_pipeline):
@@ -116,7 +96,7 @@ def test_the_throughput_has_a_line_for_each_precision_size_and_batch(tiny_pipeli
 
 
 def test_subjects_are_timed_in_turns():
-    benchmark, calls = load("benchmark"), []
+    calls = []
     subjects = {name: lambda name=name: calls.append(name) for name in "ab"}
     measured = benchmark.in_turns(subjects, torch.device("cpu"), rounds=2)
     assert calls == ["a", "b"] * 5  # three warm-ups, two rounds
@@ -125,9 +105,8 @@ def test_subjects_are_timed_in_turns():
 
 @pytest.mark.slow
 def test_the_rates_of_an_archive(monkeypatch, capsys):
-    script = load("archive_throughput")
     monkeypatch.setattr(sys, "argv", ["archive_throughput.py", "--frames", "6", "--workers", "1"])
-    script.main()
+    archive_throughput.main()
     *_, detect, one = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert detect[0] == "detect" and one[0] == "detect-archive, workers: 1"
     assert all(float(row[1]) > float(row[3]) > 0 for row in (detect, one))

@@ -1,13 +1,12 @@
 """scripts/synthetic_quality.py on folders that `synthesize` wrote, and tables of two scripts in one document."""
 
-import importlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
+import markdown_tables
 import numpy as np
 import pytest
+import synthetic_quality
 from PIL import Image
 
 from irstd_ldm.cli.main import main as irstd_ldm
@@ -17,24 +16,6 @@ from irstd_ldm.data.synthetic import synthetic_scene
 from .conftest import write_scenes
 
 BEGIN, END = "<!-- table of scripts/synthetic_quality.py -->", "<!-- end of the table -->"
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    spec = importlib.util.spec_from_file_location("scripts_synthetic_quality", SCRIPTS / "synthetic_quality.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    yield module
-    for name in ("image_statistics", "markdown_tables"):
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def tables(script):
-    return importlib.import_module("markdown_tables")
 
 
 @pytest.fixture
@@ -64,8 +45,8 @@ def squeezed(data: Path, count: int = 6) -> Path:
     return synthesize(*common, "--originals", "--output", parent / "squeezed")
 
 
-def run(script, capsys, *words) -> str:
-    script.main([*map(str, words), "--crop-px", "64"])
+def run(capsys, *words) -> str:
+    synthetic_quality.main([*map(str, words), "--crop-px", "64"])
     return capsys.readouterr().out.strip()
 
 
@@ -74,7 +55,7 @@ def cells(table: str, name: str) -> list[str]:
     return line.strip("| ").split(" | ")
 
 
-def test_the_table_the_sheet_and_the_document(script, data, tmp_path, capsys):
+def test_the_table_the_sheet_and_the_document(data, tmp_path, capsys):
     folder = squeezed(data)
     write_set(tmp_path / "frames", ["a", "b"], num_targets=0)
     frames = ("--backgrounds", tmp_path / "frames")
@@ -85,7 +66,7 @@ def test_the_table_the_sheet_and_the_document(script, data, tmp_path, capsys):
     capsys.readouterr()
     words = ["--synthetic", folder, planted, "--data", data, *frames]
     words += ["--document", document, "--output", output, "--sheet", sheet, "--examples", 2]
-    printed = run(script, capsys, *words)
+    printed = run(capsys, *words)
 
     assert document.read_text() == f"{other}\n{BEGIN}\n{printed}\n{END}\nafter\n"
     assert printed.startswith("own, against 3 held-out images")  # s3, s4 and s5
@@ -111,11 +92,11 @@ def test_the_table_the_sheet_and_the_document(script, data, tmp_path, capsys):
     assert pixels.shape[0] > 4 * 256 and pixels.shape[1] > 5 * 256
 
     again = tmp_path / "again.json"
-    assert run(script, capsys, *words[:-4], "--output", again) == printed
+    assert run(capsys, *words[:-4], "--output", again) == printed
     assert again.read_text() == output.read_text()
 
 
-def test_copies_are_as_near_as_the_sources_and_lost_targets_are_seen(script, data, tmp_path, capsys):
+def test_copies_are_as_near_as_the_sources_and_lost_targets_are_seen(data, tmp_path, capsys):
     folder = squeezed(data, count=3)
     for stem in ("s0", "s1", "s2"):
         (made,) = (folder / "images").glob(f"{stem}_squeezed_*.png")
@@ -126,7 +107,7 @@ def test_copies_are_as_near_as_the_sources_and_lost_targets_are_seen(script, dat
         Image.fromarray(pixels).save(made)
         Image.open(data / "masks" / f"{stem}.png").save(folder / "masks" / made.name)
     output = tmp_path / "rows.json"
-    run(script, capsys, "--synthetic", folder, "--data", data, "--held-out", "val", "--output", output)
+    run(capsys, "--synthetic", folder, "--data", data, "--held-out", "val", "--output", output)
     sources, copies = json.loads(output.read_text())
     assert copies["contrast_median"] == 1 and copies["unlabelled"] == 0
     assert copies["lost"] == copies["below_half"] == pytest.approx(1 / 3)
@@ -135,22 +116,22 @@ def test_copies_are_as_near_as_the_sources_and_lost_targets_are_seen(script, dat
         assert copies[name] == pytest.approx(sources[name], rel=0.05)
 
 
-def test_a_copy_of_another_source_is_seen(script, data, tmp_path, capsys):
+def test_a_copy_of_another_source_is_seen(data, tmp_path, capsys):
     folder = squeezed(data, count=3)
     (made,) = (folder / "images").glob("s0_squeezed_*.png")
     Image.open(data / "images" / "s1.png").save(made)
     output = tmp_path / "rows.json"
-    run(script, capsys, "--synthetic", folder, "--data", data, "--output", output)
+    run(capsys, "--synthetic", folder, "--data", data, "--output", output)
     _, row = json.loads(output.read_text())
     assert row["nearest_other_share"] == pytest.approx(1 / 3)
     assert row["pair"] == [made.stem, "s1"] and row["highest_other"] == pytest.approx(1)
     assert row["highest_other_of_source"] < 0.99
 
 
-def test_frames_of_sixteen_bits_are_on_one_scale(script, data, tmp_path, capsys):
+def test_frames_of_sixteen_bits_are_on_one_scale(data, tmp_path, capsys):
     write_set(data, [f"s{number}" for number in range(8)], num_targets=2, bit_depth=16)
     folder, output = squeezed(data), tmp_path / "rows.json"
-    run(script, capsys, "--synthetic", folder, "--data", data, "--output", output)
+    run(capsys, "--synthetic", folder, "--data", data, "--output", output)
     _, row = json.loads(output.read_text())
     assert 0.5 < row["contrast_median"] < 1.5 and row["median_own"] > 0.9
 
@@ -163,29 +144,29 @@ def test_frames_of_sixteen_bits_are_on_one_scale(script, data, tmp_path, capsys)
         (["s4", "nowhere"], "got 'nowhere'"),
     ],
 )
-def test_lists_that_are_refused(script, data, tmp_path, capsys, stems, told):
+def test_lists_that_are_refused(data, tmp_path, capsys, stems, told):
     folder = squeezed(data, count=1)
     write_stem_list(tmp_path / "some.list", stems)
     with pytest.raises(SystemExit):
-        run(script, capsys, "--synthetic", folder, "--data", data, "--held-out", tmp_path / "some.list")
+        run(capsys, "--synthetic", folder, "--data", data, "--held-out", tmp_path / "some.list")
     assert told in capsys.readouterr().err
 
 
-def test_sources_of_a_test_list_and_a_list_used_up_are_refused(script, data):
+def test_sources_of_a_test_list_and_a_list_used_up_are_refused(data):
     with pytest.raises(ValueError, match="`synthetic` must hold no image that is on a test list"):
-        script.held_out_list(data, [], {"s0", "s7"})
+        synthetic_quality.held_out_list(data, [], {"s0", "s7"})
     with pytest.raises(ValueError, match="all of the training list are sources"):
-        script.held_out_list(data, [], {f"s{number}" for number in range(6)})
-    assert script.held_out_list(data, ["val"], {"s0"}) == ["s4", "s5"]
-    assert script.held_out_list(data, [], {"s0", "s3"}) == ["s1", "s2", "s4", "s5"]
+        synthetic_quality.held_out_list(data, [], {f"s{number}" for number in range(6)})
+    assert synthetic_quality.held_out_list(data, ["val"], {"s0"}) == ["s4", "s5"]
+    assert synthetic_quality.held_out_list(data, [], {"s0", "s3"}) == ["s1", "s2", "s4", "s5"]
 
 
-def test_a_folder_of_originals_alone_is_refused(script, data, capsys):
+def test_a_folder_of_originals_alone_is_refused(data, capsys):
     folder = squeezed(data, count=1)
     rows = (folder / "provenance.csv").read_text().splitlines()
     (folder / "provenance.csv").write_text("\n".join(row for row in rows if "squeezed" not in row) + "\n")
     with pytest.raises(SystemExit):
-        run(script, capsys, "--synthetic", folder, "--data", data)
+        run(capsys, "--synthetic", folder, "--data", data)
     assert "lists none" in capsys.readouterr().err
 
 
@@ -198,18 +179,18 @@ def test_a_folder_of_originals_alone_is_refused(script, data, capsys):
     ],
     ids=["no end", "the end of another table", "twice"],
 )
-def test_a_document_whose_marks_do_not_match_is_left_alone(tables, tmp_path, text):
+def test_a_document_whose_marks_do_not_match_is_left_alone(tmp_path, text):
     document = tmp_path / "note.md"
     document.write_text(text)
     with pytest.raises(ValueError, match="note.md must have one line"):
-        tables.insert(document, "synthetic_quality.py", "new")
+        markdown_tables.insert(document, "synthetic_quality.py", "new")
     assert document.read_text() == text
 
 
-def test_two_scripts_have_a_table_each(tables, tmp_path):
+def test_two_scripts_have_a_table_each(tmp_path):
     document = tmp_path / "note.md"
     first, second = (f"<!-- table of scripts/{name}.py -->" for name in ("one", "two"))
     document.write_text(f"{first}\n{END}\nbetween\n{second}\n{END}\n")
-    tables.insert(document, "two.py", "B")
-    tables.insert(document, "one.py", "A")
+    markdown_tables.insert(document, "two.py", "B")
+    markdown_tables.insert(document, "one.py", "A")
     assert document.read_text() == f"{first}\nA\n{END}\nbetween\n{second}\nB\n{END}\n"

@@ -3,18 +3,13 @@
 import re
 
 import pytest
+import train_arms
 import yaml
 
 from irstd_ldm.data.folder import write_stem_list
 from irstd_ldm.data.synthetic import synthetic_scene
 
 from .conftest import write_scenes
-from .test_scripts import beside_each_other, load  # noqa: F401
-
-
-@pytest.fixture
-def arms():
-    return load("train_arms")
 
 
 @pytest.fixture
@@ -28,8 +23,8 @@ def command(tmp_path) -> list[str]:
     return [str(part) for part in command]
 
 
-def test_arms_differ_in_their_settings_alone(arms, command, tmp_path, capsys):
-    arms.main(command)
+def test_arms_differ_in_their_settings_alone(command, tmp_path, capsys):
+    train_arms.main(command)
     table = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == ["| all", "| no LIW"]
     assert "| +0.0 (+0.0 to +0.0) |" in table[2]
@@ -41,13 +36,13 @@ def test_arms_differ_in_their_settings_alone(arms, command, tmp_path, capsys):
     assert all((run / "counts-DATA-val-0.json").is_file() for run in runs)
 
     weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    arms.main(command)  # nothing is trained again
+    train_arms.main(command)  # nothing is trained again
     assert capsys.readouterr().out.splitlines() == table
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == weights
 
 
-def test_the_output_of_a_training_that_fails_is_named(arms, command, tmp_path):
+def test_the_output_of_a_training_that_fails_is_named(command, tmp_path):
     log = tmp_path / "out" / "all-3.log"
     with pytest.raises(RuntimeError, match=rf"a training failed; its output is in {re.escape(str(log))}"):
-        arms.main([*command, "--train_batch_size", "none"])
+        train_arms.main([*command, "--train_batch_size", "none"])
     assert "--train_batch_size" in log.read_text()
