@@ -118,6 +118,16 @@ class MaskDecoder(nn.Module):
         return self.head(F.silu(self.norm_out(fused)))
 
 
+class Upsampling(nn.Conv2d):
+    """A 1x1 convolution, then every pixel repeated in both directions."""
+
+    scale_factor = (2.0, 2.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, h, w) -> (B, out_channels, 2*h, 2*w)."""
+        return F.interpolate(super().forward(x), scale_factor=self.scale_factor, mode="nearest")
+
+
 class FullResolutionRefinement(nn.Module):
     """Two convolutions at full resolution, whose logits are added to those of a head at half resolution.
 
@@ -170,7 +180,7 @@ class BatchNormMaskDecoder(nn.Module):
             entering = image_feature_channels[level]
             self.projections.append(nn.Conv2d(entering, channels, 1) if entering else nn.Identity())
             if level:
-                self.upsamplers.append(nn.Conv2d(channels, block_out_channels[level - 1], 1))
+                self.upsamplers.append(Upsampling(channels, block_out_channels[level - 1], 1))
         self.image_feature_channels = tuple(image_feature_channels)
         self.head = make_head(stem, block_out_channels[0], out_channels)
         self.refinement = None
@@ -187,7 +197,7 @@ class BatchNormMaskDecoder(nn.Module):
                 x = x + self.projections[level](features[level])
             x = checkpointed(self, self.levels[level])(F.relu(x))
             if level:
-                x = F.interpolate(self.upsamplers[level - 1](x), scale_factor=2.0, mode="nearest")
+                x = self.upsamplers[level - 1](x)
         if self.refinement is None:
             return self.head(x)
         return self.head(x) + self.refinement(x, full_resolution)

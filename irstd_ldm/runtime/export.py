@@ -19,6 +19,7 @@ from torch import nn
 from .. import __version__
 from ..extras import required
 from ..files import is_free, unfinished_folder
+from .column_pairs import fits_in_pairs, pair_columns
 from .exported import DESCRIPTION, MODEL_FILES, POSTERIOR_NOISE, ExportedDetector
 from .quantize import Calibration, calibration_inputs, quantize_onnx
 
@@ -43,6 +44,8 @@ class LatentDetector(nn.Module):
         encoder, channels = pipeline.image_encoder.config, pipeline.vae.config.latent_channels
         downscale = 2 ** (len(encoder.block_out_channels) - (encoder.stem != "haar"))
         self.noise = {"noise": [2 * channels, downscale], POSTERIOR_NOISE: [channels, downscale]}
+        if fits_in_pairs(self.image_encoder):
+            pair_columns(self.image_encoder, self.vae)
 
     def forward(self, image: torch.Tensor, noise: Sequence[torch.Tensor]) -> torch.Tensor:
         """Image (B, 1, PH, PW) of about [-1, 1] and two standard normal noises -> probability (B, 1, PH, PW).

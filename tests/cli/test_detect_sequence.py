@@ -477,8 +477,8 @@ def test_memory_does_not_grow_with_the_frames(tiny_pipeline, tmp_path):
     run_sequence(source, "one", tiny_pipeline, asked, threshold, tmp_path, HEADER)
     tracemalloc.stop()
     assert len(source.noted) == 20
-    # The halves lie 553 KB of frames and 2.2 MB of their probabilities apart; what is on its way at a moment differs by
-    # up to 250 KB.
+    # The halves lie 553 KB of frames and 2.2 MB of their probabilities apart; what is on its way at a moment differs
+    # by up to 250 KB.
     assert np.median(source.noted[10:]) - np.median(source.noted[:10]) < 300_000
 
 
