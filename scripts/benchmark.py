@@ -179,7 +179,8 @@ def detectors(args: argparse.Namespace, pipe: IRSTDDetectionPipeline) -> dict[st
                 continue
             runner = ExportedDetectorRunner(folder, runtime, torch.get_num_threads())
             flags = ["--runtime", runtime, "--model", str(folder)]
-            found[f"{runtime}, {description.format} {precision}"] = (runner, flags)
+            name = f"{runtime}, {description.format} {precision}"
+            found[f"{name}, {folder}" if name in found else name] = (runner, flags)
     return found
 
 

@@ -1,5 +1,7 @@
 """The scripts do what their tables say."""
 
+import argparse
+import shutil
 import sys
 
 import ablate
@@ -11,6 +13,7 @@ import torch
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.evaluation.counts import count_image
+from irstd_ldm.runtime.exported import BUNDLED_GRAPH
 
 
 @pytest.fixture
@@ -80,6 +83,14 @@ def test_the_benchmark_runs_detect(tiny_diff_checkpoint, capsys, monkeypatch):
     assert names == ["160x128", "torch"]
     assert float(ms) * float(frames) == pytest.approx(1000, rel=0.1) and float(clocks) > 0
     assert float(mib) > 100 and float(seconds) > 1
+
+
+def test_two_exports_of_one_kind_have_a_row_each(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "READABLE", {"onnxruntime": ("onnx",)})
+    again = shutil.copytree(BUNDLED_GRAPH, tmp_path / "again")
+    args = argparse.Namespace(model=None, random=None, device="cpu", compile=False, exported=[BUNDLED_GRAPH, again])
+    name = "onnxruntime, onnx float32"
+    assert [*benchmark.detectors(args, tiny_pipeline)] == ["torch", name, f"{name}, {again}"]
 
 
 def test_the_throughput_has_a_line_for_each_precision_size_and_batch(tiny_pipeline, tiny_diff_pipeline, monkeypatch):

@@ -121,7 +121,7 @@ class MaskDecoder(nn.Module):
 class Upsampling(nn.Conv2d):
     """A 1x1 convolution, then every pixel repeated in both directions."""
 
-    scale_factor = (2.0, 2.0)
+    scale_factor = (2.0, 2.0)  # rows, columns
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, 2*h, 2*w)."""

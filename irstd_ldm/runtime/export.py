@@ -44,7 +44,7 @@ class LatentDetector(nn.Module):
         encoder, channels = pipeline.image_encoder.config, pipeline.vae.config.latent_channels
         downscale = 2 ** (len(encoder.block_out_channels) - (encoder.stem != "haar"))
         self.noise = {"noise": [2 * channels, downscale], POSTERIOR_NOISE: [channels, downscale]}
-        if fits_in_pairs(self.image_encoder):
+        if fits_in_pairs(self.image_encoder, self.vae):
             pair_columns(self.image_encoder, self.vae)
 
     def forward(self, image: torch.Tensor, noise: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -2,11 +2,19 @@
 
 import copy
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from irstd_ldm import IRSTDLatentPipeline
+from irstd_ldm.data.synthetic import synthetic_scene
 from irstd_ldm.runtime.column_pairs import fits_in_pairs, pair_columns, paired
+from irstd_ldm.runtime.detector import ExportedDetectorRunner
+from irstd_ldm.runtime.export import export_detector
+from irstd_ldm.training.train_latent import make_scheduler
+
+from .test_detector import assert_same
 
 
 def stacked(x: torch.Tensor) -> torch.Tensor:
@@ -40,7 +48,7 @@ def test_networks_in_pairs_of_columns_answer_as_before(narrow_networks_of):
     image, z = torch.randn(2, 1, 40, 56, generator=generator), torch.randn(2, 4, 5, 7, generator=generator)
     encoded = encoder(image)
     logits = vae.decode(z, image_features=encoded.features).sample
-    assert fits_in_pairs(encoder)
+    assert fits_in_pairs(encoder, vae)
     pair_columns(encoder, vae)
     again = encoder(image)
     torch.testing.assert_close(again.image_latent, encoded.image_latent)
@@ -52,5 +60,25 @@ def test_networks_in_pairs_of_columns_answer_as_before(narrow_networks_of):
     "other", ({"block_out_channels": (16, 16, 32, 64)}, {"frequency_attention": (True,) * 4}, {"stem": "haar"})
 )
 def test_others_stay_as_they_are(narrow_networks_of, other):
-    encoder = narrow_networks_of("lgldnet_small")[2]
-    assert not fits_in_pairs(type(encoder).from_config({**encoder.config, **other}))
+    vae, _, encoder = narrow_networks_of("lgldnet_small")
+    assert not fits_in_pairs(type(encoder).from_config({**encoder.config, **other}), vae)
+
+
+def test_networks_of_different_kinds_stay_as_they_are(narrow_networks_of):
+    vae, _, encoder = narrow_networks_of("lgldnet_small")
+    assert not fits_in_pairs(encoder, narrow_networks_of("lgldnet")[0])
+    assert not fits_in_pairs(encoder, type(vae).from_config({**vae.config, "block_out_channels": (16, 16, 16, 16)}))
+
+
+@pytest.mark.parametrize("runtime", ("onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)))
+def test_a_runtime_computes_what_the_pipeline_does(narrow_networks_of, tmp_path, runtime):
+    """Of other sizes than the graph was traced with, padded, whole and in tiles."""
+    pipeline = IRSTDLatentPipeline(*narrow_networks_of("lgldnet_small"), make_scheduler(), normalization="robust")
+    export_detector(pipeline, tmp_path / "exported", "onnx", "small")
+    weights = onnx.load(tmp_path / "exported" / "model.onnx").graph.initializer
+    assert any(tuple(one.dims) == (16, 16, 3, 3) for one in weights)  # 8 channels of two columns
+    detector = ExportedDetectorRunner(tmp_path / "exported", runtime, num_threads=1)
+    for size, tile_size in (((150, 128), 0), ((200, 300), 160)):
+        image = synthetic_scene(*size, seed=1).image
+        expected = pipeline(image, ensemble_size=2, tile_size=tile_size, seed=7)
+        assert_same(detector(image, ensemble_size=2, tile_size=tile_size, seed=7), expected)
