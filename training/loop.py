@@ -34,6 +34,7 @@ from ..hub.model_card import make_card
 from ..hub.upload import HUB_ERRORS, explain, upload, upload_contents
 from . import runs
 from .curves import CURVES, draw_curves
+from .muon import Muon
 from .settings import TrainSettings, save_settings
 from .training_data import TrainingData, write_split
 
@@ -359,9 +360,9 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     if settings.compile:
         task.model.compile()
     parameters = [p for p in task.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=settings.adam_weight_decay, fused=True
-    )
+    rates = {"lr": settings.learning_rate, "weight_decay": settings.adam_weight_decay}
+    muon = settings.optimizer == "muon"
+    optimizer = Muon(parameters, **rates) if muon else torch.optim.AdamW(parameters, **rates, fused=True)
     lr_scheduler = get_scheduler(
         settings.lr_scheduler, optimizer, None, settings.lr_warmup_steps, settings.max_train_steps
     )

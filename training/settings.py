@@ -25,6 +25,7 @@ DIGESTED_CROP_SETTINGS = {
     *(f"{kind}_probability" for kind in ("blend", "negative_image", "synthetic", "stuck_pixel")),
     *("background_rescale_min", "background_rescale_max"),
 }
+OPTIMIZERS = ("adamw", "muon")
 BACKGROUNDS = "backgrounds"  # stands for a data set's name in the lists of frames without targets
 Settings = TypeVar("Settings", bound="TrainSettings")
 
@@ -63,10 +64,13 @@ class TrainSettings:
     gradient_accumulation_steps: int = setting(1, "Forward passes per optimiser step.", at_least=1)
     max_train_steps: int = setting(1000, "Optimiser steps.", at_least=1)
     max_train_minutes: float | None = setting(None, "End by then, the schedule too; null = by steps.", may_change=True)
+    optimizer: str = setting(
+        "adamw", "adamw, or muon, which learns faster from random weights.", one_of=OPTIMIZERS, later=True
+    )
     learning_rate: float = setting(1e-3, "Peak learning rate.")
     lr_scheduler: str = setting("cosine", "A name that diffusers.optimization.get_scheduler knows.")
     lr_warmup_steps: int = setting(100, "Steps of the linear warm-up of the learning rate.")
-    adam_weight_decay: float = setting(1e-2, "Weight decay of AdamW.")
+    adam_weight_decay: float = setting(1e-2, "Weight decay of either optimiser.")
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
     use_ema: bool = setting(True, "Validate and save the moving average of the weights and batch statistics.")
     ema_decay: float = setting(0.999, "Decay of the moving average; (1 + step) / (10 + step) while that is less.")
