@@ -224,8 +224,9 @@ def test_accumulated_gradients_are_those_of_one_large_batch(settings, tmp_path):
     assert first == pytest.approx(second, rel=1e-4) and first["step"] == 9
 
 
-def test_with_batch_statistics_and_accumulation_a_resumed_run_has_the_same_bits(settings, tmp_path):
-    changes = {"gradient_accumulation_steps": 2, "checkpoints_total_limit": 9}
+@pytest.mark.parametrize("optimizer", ("adamw", "muon"))
+def test_with_batch_statistics_and_accumulation_a_resumed_run_has_the_same_bits(settings, tmp_path, optimizer):
+    changes = {"gradient_accumulation_steps": 2, "checkpoints_total_limit": 9, "optimizer": optimizer}
     train(settings(output_dir=str(tmp_path / "whole"), **changes), WithStatistics(), Points(), {})
     resumed = tmp_path / "resumed"
     resumed.mkdir()
