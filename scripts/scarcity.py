@@ -7,9 +7,10 @@ many images again from both stages of the generator; `planted`, the originals an
 --backgrounds (S7 is left out). The generator's base, which stands for Stable Diffusion, is trained once, on those
 frames and the smallest share; stage 1 and the control branch on each share alone. All arms take the same number of
 optimiser steps from scratch; the Mask-VAE of the latent detector is trained on the share's masks, of the pixel
-detector there is the conditional encoder alone. Scored on the test list, or on that of --test-data, at threshold 0.5,
-in tiles of the training crops' size; no choice is made on it. What is done is kept in --output and not done again;
-settings (SETTINGS) other than those that it was made with are then refused.
+detector there is the conditional encoder alone. Scored on the test list, on that of --test-data, or on the stems of
+--test-list, at threshold 0.5, in tiles of the training crops' size: arms are chosen on validation images. What is done
+is kept in --output and not done again; settings (SETTINGS) other than those that it was made with are then refused.
+The plot needs matplotlib.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from markdown_tables import SEED_COLUMNS, count_images, kept_counts, markdown, p
 from irstd_ldm.cli.main import main as irstd_ldm
 from irstd_ldm.data.folder import IRSTDFolder, refuse_held_out, write_stem_list
 from irstd_ldm.evaluation.counts import ImageCounts
+from irstd_ldm.evaluation.metrics import iou
 from irstd_ldm.pipelines.detection import detector_class
 from irstd_ldm.tiling import MIN_PADDED_SIZE
 from irstd_ldm.training import (
@@ -42,6 +44,7 @@ SETTINGS = (  # the kept work depends on these; shares, arms and seeds may be ad
     *("data", "backgrounds", "list", "max_train_steps", "mask_vae_steps", "generator_steps", "num_inference_steps"),
     *PASSED_ON[:-1],
 )
+Counts = dict[tuple[float, int], dict[str, list[list[ImageCounts]]]]  # by share and its images, by arm, seed and image
 LEFT_OUT = "S7*"  # background family that nothing in this project is trained on
 
 
@@ -127,8 +130,9 @@ class Share:
     def detector(self, arm: str, seed: int) -> Path:
         """The detector of one arm."""
         steps = self.arguments.max_train_steps
-        settings: dict[str, Any] = {"seed": seed, "learning_rate": 1.5e-3, "background_probability": 0}
+        settings: dict[str, Any] = {"seed": seed, "optimizer": "muon", "learning_rate": 2e-3}
         settings |= {"target_probability": 0.6, "image_probability": 0.2, "implant_probability": 0.2}
+        settings["background_probability"] = 0
         if arm in ("squeezed", "generated"):
             settings["squeeze_probability"] = SQUEEZE_PROBABILITY
         data = self.synthesized(arm) if arm in ("generated", "planted") else None
@@ -141,34 +145,63 @@ class Share:
 
 
 def count_test_images(detector: Path, arguments: argparse.Namespace) -> list[ImageCounts]:
-    """Counts per test image, in tiles of the training crops' size; kept beside the detector."""
+    """Counts per scored image, in tiles of the training crops' size; kept beside the detector."""
 
-    data = arguments.test_data or arguments.data
+    data, stems = arguments.test_data or arguments.data, arguments.test_list
 
     def count() -> list[ImageCounts]:
-        pipe, samples = detector_class(str(detector)).from_pretrained(detector), IRSTDFolder(data, split="test")
+        pipe, samples = detector_class(str(detector)).from_pretrained(detector), IRSTDFolder(data, "test", stems)
         settings = {"tile_size": max(arguments.resolution, MIN_PADDED_SIZE)}
         settings |= {"num_inference_steps": 0} if arguments.detector == "pixel" else {}
         return count_images(pipe, samples, detector.name, **settings)
 
-    return kept_counts(detector / f"counts-{data.name}.json", count)
+    return kept_counts(detector / f"counts-{data.name if stems is None else stems.stem}.json", count)
 
 
-def table(arguments: argparse.Namespace) -> str:
-    """Train and score everything that is not there yet, and lay it out under a caption."""
-    rows = []
+def count_all(arguments: argparse.Namespace) -> Counts:
+    """Train and score everything that is not there yet: counts per image by share, arm and seed."""
+    found: Counts = {}
     for fraction in arguments.fractions:
         share = Share(arguments, fraction)
-        first: list = []
-        for arm in arguments.arms:
-            seeds = [count_test_images(share.detector(arm, seed), arguments) for seed in arguments.seeds]
-            first = first or pool(seeds)
-            rows.append([f"{100 * fraction:g} % ({len(share.stems)})", arm, *seed_row(seeds, first)])
+        found[fraction, len(share.stems)] = {
+            arm: [count_test_images(share.detector(arm, seed), arguments) for seed in arguments.seeds]
+            for arm in arguments.arms
+        }
+    return found
+
+
+def table(arguments: argparse.Namespace, found: Counts) -> str:
+    """The counts laid out under a caption."""
+    rows = []
+    for (fraction, number), arms in found.items():
+        first = pool(next(iter(arms.values())))
+        rows += [[f"{100 * fraction:g} % ({number})", arm, *seed_row(seeds, first)] for arm, seeds in arms.items()]
     return (
         f"{arguments.max_train_steps} steps of {arguments.train_batch_size} crops of {arguments.resolution} px, "
         f"seeds {', '.join(map(str, arguments.seeds))}; percent.\n\n"
         + markdown(("share (images)", "arm", *SEED_COLUMNS), rows)
     )
+
+
+def plot(found: Counts, path: Path) -> None:
+    """IoU, mean and range of the seeds, against the share's images, a line per arm."""
+    from matplotlib.figure import Figure  # matplotlib is an extra
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    numbers = [number for _, number in found]
+    for arm in next(iter(found.values())):
+        scores = [[100 * iou(sum(seed, ImageCounts.zero())) for seed in arms[arm]] for arms in found.values()]
+        means = [float(np.mean(of_seeds)) for of_seeds in scores]
+        spans = [[mean - min(s) for mean, s in zip(means, scores, strict=True)]]
+        spans += [[max(s) - mean for mean, s in zip(means, scores, strict=True)]]
+        axes.errorbar(numbers, means, yerr=spans, marker="o", capsize=3, linewidth=1, label=arm)
+    axes.set(xscale="log", xlabel="labelled images", ylabel="IoU in percent, mean and range of seeds")
+    axes.set_xticks(numbers, [str(number) for number in numbers])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -180,6 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="shares of the list")
     parser.add_argument("--detector", choices=("latent", "pixel"), default="latent", help="what is trained")
     parser.add_argument("--test-data", type=Path, help="data set whose test list is scored; default: that of --data")
+    parser.add_argument("--test-list", type=Path, help="file of stems to score, such as those of validation images")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the first is compared with")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--max-train-steps", type=int, default=1000, help="optimiser steps of every detector")
@@ -191,9 +225,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no", help="precision of every training")
     parser.add_argument("--num-cpu-threads", type=int, default=0, help="threads of every training; 0 = all cores")
     parser.add_argument("--document", type=Path, help="Markdown file whose table is replaced")
+    parser.add_argument("--plot", type=Path, help="a file for the plot, .svg or .png")
     arguments = parser.parse_args(argv)
     check_settings(arguments)
-    publish("scarcity.py", table(arguments), arguments.document)
+    found = count_all(arguments)
+    publish("scarcity.py", table(arguments, found), arguments.document)
+    if arguments.plot:
+        plot(found, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -61,11 +61,15 @@ def test_the_whole_chain(roots, tmp_path, monkeypatch, capsys):
     command += ["--max-train-steps", 2, "--mask-vae-steps", 1, "--generator-steps", 1, "--num-inference-steps", 1]
     command += ["--resolution", 64, "--train-batch-size", 2, "--num-cpu-threads", 1]
     command += ["--document", document]
+    plot = tmp_path / "plot.svg"
+    command += ["--plot", plot]
     scarcity.main([str(part) for part in command])
     text = document.read_text()
     assert text.startswith("# Before\n") and text.endswith("\nafter\n") and "old" not in text
     lines = [line for line in text.splitlines() if line.startswith("| 60 % (3)")]
     assert [line.split(" | ")[1] for line in lines] == list(scarcity.ARMS)
+
+    assert all(f"<!-- {word} -->" in plot.read_text() for word in (*scarcity.ARMS, "labelled images"))
 
     share = out / "share-0.6"
     stems = read_stem_list(share / "train.list")
@@ -79,8 +83,11 @@ def test_the_whole_chain(roots, tmp_path, monkeypatch, capsys):
     counts = json.loads((share / "squeezed-0" / "counts-DATA.json").read_text())
     assert [one["targets"] for one in counts] == [1, 1] and sum(one["area_px"] for one in counts) == 2 * 96 * 96
 
+    scarcity.main([str(part) for part in (*command[:-4], "--arms", "originals", "--test-list", lists / "val.list")])
+    counts = json.loads((share / "originals-0" / "counts-val.json").read_text())
+    assert len(counts) == len(read_stem_list(lists / "val.list")) == 1
     other = shutil.copytree(data, tmp_path / "OTHER")
-    pixel = [*command[:-2], "--detector", "pixel", "--arms", "originals", "--test-data", other]
+    pixel = [*command[:-4], "--detector", "pixel", "--arms", "originals", "--test-data", other]
     scarcity.main([str(part) for part in pixel])
     assert (share / "pixel-originals-0" / "counts-OTHER.json").is_file()
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -342,8 +343,8 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     record = runs.make_record(accelerator, settings, first_step=first_step, **found)
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
-        for partial in output_dir.glob("partial-checkpoint-*"):
-            shutil.rmtree(partial)
+        for unfinished in output_dir.glob("partial-checkpoint-*"):
+            shutil.rmtree(unfinished)
         for log in (LOSS_LOG, VALIDATION_LOG):
             runs.keep_until(output_dir / log, first_step)
         save_settings(settings, output_dir / runs.SETTINGS)
@@ -360,9 +361,8 @@ def train(settings: TrainSettings, task: Task, dataset: Dataset, lists: Mapping[
     if settings.compile:
         task.model.compile()
     parameters = [p for p in task.model.parameters() if p.requires_grad]
-    rates = {"lr": settings.learning_rate, "weight_decay": settings.adam_weight_decay}
-    muon = settings.optimizer == "muon"
-    optimizer = Muon(parameters, **rates) if muon else torch.optim.AdamW(parameters, **rates, fused=True)
+    make_optimizer = Muon if settings.optimizer == "muon" else partial(torch.optim.AdamW, fused=True)
+    optimizer = make_optimizer(parameters, lr=settings.learning_rate, weight_decay=settings.adam_weight_decay)
     lr_scheduler = get_scheduler(
         settings.lr_scheduler, optimizer, None, settings.lr_warmup_steps, settings.max_train_steps
     )

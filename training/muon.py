@@ -53,7 +53,7 @@ class Muon(torch.optim.AdamW):
                 if parameter.grad is not None and min(shape) > 1:
                     by_shape[shape].append(parameter)
             for (rows, columns), parameters in by_shape.items():
-                momenta = torch.stack([self._momentum(x).reshape(rows, columns) for x in parameters])
+                momenta = torch.stack([self._momentum(x, x.grad).reshape(rows, columns) for x in parameters])
                 rms_of_one = max(rows, columns) ** -0.5  # of a semi-orthogonal matrix
                 updates = orthogonalize(momenta) * (UPDATE_RMS / rms_of_one)
                 for parameter, update in zip(parameters, updates, strict=True):
@@ -62,11 +62,11 @@ class Muon(torch.optim.AdamW):
                     parameter.grad = None
         return super().step(closure)
 
-    def _momentum(self, parameter: torch.Tensor) -> torch.Tensor:
+    def _momentum(self, parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Nesterov's, after this step's gradient has entered it."""
         state = self.state[parameter]
         if not state:  # with AdamW's names, whose loading asks for them
             state["step"], state["exp_avg"] = torch.zeros(()), torch.zeros_like(parameter)
         state["step"] += 1
-        state["exp_avg"].lerp_(parameter.grad, 1 - MOMENTUM)
-        return parameter.grad.lerp(state["exp_avg"], MOMENTUM)
+        state["exp_avg"].lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(state["exp_avg"], MOMENTUM)
