@@ -9,7 +9,8 @@ frames and the smallest share; stage 1 and the control branch on each share alon
 optimiser steps from scratch; the Mask-VAE of the latent detector is trained on the share's masks, of the pixel
 detector there is the conditional encoder alone. Scored on the test list, on that of --test-data, or on the stems of
 --test-list, at threshold 0.5, in tiles of the training crops' size: arms are chosen on validation images. What is done
-is kept in --output and not done again; settings (SETTINGS) other than those that it was made with are then refused.
+is kept in --output, scores by the names of data set and list, and not done again; settings (SETTINGS) other than those
+that it was made with are then refused.
 The plot needs matplotlib.
 """
 
@@ -131,8 +132,8 @@ class Share:
         """The detector of one arm."""
         steps = self.arguments.max_train_steps
         settings: dict[str, Any] = {"seed": seed, "optimizer": "muon", "learning_rate": 2e-3}
-        settings |= {"target_probability": 0.6, "image_probability": 0.2, "implant_probability": 0.2}
-        settings["background_probability"] = 0
+        settings |= {"target_probability": 0.6, "image_probability": 0.2}
+        settings |= {"implant_probability": 0.2, "background_probability": 0}
         if arm in ("squeezed", "generated"):
             settings["squeeze_probability"] = SQUEEZE_PROBABILITY
         data = self.synthesized(arm) if arm in ("generated", "planted") else None
@@ -155,7 +156,8 @@ def count_test_images(detector: Path, arguments: argparse.Namespace) -> list[Ima
         settings |= {"num_inference_steps": 0} if arguments.detector == "pixel" else {}
         return count_images(pipe, samples, detector.name, **settings)
 
-    return kept_counts(detector / f"counts-{data.name if stems is None else stems.stem}.json", count)
+    name = data.name if stems is None else f"{data.name}-{stems.stem}"
+    return kept_counts(detector / f"counts-{name}.json", count)
 
 
 def count_all(arguments: argparse.Namespace) -> Counts:
@@ -192,11 +194,12 @@ def plot(found: Counts, path: Path) -> None:
     axes = figure.subplots()
     numbers = [number for _, number in found]
     for arm in next(iter(found.values())):
-        scores = [[100 * iou(sum(seed, ImageCounts.zero())) for seed in arms[arm]] for arms in found.values()]
-        means = [float(np.mean(of_seeds)) for of_seeds in scores]
-        spans = [[mean - min(s) for mean, s in zip(means, scores, strict=True)]]
-        spans += [[max(s) - mean for mean, s in zip(means, scores, strict=True)]]
-        axes.errorbar(numbers, means, yerr=spans, marker="o", capsize=3, linewidth=1, label=arm)
+        scores = np.array(
+            [[100 * iou(sum(seed, ImageCounts.zero())) for seed in arms[arm]] for arms in found.values()]
+        )
+        mean = scores.mean(axis=1)
+        spans = [mean - scores.min(axis=1), scores.max(axis=1) - mean]
+        axes.errorbar(numbers, mean, yerr=spans, marker="o", capsize=3, linewidth=1, label=arm)
     axes.set(xscale="log", xlabel="labelled images", ylabel="IoU in percent, mean and range of seeds")
     axes.set_xticks(numbers, [str(number) for number in numbers])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -213,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="shares of the list")
     parser.add_argument("--detector", choices=("latent", "pixel"), default="latent", help="what is trained")
     parser.add_argument("--test-data", type=Path, help="data set whose test list is scored; default: that of --data")
-    parser.add_argument("--test-list", type=Path, help="file of stems to score, such as those of validation images")
+    parser.add_argument("--test-list", type=Path, help="file of stems to score, such as validation images")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the first is compared with")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--max-train-steps", type=int, default=1000, help="optimiser steps of every detector")

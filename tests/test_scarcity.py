@@ -84,7 +84,7 @@ def test_the_whole_chain(roots, tmp_path, monkeypatch, capsys):
     assert [one["targets"] for one in counts] == [1, 1] and sum(one["area_px"] for one in counts) == 2 * 96 * 96
 
     scarcity.main([str(part) for part in (*command[:-4], "--arms", "originals", "--test-list", lists / "val.list")])
-    counts = json.loads((share / "originals-0" / "counts-val.json").read_text())
+    counts = json.loads((share / "originals-0" / "counts-DATA-val.json").read_text())
     assert len(counts) == len(read_stem_list(lists / "val.list")) == 1
     other = shutil.copytree(data, tmp_path / "OTHER")
     pixel = [*command[:-4], "--detector", "pixel", "--arms", "originals", "--test-data", other]

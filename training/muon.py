@@ -8,15 +8,16 @@ import torch
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # the post's quintic: singular values reach 0.7 to 1.2 in 5 iterations
 ITERATIONS = 5
-# Root mean square of a matrix's update in learning rates. AdamW's is 0.2 to 0.4 (Liu et al., arXiv 2502.16982).
+# Root mean square of a matrix's update in learning rates. AdamW's is 0.2 to 0.4 (Liu et al., arXiv 2502.16982), so that
+# both share a rate; with 0.8 a detector learns less (docs/detector.md).
 UPDATE_RMS = 0.4
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest semi-orthogonal matrices, roughly: singular values of 0.7 to 1.2.
+    """The nearest semi-orthogonal matrices, roughly, by a Newton-Schulz iteration: singular values of 0.7 to 1.2.
 
     Args:
-        matrices: (N, rows, columns), float.
+        matrices: (N, rows, columns), float, of any scale.
     """
     a, b, c = COEFFICIENTS
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)  # singular values of at most 1
@@ -31,8 +32,8 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 class Muon(torch.optim.AdamW):
     """AdamW whose matrices are moved by their orthogonalised momentum instead.
 
-    A convolution is a matrix of a row per output. Vectors and biases stay AdamW's, at the same learning rate.
-    `torch.optim.Muon` takes matrices alone, one by one.
+    A convolution is a matrix of a row per output. Vectors, biases and matrices of one row or column stay AdamW's, at
+    the same learning rate. `torch.optim.Muon` takes matrices alone, one by one.
 
     Args:
         params: Parameters.
@@ -45,7 +46,11 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Move all parameters that have a gradient; matrices have none afterwards, by which AdamW passes them over."""
+        """Moves all parameters that have a gradient, those that `closure` makes where it is given; returns its loss.
+
+        Matrices have none afterwards, by which AdamW passes them over.
+        """
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             by_shape = defaultdict(list)  # of the matrices, which are orthogonalised together
             for parameter in group["params"]:
@@ -60,7 +65,8 @@ class Muon(torch.optim.AdamW):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.sub_(update.reshape(parameter.shape), alpha=group["lr"])
                     parameter.grad = None
-        return super().step(closure)
+        super().step()
+        return loss
 
     def _momentum(self, parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Nesterov's, after this step's gradient has entered it."""

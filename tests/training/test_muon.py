@@ -80,6 +80,24 @@ def test_what_has_no_gradient_stays():
     assert all(torch.equal(weight, torch.ones_like(weight)) for weight in weights)
 
 
+def test_a_closures_gradients_are_those_of_the_step():
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, 6))
+    other = nn.Parameter(weight.detach().clone())
+    optimizer = Muon([weight], **RATES)
+
+    def closure():
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    first = weight.detach().square().sum()
+    assert torch.equal(optimizer.step(closure), first)
+    other.square().sum().backward()
+    Muon([other], **RATES).step()
+    assert torch.equal(weight, other)
+
+
 def test_a_loaded_state_goes_on_as_the_saved_one():
     torch.manual_seed(0)
     network = nn.Conv2d(4, 8, 3)
