@@ -8,8 +8,8 @@ import torch
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # the post's quintic: singular values reach 0.7 to 1.2 in 5 iterations
 ITERATIONS = 5
-# Root mean square of a matrix's update in learning rates. AdamW's is 0.2 to 0.4 (Liu et al., arXiv 2502.16982), so that
-# both share a rate; with 0.8 a detector learns less (docs/detector.md).
+# Root mean square of a matrix's update in learning rates. AdamW's is 0.2 to 0.4 (Liu et al., arXiv 2502.16982), so
+# that both share a rate; with 0.8 a detector learns less (docs/detector.md).
 UPDATE_RMS = 0.4
 
 
