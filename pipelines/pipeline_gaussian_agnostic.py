@@ -25,8 +25,9 @@ from .base import IRSTDPipelineBase
 from .detection import SILENT, StepCallback, StepEnd, draw_base_seed, pipeline_class, scheduler_of_call
 
 TILE_MULTIPLE = 32  # in pixels: every network halves at most five times
-FEATHER_PX = 3  # pasted targets fade into the generated image over this distance
-SURROUNDINGS_PX = 6  # pixels within this distance of a target tell by how much its surroundings changed
+PASTED_PX = 5  # the optics' halo around targets is pasted with them
+FEATHER_PX = 3  # over this distance what is pasted fades into the generated image
+SURROUNDINGS_SIGMA_PX = 4
 BINOMIAL = (1 / 16, 2 / 16, 1 / 16, 2 / 16, 4 / 16, 2 / 16, 1 / 16, 2 / 16, 1 / 16)
 DILATIONS = (1, 2, 4, 8, 16)
 
@@ -379,51 +380,43 @@ def unit_range(gray: np.ndarray) -> np.ndarray:
 
 
 def paste(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`generated` with the original's target pixels, which fade out over 3 px around the mask; (H, W) each, in [0, 1].
+    """`generated` with the original's targets and what is within 5 px of them, fading over 3 px; (H, W) in [0, 1] each.
 
-    Each target is shifted by the mean difference of both images around it: it keeps its contrast, and no edge shows
-    where the generated surroundings are brighter or darker than they were.
+    They are shifted by the difference of both images beyond, a Gaussian mean: targets keep their contrast and their
+    halo, and no ring shows where the generated surroundings are brighter or darker than they were.
     """
-    labels, components = label_components(mask)
-    if not components:
-        return generated
-    if mask.all():
-        return original  # there are no surroundings to fit it into
-    target, distance = _nearest_targets(labels)
-    around = np.where((distance > 0) & (distance <= SURROUNDINGS_PX), target, -1)
-    with np.errstate(invalid="ignore"):
-        shift = ndimage.mean(generated - original, around, np.arange(len(components)))  # (targets,)
-    shift = np.nan_to_num(shift)  # a target within another's surroundings may have none of its own
-    share = np.clip(1 - distance / (FEATHER_PX + 1), 0, 1)
-    pasted = np.clip(original + shift[target], 0, 1)
-    return (generated + share * (pasted - generated)).astype(np.float32)
+    distance = ndimage.distance_transform_edt(~mask)
+    is_pasted = distance <= PASTED_PX
+    if is_pasted.all() or not mask.any():  # there are no surroundings to fit it into, or nothing to fit
+        return original if mask.any() else generated
+    difference = np.where(is_pasted, 0, generated - original)
+    weight = ndimage.gaussian_filter((~is_pasted).astype(np.float32), SURROUNDINGS_SIGMA_PX)
+    mean = ndimage.gaussian_filter(difference, SURROUNDINGS_SIGMA_PX) / np.maximum(weight, 1e-6)
+    nearest = ndimage.distance_transform_edt(is_pasted, return_distances=False, return_indices=True)
+    shift = ndimage.gaussian_filter(mean[tuple(nearest)], SURROUNDINGS_SIGMA_PX)
+    share = np.clip(1 - (distance - PASTED_PX) / FEATHER_PX, 0, 1)
+    return (generated + share * (np.clip(original + shift, 0, 1) - generated)).astype(np.float32)
 
 
 def keep_contrasts(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`generated` with targets as bright against the ring around them as in the original; (H, W) each, in [0, 1].
+    """What `paste` returns with the generated targets, as bright against the ring around them as in the original.
 
-    One of less than a quarter of its contrast is no target any more: the original's pixels are pasted.
+    One of less than a quarter of its contrast is no target any more: the original's pixels stay.
     """
     labels, components = label_components(mask)
     if not components:
         return generated
-    before, after = (target_contrasts(image, mask) for image in (original, generated))  # (targets,)
+    pasted = paste(generated, original, mask)
+    before, after, now = (target_contrasts(image, mask) for image in (original, generated, pasted))  # (targets,)
+    of_targets = np.arange(1, len(components) + 1)
+    old_ring = ndimage.mean(generated, labels, of_targets) - after  # (targets,) levels
+    ring = ndimage.mean(pasted, labels, of_targets) - now
     with np.errstate(divide="ignore", invalid="ignore"):
+        gain = before / after
         is_kept = after / before >= MIN_KEPT_CONTRAST  # neither without a ring nor without contrast
-        gain = np.where(is_kept, before / after, 1)
-    means = ndimage.mean(generated, labels, np.arange(1, len(components) + 1))
-    ring = np.where(is_kept, means - after, 0)  # (targets,) level of the ring
-    target, distance = _nearest_targets(labels)
-    share = np.clip(1 - distance / (FEATHER_PX + 1), 0, 1)
-    scaled = generated + share * (gain - 1)[target] * (generated - ring[target])
-    lost = np.isin(labels, 1 + np.flatnonzero(~is_kept))
-    return paste(np.clip(scaled, 0, 1).astype(np.float32), original, lost)
-
-
-def _nearest_targets(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of each pixel's nearest target, and its distance in pixels, 0 inside; (H, W) each."""
-    distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
-    return labels[tuple(nearest)] - 1, distance
+    target = labels - 1  # -1 away from targets, where nothing is taken
+    scaled = ring[target] + gain[target] * (generated - old_ring[target])
+    return np.where(mask & is_kept[target], np.clip(scaled, 0, 1), pasted).astype(np.float32)
 
 
 def _batches(shapes: Sequence[tuple[int, ...]], batch_size: int) -> Iterator[list[int]]:

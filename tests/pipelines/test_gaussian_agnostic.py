@@ -104,22 +104,32 @@ def test_targets_are_pasted_with_a_feathered_edge(pipeline, scene):
     labels, components = label_components(scene.mask)
     for component in components:
         shifts = (pasted - original)[labels == component.label]
-        np.testing.assert_allclose(shifts, shifts.mean(), atol=1e-6)  # its own pixels, all shifted alike
+        np.testing.assert_allclose(shifts, shifts.mean(), atol=0.05)  # its own pixels, the shift varies slowly
 
 
-def test_a_pasted_target_keeps_its_contrast_and_meets_its_new_surroundings():
+def test_a_pasted_target_keeps_its_contrast_and_halo_and_meets_its_new_surroundings():
     mask = np.zeros((41, 41), bool)
     mask[20, 20] = True
     original = np.full((41, 41), 0.25, np.float32)
     original[mask] = 0.5
     generated = np.full((41, 41), 0.5, np.float32)  # brighter surroundings, and no target
-    assert paste(generated, original, mask)[20, 16:25].tolist() == [0.5] * 4 + [0.75] + [0.5] * 4
-    original[20, 18] = 0.375  # a pixel 2 px from the target fades in by half, less its share of the mean of 112 pixels
-    around = (np.hypot(*np.mgrid[-20:21, -20:21]) <= 6) & ~mask
-    lift = 0.125 / around.sum()
-    assert paste(generated, original, mask)[20, 18] == pytest.approx(0.5 + 0.5 * (0.125 - lift), abs=1e-6)
+    pasted = paste(generated, original, mask)
+    np.testing.assert_allclose(pasted[20, 16:25], [0.5] * 4 + [0.75] + [0.5] * 4, atol=1e-6)
+    original[20, 18] = original[20, 13] = original[20, 11] = 0.375  # 2, 7 and 9 px from the target
+    fading = paste(generated, original, mask) - pasted
+    np.testing.assert_allclose(fading[20, [18, 13, 11]], [0.125, 0.125 / 3, 0], atol=5e-3)
+    assert np.abs(fading[21:]).max() < 5e-3  # the pixels that are not pasted count among the surroundings
     everything = np.ones((41, 41), bool)
     np.testing.assert_array_equal(paste(generated, original, everything), original)
+
+
+def test_pasted_surroundings_follow_a_slope():
+    """No ring: what is pasted is shifted as its surroundings are, on each side of the target."""
+    mask = np.zeros((61, 61), bool)
+    mask[28:33, 28:33] = True
+    original = np.full((61, 61), 0.5, np.float32)
+    generated = np.broadcast_to(np.linspace(0.3, 0.7, 61, dtype=np.float32), (61, 61))
+    assert np.abs(paste(generated, original, mask) - generated).max() < 0.03  # a constant shift: 0.05 at 7 px
 
 
 def test_a_target_that_another_encloses_is_pasted_too():
@@ -144,7 +154,7 @@ def test_generated_targets_get_their_contrast_back():
     shape = generated[20:22, 20:23] - generated[20:22, 20:23].mean()
     np.testing.assert_allclose(kept[20:22, 20:23] - kept[20:22, 20:23].mean(), 2 * shape, atol=0.02)  # its own
     pasted = original[40:43, 60:62] - original[40:43, 60:62].mean()
-    np.testing.assert_allclose(kept[40:43, 60:62] - kept[40:43, 60:62].mean(), pasted, atol=1e-6)
+    np.testing.assert_allclose(kept[40:43, 60:62] - kept[40:43, 60:62].mean(), pasted, atol=1e-3)
     for same in (np.zeros_like(mask), np.ones_like(mask)):
         np.testing.assert_array_equal(keep_contrasts(generated, original, same), original if same.any() else generated)
 
