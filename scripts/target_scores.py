@@ -1,6 +1,6 @@
 """Which score ranks targets from clutter best, and whether a lower second level delineates them better.
 
-    python scripts/target_scores.py --model training/weights/tiny_latent/stage-2 \
+    python scripts/target_scores.py --model irstd_ldm/checkpoints/tiny \
         --data NUAA-SIRST IRSTD-1k NUDT-SIRST --backgrounds backgrounds
 
 reads the validation lists of the checkpoint and prints two tables in Markdown. Pd in percent at budgets of false

@@ -2,7 +2,7 @@
 
     OMP_WAIT_POLICY=PASSIVE python scripts/train_arms.py latent --output runs/arms --seeds 0 1 2 --processes 2 \
         --data DATA/NUAA-SIRST DATA/IRSTD-1k --arm "all" --arm "no FAE: --no-use_fae" \
-        -- --config tiny_latent --stage 1 --max_train_steps 1000 --mask_vae runs/tiny_mask_vae \
+        -- --config lgldnet_small_latent --stage 1 --max_train_steps 1000 --mask_vae runs/lgldnet_small_mask_vae \
         --train_data_dir DATA/NUAA-SIRST DATA/IRSTD-1k
 
 What stands after -- is given to `irstd-ldm train` in every arm, what stands after an arm's name to this arm. The

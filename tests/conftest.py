@@ -28,7 +28,7 @@ from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import train_pixel
-from irstd_ldm.training.train_latent import grow_full_resolution, make_scheduler
+from irstd_ldm.training.train_latent import make_scheduler
 
 # A busy machine is slow, and says nothing of the code by it.
 settings.register_profile("short", deadline=None, max_examples=50, derandomize=True, database=None)
@@ -39,7 +39,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 NARROW: dict[str, dict[str, tuple[int, ...]]] = {
     "lgldnet": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 16), "unet": (16, 16, 16, 32, 32)},
     "lgldnet_small": {"ladder": (8, 8, 8, 16), "features": (8, 8, 8, 0), "unet": (16,)},
-    "tiny": {"ladder": (8, 8, 16), "features": (8, 8, 0), "unet": (16,)},
 }
 NARROW_PIXEL: dict[str, dict[str, dict]] = {
     "irstd_diff": {
@@ -85,21 +84,14 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def make_tiny_pipeline(unet_channels: tuple[int, ...] = (16,)) -> IRSTDLatentPipeline:
     """The bundled architecture at a few channels, with random weights."""
     torch.manual_seed(0)
-    tiny = CONFIGURATIONS["tiny"]
-    vae = {**tiny["vae"], **tiny["image_features"], "block_out_channels": (8, 8, 16), "norm_num_groups": 4}
-    encoder = {**tiny["image_encoder"], "block_out_channels": (8, 8, 16), "layers_per_block": (1, 1, 1)}
-    unet = {**tiny["unet"], "block_out_channels": unet_channels, "cross_attention_dim": 16, "norm_num_groups": 4}
-    pipeline = IRSTDLatentPipeline(
-        vae=MaskAutoencoderKL(**vae | {"image_feature_channels": (8, 8, 0)}),
-        unet=IRSTDUNet2DConditionModel(**unet).eval(),
-        image_encoder=IRSTDImageEncoder(**encoder),
+    small, ladder = CONFIGURATIONS["lgldnet_small"], {"block_out_channels": (8, 8, 8, 16)}
+    unet = {"block_out_channels": unet_channels, "cross_attention_dim": 16, "norm_num_groups": 4}
+    return IRSTDLatentPipeline(
+        vae=MaskAutoencoderKL(**small["vae"] | ladder | {"image_feature_channels": (8, 8, 8, 0)}).eval(),
+        unet=IRSTDUNet2DConditionModel(**small["unet"] | unet).eval(),
+        image_encoder=IRSTDImageEncoder(**small["image_encoder"] | ladder).eval(),
         scheduler=make_scheduler(),
     )
-    grow_full_resolution(pipeline, 4)
-    torch.nn.init.normal_(pipeline.vae.decoder.refinement.conv_out.weight, std=0.1)
-    pipeline.vae.eval()
-    pipeline.image_encoder.eval()
-    return pipeline
 
 
 def make_narrow_pixel_networks(name: str) -> tuple[ConditionalEncoder, IRSTDUNet2DModel]:

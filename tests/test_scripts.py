@@ -70,7 +70,7 @@ def run_benchmark(monkeypatch, capsys, *arguments: object) -> list[str]:
 
 
 def test_the_benchmark_of_random_weights(capsys, monkeypatch):
-    first, _, _, *rows = run_benchmark(monkeypatch, capsys, "--random", "tiny")
+    first, _, _, *rows = run_benchmark(monkeypatch, capsys, "--random", "lgldnet_small")
     assert first == "batch 1, steps 1, tiles of at most 256 px, torch on cpu, 1 threads"
     assert [row.split(" | ")[1] for row in rows] == ["torch", "encoder", "denoiser", "decoder", "networks"]
     assert all(row.endswith("| - | - |") for row in rows)

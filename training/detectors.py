@@ -81,12 +81,6 @@ def cover_crops(pipeline: IRSTDDetectionPipeline, resolution: int) -> None:
     pipeline.register_to_config(default_tile_size=tile_size and max(tile_size, resolution))
 
 
-def rebuilt(network: Any, **changes: Any) -> Any:
-    """A network of random weights, of another's class and of its config but for `changes`."""
-    # diffusers passes over what a config says of arguments that stand on its list of defaults.
-    return type(network).from_config({**network.config, **changes, "_use_default_values": []})
-
-
 def mine_hard_negatives(pipeline: IRSTDDetectionPipeline, data: TrainingData, settings: DetectorSettings) -> None:
     """Point the crops at the false alarms of a pretrained detector, on frames without targets and on training images.
 

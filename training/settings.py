@@ -57,7 +57,7 @@ class TrainSettings:
     background_exclude: list[str] | None = setting(None, "Patterns of background stems that are kept out of training.")
     train_list: str | list[str] | None = setting(None, "Training stems, a file per data set.", is_path=True)
     val_fraction: float = setting(0.19, "Share of each training list that is held out for validation; 0 = none.")
-    model: str = setting("tiny", "Configuration in irstd_ldm.models.configurations.")
+    model: str = setting("lgldnet_small", "Configuration in irstd_ldm.models.configurations.")
     pretrained_model_name_or_path: str | None = setting(None, "Pipeline to start from; null = none.", is_path=True)
     resolution: int = setting(128, "Side of the training crops in pixels, a multiple of 32.", at_least=32)
     train_batch_size: int = setting(16, "Crops per forward pass and process.", at_least=1)

@@ -1,6 +1,6 @@
 """Train the latent detector: denoiser, image encoder and image-fed mask decoder together, the second stage of LGLDNet.
 
-    accelerate launch training/train_latent.py --config training/recipes/tiny_latent.yaml \
+    accelerate launch training/train_latent.py --config training/recipes/lgldnet_small_latent.yaml \
         --train_data_dir DATA --mask_vae runs/mask_vae --output_dir runs/latent
 """
 
@@ -19,7 +19,7 @@ from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import losses
-from irstd_ldm.training.detectors import DetectorTask, rebuilt
+from irstd_ldm.training.detectors import DetectorTask
 from irstd_ldm.training.settings import DetectorSettings
 from irstd_ldm.training.training_data import TrainingData
 
@@ -38,9 +38,6 @@ class LatentSettings(DetectorSettings):
     mask_vae: str | None = setting(None, "Folder that train_mask_vae wrote, for random weights.", is_path=True)
     use_fae: bool = setting(True, "FAE where the configuration has it, in the encoder and on the denoiser's skips.")
     use_liw: bool = setting(True, "LIW on the denoiser's conditioning feature.")
-    full_resolution_channels: int = setting(
-        0, "Channels of a path at full resolution, which grows to them; 0 = as the weights have it.", later=True
-    )
     posterior_weight: float = setting(1.0, "Weight of smooth L1 on the posterior variables.")
     klda_weight: float = setting(0.01, "Weight of KLDA, reached by linear warm-up.")
     klda_warmup_steps: int = setting(1000, "Steps over which KLDA's weight grows from 0.")
@@ -112,12 +109,6 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
         for name, value in {"use_fae": has_fae, "use_liw": pipeline.unet.config.use_liw}.items():
             if getattr(settings, name) != value:
                 raise ValueError(f"`{name}` is not {getattr(settings, name)} in the pretrained pipeline")
-        channels = pipeline.vae.config.full_resolution_channels
-        if 0 < settings.full_resolution_channels < channels:
-            raise ValueError(
-                f"`full_resolution_channels` must be 0 or at least the pretrained pipeline's {channels}, got "
-                f"{settings.full_resolution_channels}"
-            )
         pipeline.register_to_config(calibration=None)  # it belongs to the weights that training changes
         return pipeline
     if settings.mask_vae is None:
@@ -151,23 +142,6 @@ def make_pipeline(settings: LatentSettings) -> IRSTDLatentPipeline:
     )
 
 
-@torch.no_grad()
-def grow_full_resolution(pipeline: IRSTDLatentPipeline, channels: int) -> None:
-    """Give encoder and decoder a path at full resolution, or a narrower one more channels, of random weights.
-
-    No logit changes before training: what was there sees nothing of what is new.
-    """
-    for name in ("image_encoder", "vae"):
-        network = getattr(pipeline, name)
-        grown = rebuilt(network, full_resolution_channels=channels)
-        weights = grown.state_dict()
-        for key, old in network.state_dict().items():
-            if old.ndim == 4 and old.shape[1] < weights[key].shape[1]:
-                weights[key][: len(old)] = 0  # what was there, by what is new
-            weights[key][tuple(map(slice, old.shape))] = old
-        pipeline.register_modules(**{name: grown})
-
-
 class LatentTask(DetectorTask):
     """Posterior prediction, KLDA and the decoded mask."""
 
@@ -180,10 +154,6 @@ class LatentTask(DetectorTask):
         self.model = LatentStep(self.pipeline)
 
     def prepare(self):
-        channels = self.settings.full_resolution_channels
-        if channels > self.pipeline.vae.config.full_resolution_channels:
-            grow_full_resolution(self.pipeline, channels)
-            self.model = LatentStep(self.pipeline)
         self.checkpoint_gradients(self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder)
 
     def loss(self, model, batch, step, generator):
@@ -191,7 +161,7 @@ class LatentTask(DetectorTask):
         image, mask = batch["image"], batch["mask"]
         latent_size = (mask.shape[-2] // 8, mask.shape[-1] // 8)  # (h, w)
         latent_channels = vae.config.latent_channels
-        levels = len(vae.config.block_out_channels) + bool(vae.config.full_resolution_channels)
+        levels = len(vae.config.block_out_channels)
         last = self.pipeline.scheduler.config.num_train_timesteps - 1
         again = min(settings.uniform_timesteps, len(image))
         uniform = torch.randint(last + 1, (again,), generator=generator)

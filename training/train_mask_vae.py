@@ -1,6 +1,6 @@
 """Train the Mask-VAE on target masks: the first stage of LGLDNet.
 
-    accelerate launch training/train_mask_vae.py --config training/recipes/tiny_mask_vae.yaml \
+    accelerate launch training/train_mask_vae.py --config training/recipes/lgldnet_small_mask_vae.yaml \
         --train_data_dir DATA --output_dir runs/mask_vae
 """
 

@@ -18,7 +18,7 @@ from irstd_ldm.models.conditional_encoder import ConditionalEncoder
 from irstd_ldm.models.configurations import PIXEL_CONFIGURATIONS
 from irstd_ldm.models.pixel_unet import IRSTDUNet2DModel
 from irstd_ldm.pipelines.pipeline_irstd_diff import IRSTDDiffPipeline
-from irstd_ldm.training.detectors import DetectorTask, rebuilt, scores_of_data_sets
+from irstd_ldm.training.detectors import DetectorTask, scores_of_data_sets
 from irstd_ldm.training.loop import Validation
 from irstd_ldm.training.losses import batch_iou, bce_loss, dice_loss, probability_dice_loss
 from irstd_ldm.training.settings import DetectorSettings
@@ -224,7 +224,9 @@ def make_pipeline(settings: PixelSettings) -> IRSTDDiffPipeline:
 def show_map(pipeline: IRSTDDiffPipeline) -> None:
     """Give the denoiser the encoder's map as one more input channel. No prediction changes before training."""
     old = pipeline.unet
-    grown = rebuilt(old, sees_map=True, in_channels=old.config.in_channels + 1)
+    # diffusers passes over what a config says of arguments that stand on its list of defaults.
+    shown = {"sees_map": True, "in_channels": old.config.in_channels + 1, "_use_default_values": []}
+    grown = IRSTDUNet2DModel.from_config({**old.config, **shown})
     weights = grown.state_dict()
     for key, value in old.state_dict().items():
         if value.shape == weights[key].shape:

@@ -120,8 +120,8 @@ TRAIN_HELP = """\
 Trains one part of a system with the settings of a recipe, a YAML file or the name of one that comes with the package,
 and of flags that override it: `irstd-ldm train TRAINER --help` lists them.
 
-  irstd-ldm train mask_vae --config tiny_mask_vae --train_data_dir DATA --output_dir runs/mask_vae
-  irstd-ldm train latent --config tiny_latent --train_data_dir DATA --mask_vae runs/mask_vae --output_dir runs/latent
+  irstd-ldm train mask_vae --config lgldnet_small_mask_vae --train_data_dir DATA --output_dir runs/mask_vae
+  irstd-ldm train latent --config lgldnet_small_latent --train_data_dir DATA --mask_vae runs/mask_vae --output_dir new
   irstd-ldm train latent --config finetune --pretrained_model_name_or_path tiny --train_data_dir DATA --output_dir mine
 
 The same command goes on where it was interrupted. On several devices or machines:

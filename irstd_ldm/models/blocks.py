@@ -137,15 +137,10 @@ def checkpointed(model: Any, block: nn.Module) -> Callable[..., Any]:
     return block
 
 
-def check_norm_type(norm_type: str, full_resolution_channels: int = 0, stem: str = "haar") -> None:
-    """Raises ValueError unless `norm_type` is known; a path at full resolution needs "batch" and a Haar stem."""
+def check_norm_type(norm_type: str) -> None:
+    """Raises ValueError unless `norm_type` is known."""
     if norm_type not in ("group", "batch"):
         raise ValueError(f"`norm_type` must be 'group' or 'batch', got {norm_type!r}")
-    if full_resolution_channels and (norm_type, stem) != ("batch", "haar"):
-        raise ValueError(
-            f"`full_resolution_channels` must be 0 but for the norm type batch and the stem haar, got "
-            f"{full_resolution_channels}"
-        )
 
 
 def self_attention(channels: int, num_heads: int, norm_num_groups: int) -> Attention:

@@ -2,22 +2,6 @@
 
 from typing import Any
 
-# The denoiser of a level at 1/8 that reads `cross_attention_dim` channels of pooled tokens.
-_ONE_LEVEL_UNET: dict[str, Any] = {
-    "in_channels": 40,
-    "out_channels": 8,
-    "block_out_channels": (64,),
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",),
-    "mid_block_type": None,
-    "attention_head_dim": 1,
-    "condition_channels": 32,
-    "norm_num_groups": 16,
-    "norm_type": "batch",
-    "use_fae": False,
-}
-
 # Arguments of the latent detector's three networks.
 CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     # LGLDNet's size: image encoder 1.80 M, denoiser 40.4 M, decoder 2.70 M parameters (as released: 1.80, 41.4 and
@@ -52,31 +36,9 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "image_features": {"image_feature_channels": (16, 32, 64, 128)},
     },
-    # Made for a processor (docs/detector.md): blocks whose normalisation folds away, widths that fill a vector, one
-    # level of denoiser at 1/8, attention by 32 pooled tokens, FAE and LIW where the map is small. The decoder sees the
-    # image's features at 1/2 and 1/4 alone: what lies deeper reaches it through the posterior.
-    "tiny": {
-        "vae": {
-            "block_out_channels": (32, 48, 96),
-            "encoder_layers_per_block": (1, 1, 1),
-            "decoder_layers_per_block": (1, 1, 0),
-            "norm_type": "batch",
-            "stem": "haar",
-        },
-        "image_encoder": {
-            "latent_channels": 32,
-            "block_out_channels": (16, 48, 96),
-            "layers_per_block": (1, 1, 2),
-            "num_attention_heads": 4,
-            "frequency_attention": (False, False, True),
-            "norm_type": "batch",
-            "stem": "haar",
-        },
-        "unet": _ONE_LEVEL_UNET | {"cross_attention_dim": 96},
-        "image_features": {"image_feature_channels": (16, 48, 0)},
-    },
-    # A level at full resolution, of few channels, learns outlines from a tenth of the crops; what lies deeper needs
-    # fewer channels.
+    # Made for a processor (docs/detector.md): blocks whose normalisation folds away, few channels at full resolution,
+    # one level of denoiser at 1/8, attention by 32 pooled tokens, FAE and LIW where the map is small. The decoder sees
+    # the image's features down to 1/4 alone: what lies deeper reaches it through the posterior.
     "lgldnet_small": {
         "vae": {
             "block_out_channels": (8, 16, 32, 64),
@@ -94,7 +56,21 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
             "norm_type": "batch",
             "stem": "conv",
         },
-        "unet": _ONE_LEVEL_UNET | {"cross_attention_dim": 64},
+        "unet": {
+            "in_channels": 40,
+            "out_channels": 8,
+            "block_out_channels": (64,),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",),
+            "mid_block_type": None,
+            "attention_head_dim": 1,
+            "cross_attention_dim": 64,
+            "condition_channels": 32,
+            "norm_num_groups": 16,
+            "norm_type": "batch",
+            "use_fae": False,
+        },
         "image_features": {"image_feature_channels": (8, 16, 32, 0)},
     },
 }

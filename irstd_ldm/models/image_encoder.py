@@ -56,11 +56,9 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
             normalisation folds into the convolutions, attention by `num_tokens` pooled tokens; channel attention
             where FAE is).
         num_tokens: Pooled tokens of ``batch``.
-        full_resolution_channels: Channels of one more feature, at the image's resolution; 0 = none. ``batch`` alone.
 
     Raises:
-        ValueError: An unknown `stem` or `norm_type`, tuples of unequal length, or `full_resolution_channels` without
-            ``batch`` and ``haar``.
+        ValueError: An unknown `stem` or `norm_type`, or tuples of unequal length.
     """
 
     _supports_gradient_checkpointing = True
@@ -78,7 +76,6 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         stem: str = "conv",
         norm_type: str = "group",
         num_tokens: int = 32,
-        full_resolution_channels: int = 0,
     ):
         super().__init__()
         per_level = (layers_per_block, frequency_attention)
@@ -90,17 +87,12 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         top = block_out_channels[-1]
         self.conv_in = make_stem(stem, in_channels, block_out_channels[0])
         self.gradient_checkpointing = False
-        check_norm_type(norm_type, full_resolution_channels, stem)
+        check_norm_type(norm_type)
         groups = norm_num_groups if norm_type == "group" else None
         self.ladder = Ladder(block_out_channels, layers_per_block, groups, True, frequency_attention)
         if groups is None:
             self.token_pooling = TokenPooling(top, num_attention_heads, num_tokens)
             self.conv_out = nn.Conv2d(top, latent_channels, 1)
-            if full_resolution_channels:
-                self.full_resolution = nn.Sequential(
-                    nn.Conv2d(in_channels, full_resolution_channels, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(full_resolution_channels),
-                )
             return
         self.mid_block1 = ResidualBlock(top, top, norm_num_groups, True, frequency_attention[-1])
         self.mid_attention = self_attention(top, num_attention_heads, norm_num_groups)
@@ -113,10 +105,7 @@ class IRSTDImageEncoder(SafetensorsOnlyMixin, ModelMixin, AttentionMixin, Config
         x, is_batch = self.conv_in(image), self.config.norm_type == "batch"
         features = checkpointed(self, self.ladder)(channels_last(x) if is_batch else x)
         if is_batch:
-            image_latent, tokens = self.conv_out(features[-1]), self.token_pooling(features[-1])
-            if self.config.full_resolution_channels:
-                features = [self.full_resolution(image), *features]
-            return IRSTDImageEncoderOutput(image_latent, features, tokens)
+            return IRSTDImageEncoderOutput(self.conv_out(features[-1]), features, self.token_pooling(features[-1]))
         attended = self.mid_attention(self.mid_block1(features[-1]))  # (B, D, h, w)
         image_latent = self.conv_out(F.silu(self.norm_out(self.mid_block2(attended))))  # (B, latent_channels, h, w)
         return IRSTDImageEncoderOutput(image_latent, features, attended.flatten(2).transpose(1, 2))

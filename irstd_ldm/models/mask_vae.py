@@ -128,31 +128,6 @@ class Upsampling(nn.Conv2d):
         return F.interpolate(super().forward(x), scale_factor=self.scale_factor, mode="nearest")
 
 
-class FullResolutionRefinement(nn.Module):
-    """Two convolutions at full resolution, whose logits are added to those of a head at half resolution.
-
-    A head at 1/2 reads each of the four positions of a pixel pair in both directions out of other channels, so that it
-    learns a target of three pixels four times; this one learns it once. It is silent before training.
-    """
-
-    def __init__(self, in_channels: int, channels: int, out_channels: int):
-        super().__init__()
-        self.projection = nn.Conv2d(in_channels, channels, 1)
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
-        self.conv_out = nn.Conv2d(channels, out_channels, 1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: torch.Tensor, image_feature: torch.Tensor) -> torch.Tensor:
-        """Map (B, in_channels, PH/2, PW/2) and feature (B, channels, PH, PW) -> logits (B, out_channels, PH, PW)."""
-        # In place: passes over memory are the cost here.
-        x = F.relu_(F.interpolate(self.projection(x), scale_factor=2.0, mode="nearest").add_(image_feature))
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu_(norm(conv(x)))
-        return self.conv_out(x)
-
-
 class BatchNormMaskDecoder(nn.Module):
     """Latent and image features -> mask logits (B, 1, PH, PW), of blocks with BatchNorm.
 
@@ -167,7 +142,6 @@ class BatchNormMaskDecoder(nn.Module):
         layers_per_block: Sequence[int],
         stem: str,
         image_feature_channels: Sequence[int],
-        full_resolution_channels: int,
     ):
         super().__init__()
         self.conv_in = nn.Conv2d(latent_channels, block_out_channels[-1], 3, padding=1)
@@ -183,24 +157,18 @@ class BatchNormMaskDecoder(nn.Module):
                 self.upsamplers.append(Upsampling(channels, block_out_channels[level - 1], 1))
         self.image_feature_channels = tuple(image_feature_channels)
         self.head = make_head(stem, block_out_channels[0], out_channels)
-        self.refinement = None
-        if full_resolution_channels:
-            self.refinement = FullResolutionRefinement(block_out_channels[0], full_resolution_channels, out_channels)
         self.gradient_checkpointing = False
 
     def forward(self, z: torch.Tensor, image_features: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
-        x, features = self.conv_in(channels_last(z)), image_features or ()
-        if self.refinement is not None:
-            full_resolution, *features = features
+        x = self.conv_in(channels_last(z))
         for level in reversed(range(len(self.levels))):
             if self.image_feature_channels[level]:
-                x = x + self.projections[level](features[level])
+                assert image_features is not None
+                x = x + self.projections[level](image_features[level])
             x = checkpointed(self, self.levels[level])(F.relu(x))
             if level:
                 x = self.upsamplers[level - 1](x)
-        if self.refinement is None:
-            return self.head(x)
-        return self.head(x) + self.refinement(x, full_resolution)
+        return self.head(x)
 
 
 class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
@@ -228,13 +196,10 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         klda_min_logvar: Log-variance below which KLDA does not distinguish posteriors.
         norm_type: ``group`` (the published blocks) or ``batch`` (blocks whose normalisation folds into the
             convolutions, image features that are added instead of concatenated, no attention).
-        full_resolution_channels: Channels of a refinement of the decoder's logits at full resolution, and of the image
-            feature that enters it; 0 = none. ``batch`` alone.
         kwargs: Further arguments of `AutoencoderKL`.
 
     Raises:
-        ValueError: An unknown `stem` or `norm_type`, tuples of unequal length, or `full_resolution_channels` without
-            ``batch`` and ``haar``.
+        ValueError: An unknown `stem` or `norm_type`, or tuples of unequal length.
     """
 
     @register_to_config
@@ -255,7 +220,6 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         logvar_std: float = 1.0,
         klda_min_logvar: float = -6.0,
         norm_type: str = "group",
-        full_resolution_channels: int = 0,
         **kwargs,
     ):
         super().__init__(
@@ -275,14 +239,14 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
                 "`encoder_layers_per_block`, `decoder_layers_per_block` and `image_feature_channels` must have one "
                 f"entry per level of `block_out_channels` ({len(block_out_channels)}), got {per_level}"
             )
-        check_norm_type(norm_type, full_resolution_channels, stem)
+        check_norm_type(norm_type)
         groups = norm_num_groups if norm_type == "group" else None
         self.encoder = MaskEncoder(
             in_channels, latent_channels, block_out_channels, encoder_layers_per_block, groups, stem
         )
         sizes = (out_channels, latent_channels, block_out_channels, decoder_layers_per_block)
         if groups is None:
-            self.decoder: nn.Module = BatchNormMaskDecoder(*sizes, stem, features, full_resolution_channels)
+            self.decoder: nn.Module = BatchNormMaskDecoder(*sizes, stem, features)
         else:
             self.decoder = MaskDecoder(*sizes, stem, features, groups, decoder_mid_attention)
 
@@ -309,8 +273,7 @@ class MaskAutoencoderKL(SafetensorsOnlyMixin, AutoencoderKL):
         Raises:
             ValueError: The decoder was built with image features and `image_features` is None.
         """
-        sees_image = self.config.image_feature_channels is not None or self.config.full_resolution_channels
-        if image_features is None and sees_image:
+        if image_features is None and self.config.image_feature_channels is not None:
             raise ValueError("`image_features` is None, but this decoder was built with image features")
         logits = self.decoder(self.post_quant_conv(z), image_features)
         return DecoderOutput(sample=logits) if return_dict else (logits,)

@@ -32,10 +32,10 @@ def compute(pipeline: IRSTDLatentPipeline, image: np.ndarray) -> dict[str, torch
 
 def main(folder: Path) -> None:
     torch.manual_seed(0)
-    tiny, ladder = CONFIGURATIONS["tiny"], {"block_out_channels": (4, 4, 8)}
-    vae = tiny["vae"] | tiny["image_features"] | ladder | {"image_feature_channels": (4, 4, 0), "norm_num_groups": 2}
-    encoder = tiny["image_encoder"] | ladder | {"latent_channels": 8, "num_attention_heads": 2}
-    unet = tiny["unet"] | {"block_out_channels": (8,), "cross_attention_dim": 8, "norm_num_groups": 2}
+    small, ladder = CONFIGURATIONS["lgldnet_small"], {"block_out_channels": (4, 4, 4, 8)}
+    vae = small["vae"] | ladder | {"image_feature_channels": (4, 4, 4, 0), "norm_num_groups": 2}
+    encoder = small["image_encoder"] | ladder | {"latent_channels": 8, "num_attention_heads": 2}
+    unet = small["unet"] | {"block_out_channels": (8,), "cross_attention_dim": 8, "norm_num_groups": 2}
     pipeline = IRSTDLatentPipeline(
         vae=MaskAutoencoderKL(**vae),
         unet=IRSTDUNet2DConditionModel(**unet | {"in_channels": 16, "condition_channels": 8, "attention_head_dim": 2}),

@@ -7,8 +7,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from irstd_ldm.models.blocks import BatchNormBlock, Ladder, TokenPooling, TokenReading, batch_normalised
 from irstd_ldm.models.frequency import FAE, ChannelAttention
-from irstd_ldm.models.image_encoder import IRSTDImageEncoder
-from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 
 
 def random_map(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -95,14 +93,7 @@ def test_group_norms_become_batch_norms_of_the_same_channels():
 
 @pytest.mark.parametrize("part", ["vae", "unet", "image_encoder"])
 def test_an_unknown_normalisation_is_named(part, narrow_networks_of):
-    vae, unet, encoder = narrow_networks_of("tiny")
+    vae, unet, encoder = narrow_networks_of("lgldnet_small")
     model = {"vae": vae, "unet": unet, "image_encoder": encoder}[part]
     with pytest.raises(ValueError, match="`norm_type` must be 'group' or 'batch', got 'layer'"):
         type(model).from_config({**model.config, "norm_type": "layer"})
-
-
-@pytest.mark.parametrize("kind", [{"norm_type": "group", "stem": "haar"}, {"norm_type": "batch", "stem": "conv"}])
-@pytest.mark.parametrize("network", [MaskAutoencoderKL, IRSTDImageEncoder])
-def test_only_blocks_behind_a_haar_stem_have_a_path_at_full_resolution(network, kind):
-    with pytest.raises(ValueError, match="`full_resolution_channels` must be 0 but for .* stem haar, got 8"):
-        network(full_resolution_channels=8, **kind)

@@ -114,7 +114,7 @@ def test_timesteps_are_taken_per_image():
 def test_an_image_latent_as_the_condition_reads_the_tokens(use_liw):
     torch.manual_seed(0)
     unet = IRSTDUNet2DConditionModel(
-        **CONFIGURATIONS["tiny"]["unet"]
+        **CONFIGURATIONS["lgldnet_small"]["unet"]
         | {"block_out_channels": (16,), "cross_attention_dim": 16, "norm_num_groups": 8, "use_liw": use_liw}
     ).eval()
     sample, timestep, _ = make_inputs(16, 20, in_channels=40)

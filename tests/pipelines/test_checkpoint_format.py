@@ -129,7 +129,6 @@ def test_golden_component_configs(checkpoint):
     assert set(encoder) == private | {
         "block_out_channels",
         "frequency_attention",
-        "full_resolution_channels",
         "in_channels",
         "latent_channels",
         "layers_per_block",
@@ -151,7 +150,6 @@ def test_golden_component_configs(checkpoint):
         "decoder_layers_per_block",
         "decoder_mid_attention",
         "encoder_layers_per_block",
-        "full_resolution_channels",
         "image_feature_channels",
         "klda_min_logvar",
         "logvar_mean",

@@ -32,7 +32,8 @@ def trainer_of(recipe: Path) -> str:
 
 def test_the_recipes_are_there():
     names = {recipe.stem for recipe in RECIPES}
-    assert {"tiny_mask_vae", "tiny_latent", "finetune", "lgldnet_mask_vae", "lgldnet_latent"} <= names
+    assert {"lgldnet_small_mask_vae", "lgldnet_small_latent", "finetune"} <= names
+    assert {"lgldnet_mask_vae", "lgldnet_latent"} <= names
     assert {"irstd_diff", "irstd_diff_small"} <= names
     assert {"gaussian_agnostic_restoration", "gaussian_agnostic_controlnet"} <= names
     assert {f"generator_{part}" for part in ("restoration", "image_unet", "controlnet")} <= names
@@ -52,7 +53,7 @@ def test_a_recipe_parses_and_names_its_command(recipe):
 
 
 def test_a_latent_recipe_and_its_mask_vae_agree():
-    for size in ("tiny", "lgldnet_small", "lgldnet"):
+    for size in ("lgldnet_small", "lgldnet"):
         folder = RECIPES[0].parent
         plans = [
             parse_plan(settings, ["--config", str(folder / f"{size}_{name}.yaml")])

@@ -85,7 +85,7 @@ class Touch:
 
 def test_a_pickle_in_a_checkpoint_is_not_run(few_steps, tmp_path):
     run = tmp_path / "run"
-    settings = MaskVAESettings(**few_steps, output_dir=str(run), model="tiny")
+    settings = MaskVAESettings(**few_steps, output_dir=str(run), model="lgldnet_small")
     MaskVAETask.run(settings)
     (run / "run.json").write_text(json.dumps({**json.loads((run / "run.json").read_text()), "saved_sha256": None}))
     ran = tmp_path / "ran"
@@ -107,8 +107,8 @@ def test_a_pickle_in_a_checkpoint_is_not_run(few_steps, tmp_path):
 
 def test_a_checkpoint_of_another_run_and_foreign_weights_are_refused_by_name(few_steps, tmp_path):
     run = tmp_path / "run"
-    MaskVAETask.run(MaskVAESettings(**few_steps, output_dir=str(run), model="tiny"))
-    other = {**few_steps, "output_dir": str(tmp_path / "other"), "model": "tiny", "learning_rate": 0.5}
+    MaskVAETask.run(MaskVAESettings(**few_steps, output_dir=str(run), model="lgldnet_small"))
+    other = {**few_steps, "output_dir": str(tmp_path / "other"), "model": "lgldnet_small", "learning_rate": 0.5}
     start = {"resume_from_checkpoint": str(run / "checkpoint-2")}
     with pytest.raises(ValueError, match="checkpoint-2 is of another run: learning_rate: 0.001 -> 0.5"):
         MaskVAETask.run(MaskVAESettings(**other, **start))
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_another_run_and_foreign_weights_are_refused_by_name(few
 
 
 def test_two_trainings_of_one_folder(start_trainer, few_steps, tmp_path):
-    settings = {**few_steps, "output_dir": str(tmp_path / "run"), "model": "tiny", "max_train_steps": 1000}
+    settings = {**few_steps, "output_dir": str(tmp_path / "run"), "model": "lgldnet_small", "max_train_steps": 1000}
     first = start_trainer("train_mask_vae", settings)
     while not (tmp_path / "run" / "checkpoint-2").is_dir():
         assert first.poll() is None, first.communicate()[0]

@@ -31,25 +31,26 @@ def test_a_recipe_on_data_sets_of_ones_own(synthetic_root, tmp_path, caplog):
     """Two sets, where the recipe has shares of three and frames without targets of its own."""
     caplog.set_level(logging.INFO)
     other = shutil.copytree(synthetic_root, tmp_path / "other")
+    recipe = ["--config", "lgldnet_small_latent"]
     data = ["--train_data_dir", str(synthetic_root), str(other), "--output_dir", str(tmp_path / "run")]
-    plan = parse_plan(LatentSettings, ["--config", "tiny_latent", *data])
+    plan = parse_plan(LatentSettings, [*recipe, *data])
     assert all(one.train_data_shares is None and one.background_dir is None for one in plan.stages)
     assert not any(one.hard_negative_probability for one in plan.stages)  # it needs those frames
     with pytest.raises(ValueError, match="`hard_negative_probability` needs `background_dir`, got null"):
-        parse_plan(LatentSettings, ["--config", "tiny_latent", *data, "--background_dir", "null"])
+        parse_plan(LatentSettings, [*recipe, *data, "--background_dir", "null"])
     assert "--train_data_dir leaves the recipe's background_dir out" in caplog.text
     named = ["--train_data_shares", "1", "3", "--background_dir", "frames"]
-    plan = parse_plan(LatentSettings, ["--config", "tiny_latent", *data, *named])
+    plan = parse_plan(LatentSettings, [*recipe, *data, *named])
     assert all((one.train_data_shares, one.background_dir) == ([1, 3], "frames") for one in plan.stages)
-    three = parse_plan(LatentSettings, ["--config", "tiny_latent", *data[:3], "third", *data[3:]])
+    three = parse_plan(LatentSettings, [*recipe, *data[:3], "third", *data[3:]])
     assert [one.train_data_shares for one in three.stages[:2]] == [[1.0, 1.6, 1.4]] * 2
-    assert parse_plan(LatentSettings, ["--config", "tiny_latent"]).stages[0].background_dir == "data/backgrounds"
+    assert parse_plan(LatentSettings, recipe).stages[0].background_dir == "data/backgrounds"
 
     small = "--resolution 64 --train_batch_size 2 --max_train_steps 1 --dataloader_num_workers 0".split()
     data[-1] = str(tmp_path / "vae")
-    assert main(["train", "mask_vae", "--config", "tiny_mask_vae", *data, *small]) == 0
+    assert main(["train", "mask_vae", "--config", "lgldnet_small_mask_vae", *data, *small]) == 0
     data[-1] = str(tmp_path / "latent")
-    words = ["--config", "tiny_latent", "--mask_vae", str(tmp_path / "vae"), "--stage", "1", "--mixed_precision", "no"]
+    words = [*recipe, "--mask_vae", str(tmp_path / "vae"), "--stage", "1", "--mixed_precision", "no"]
     assert main(["train", "latent", *words, *data, *small]) == 0
     assert IRSTDLatentPipeline.from_pretrained(tmp_path / "latent" / "stage-1")
 

@@ -1,6 +1,5 @@
 """The latent detector's trainer: what it freezes, and the normalisation that its crops have."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,7 +15,7 @@ def mask_vae(tmp_path_factory) -> str:
     """The folder of an untrained Mask-VAE of the small configuration."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("stage1")
-    MaskAutoencoderKL(**CONFIGURATIONS["tiny"]["vae"]).save_pretrained(folder / "vae")
+    MaskAutoencoderKL(**CONFIGURATIONS["lgldnet_small"]["vae"]).save_pretrained(folder / "vae")
     return str(folder)
 
 
@@ -43,41 +42,13 @@ def test_the_mask_encoder_is_frozen_batch_statistics_and_all(few_steps, mask_vae
 def test_fae_is_where_the_configuration_has_it_or_nowhere(few_steps, mask_vae, tmp_path, use_fae):
     settings = LatentSettings(**few_steps | {"output_dir": "run", "mask_vae": mask_vae, "use_fae": use_fae})
     pipeline = make_pipeline(settings)
-    assert tuple(pipeline.image_encoder.config.frequency_attention) == (False, False, use_fae)
+    assert tuple(pipeline.image_encoder.config.frequency_attention) == (False, False, False, use_fae)
     assert pipeline.unet.config.use_fae is False
     pipeline.save_pretrained(tmp_path)
     again = {"output_dir": "again", "pretrained_model_name_or_path": str(tmp_path)}
     make_pipeline(LatentSettings(**few_steps | again | {"use_fae": use_fae}))
     with pytest.raises(ValueError, match=f"`use_fae` is not {not use_fae} in the pretrained pipeline"):
         make_pipeline(LatentSettings(**few_steps | again | {"use_fae": not use_fae}))
-
-
-def test_a_path_at_full_resolution_is_added_silently(few_steps, mask_vae, tmp_path):
-    make_pipeline(LatentSettings(**few_steps | {"output_dir": "run", "mask_vae": mask_vae})).save_pretrained(tmp_path)
-    again = few_steps | {"output_dir": "run", "pretrained_model_name_or_path": str(tmp_path)}
-    task = LatentTask(LatentSettings(**again | {"full_resolution_channels": 4}), None)
-    image = np.random.default_rng(0).random((40, 56), np.float32)
-    before = task.pipeline(image).probability
-    task.prepare()
-    task.model.eval()
-    np.testing.assert_array_equal(task.pipeline(image).probability, before)
-    torch.nn.init.ones_(task.pipeline.vae.decoder.refinement.conv_out.weight)
-    assert (task.pipeline(image).probability != before).any()
-    task.pipeline.save_pretrained(tmp_path)
-    for channels in (0, 4):
-        task = LatentTask(LatentSettings(**again | {"full_resolution_channels": channels}), None)
-        task.prepare()
-        assert task.pipeline.vae.decoder.refinement.conv_out.weight.all()
-    task.model.eval()
-    before = task.pipeline(image).probability
-    task = LatentTask(LatentSettings(**again | {"full_resolution_channels": 6}), None)
-    task.prepare()
-    task.model.eval()
-    np.testing.assert_allclose(task.pipeline(image).probability, before, atol=1e-6)
-    task.pipeline.vae.decoder.refinement.conv_out.weight.data[:, 4:] = 1
-    assert np.abs(task.pipeline(image).probability - before).max() > 1e-3
-    with pytest.raises(ValueError, match="`full_resolution_channels` must be 0 or at least .* 4, got 2"):
-        make_pipeline(LatentSettings(**again | {"full_resolution_channels": 2}))
 
 
 @pytest.mark.parametrize("normalization", ("range", "robust", None))
