@@ -72,7 +72,7 @@ def load_detector(args: argparse.Namespace, device: torch.device | None) -> Dete
         try:
             return ExportedDetectorRunner(args.model, args.runtime)
         except Exception as error:  # an exported model is foreign input, read by a library with errors of its own
-            failed = f"--model {model_name(args)}: cannot load this folder: {error}"
+            failed = f"--model {model_name(args)}: {args.runtime} cannot load it: {error}"
             raise CommandError(failed, EXIT_USAGE) from error
     pipeline = load_pipeline(args, device)
     if args.runtime == "compile":

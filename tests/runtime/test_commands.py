@@ -140,7 +140,7 @@ def test_a_broken_graph_is_named(exported, frame, tmp_path, capsys):
     (broken / "model.onnx").write_bytes(b"no graph")
     common = ("detect", str(frame), "--output", str(tmp_path / "out"), "--model", str(broken))
     for runtime in ("onnxruntime", "openvino"):
-        assert f"--model {broken}: cannot load this folder" in refused(capsys, *common, "--runtime", runtime)
+        assert f"--model {broken}: {runtime} cannot load it: " in refused(capsys, *common, "--runtime", runtime)
 
 
 def test_what_is_not_exported(wide_checkpoint, tmp_path, capsys):
