@@ -3,7 +3,8 @@
 Convolutions of fewer than 32 channels on either side stay as they are: the wavelet transforms, whose 8 bits for a low
 band and three detail bands together would leave the details few levels, the gates, those that read or write the
 latent, and the finest level of the image encoder and of the decoder. Matrix products (attention, FAE's transform, the
-time embedding), normalisations and every other operation compute in float32 too, on values that were not rounded.
+time embedding), normalisations and every other operation compute in float32 too; one that shares its input with a wide
+convolution reads it rounded to int8, but for means.
 """
 
 from collections.abc import Sequence
@@ -82,21 +83,18 @@ def quantize_onnx(path: Path, inputs: Sequence[dict[str, np.ndarray]]) -> None:
         weight_type=quantization.QuantType.QInt8,
     )
     model = onnx.load(quantized)
-    give_unrounded_values(model.graph)
+    unround_means(model.graph)
     onnx.save(model, path)
     quantized.unlink()
 
 
-def give_unrounded_values(graph: Any) -> None:
-    """Lets all but convolutions read what came before the rounding to int8.
+def unround_means(graph: Any) -> None:
+    """Lets means over positions, those of channel attention, read what came before the rounding to int8.
 
-    OpenVINO takes means over rounded values, as channel attention does, in int8 too, and what is left of them is noise.
+    OpenVINO takes means over int8 values in int8 too, and what is left of them is noise.
     """
     producers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
-        for index, name in enumerate(node.input if node.op_type != "Conv" else ()):
-            rounded = producers.get(name)
-            if rounded is not None and rounded.op_type == "DequantizeLinear":
-                before = producers.get(rounded.input[0])
-                if before is not None:  # weights are rounded beforehand
-                    node.input[index] = before.input[0]
+        rounded = producers.get(node.input[0]) if node.op_type == "ReduceMean" else None
+        if rounded is not None and rounded.op_type == "DequantizeLinear":
+            node.input[0] = producers[rounded.input[0]].input[0]
