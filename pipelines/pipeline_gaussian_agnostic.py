@@ -380,7 +380,7 @@ def unit_range(gray: np.ndarray) -> np.ndarray:
 
 
 def paste(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`generated` with the original's targets and what is within 5 px of them, fading over 3 px; (H, W) in [0, 1] each.
+    """`generated` with the original's targets and all within 5 px of them, fading over 3 px; (H, W) each, in [0, 1].
 
     They are shifted by the difference of both images beyond, a Gaussian mean: targets keep their contrast and their
     halo, and no ring shows where the generated surroundings are brighter or darker than they were.
