@@ -86,8 +86,11 @@ def make_tiny_pipeline(unet_channels: tuple[int, ...] = (16,)) -> IRSTDLatentPip
     torch.manual_seed(0)
     small, ladder = CONFIGURATIONS["lgldnet_small"], {"block_out_channels": (8, 8, 8, 16)}
     unet = {"block_out_channels": unet_channels, "cross_attention_dim": 16, "norm_num_groups": 4}
+    vae = MaskAutoencoderKL(**small["vae"] | ladder | {"image_feature_channels": (8, 8, 8, 0)}).eval()
+    torch.nn.init.normal_(vae.decoder.head.weight, std=0.3)  # probabilities on both sides of 0.5
+    torch.nn.init.constant_(vae.decoder.head.bias, -1.0)
     return IRSTDLatentPipeline(
-        vae=MaskAutoencoderKL(**small["vae"] | ladder | {"image_feature_channels": (8, 8, 8, 0)}).eval(),
+        vae=vae,
         unet=IRSTDUNet2DConditionModel(**small["unet"] | unet).eval(),
         image_encoder=IRSTDImageEncoder(**small["image_encoder"] | ladder).eval(),
         scheduler=make_scheduler(),

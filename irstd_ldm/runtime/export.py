@@ -53,6 +53,8 @@ class LatentDetector(nn.Module):
         The first (B, 8, h, w) is denoised. The second (B, 4, h, w) takes a sample of the posterior, zeros its mode.
         """
         start, posterior_noise = noise
+        for axis in (2, 3):  # The graph then names the sizes of added maps alike, in pairs of columns too.
+            torch._check(image.shape[axis] == start.shape[axis] * self.noise["noise"][1])
         encoded = self.image_encoder(image)
         latents = start * self.scheduler.init_noise_sigma
         for timestep in self.timesteps:

@@ -52,7 +52,7 @@ def record_network_calls(pipeline: IRSTDLatentPipeline) -> list[tuple[np.ndarray
 
 def test_golden_slice(tiny_pipeline):
     probability = tiny_pipeline(frame()).probability
-    expected = [[0.56081, 0.55356, 0.54241], [0.51487, 0.53543, 0.51001], [0.55122, 0.52374, 0.54972]]
+    expected = [[0.57940, 0.53137, 0.54970], [0.47469, 0.50718, 0.42393], [0.54744, 0.51299, 0.55376]]
     np.testing.assert_allclose(probability[0, 0, 30:33, 20:23], expected, atol=1e-4)
 
 
