@@ -173,4 +173,4 @@ def test_its_numbers_on_the_test_list_hold(nuaa_root, tmp_path):
 def test_its_false_alarms_on_an_unseen_sensor_hold(shared_data, tmp_path):
     arguments = ["--data", str(shared_data / "backgrounds"), "--no-targets", "--include", "S7*"]
     assert main(["evaluate", *arguments, "--output", str(tmp_path)]) == 0
-    assert json.loads((tmp_path / "metrics.json").read_text())["fa_per_million_px"] <= 75
+    assert json.loads((tmp_path / "metrics.json").read_text())["fa_per_million_px"] <= 50
