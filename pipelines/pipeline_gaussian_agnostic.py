@@ -382,8 +382,8 @@ def unit_range(gray: np.ndarray) -> np.ndarray:
 def paste(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """`generated` with the original's targets and all within 5 px of them, fading over 3 px; (H, W) each, in [0, 1].
 
-    They are shifted by the difference of both images beyond, a Gaussian mean: targets keep their contrast and their
-    halo, and no ring shows where the generated surroundings are brighter or darker than they were.
+    They are shifted by the difference of both images beyond, a Gaussian mean, each target as a whole: targets keep
+    their contrast and their halo, and no ring shows where the surroundings are brighter or darker than they were.
     """
     distance = ndimage.distance_transform_edt(~mask)
     is_pasted = distance <= PASTED_PX
@@ -394,6 +394,8 @@ def paste(generated: np.ndarray, original: np.ndarray, mask: np.ndarray) -> np.n
     mean = ndimage.gaussian_filter(difference, SURROUNDINGS_SIGMA_PX) / np.maximum(weight, 1e-6)
     nearest = ndimage.distance_transform_edt(is_pasted, return_distances=False, return_indices=True)
     shift = ndimage.gaussian_filter(mean[tuple(nearest)], SURROUNDINGS_SIGMA_PX)
+    labels, components = label_components(mask)
+    shift[mask] = ndimage.mean(shift, labels, np.arange(1, len(components) + 1))[labels[mask] - 1]
     share = np.clip(1 - (distance - PASTED_PX) / FEATHER_PX, 0, 1)
     return (generated + share * (np.clip(original + shift, 0, 1) - generated)).astype(np.float32)
 

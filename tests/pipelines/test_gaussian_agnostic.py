@@ -104,7 +104,7 @@ def test_targets_are_pasted_with_a_feathered_edge(pipeline, scene):
     labels, components = label_components(scene.mask)
     for component in components:
         shifts = (pasted - original)[labels == component.label]
-        np.testing.assert_allclose(shifts, shifts.mean(), atol=0.05)  # its own pixels, the shift varies slowly
+        np.testing.assert_allclose(shifts, shifts.mean(), atol=1e-6)  # its own pixels, all shifted alike
 
 
 def test_a_pasted_target_keeps_its_contrast_and_halo_and_meets_its_new_surroundings():
@@ -154,7 +154,7 @@ def test_generated_targets_get_their_contrast_back():
     shape = generated[20:22, 20:23] - generated[20:22, 20:23].mean()
     np.testing.assert_allclose(kept[20:22, 20:23] - kept[20:22, 20:23].mean(), 2 * shape, atol=0.02)  # its own
     pasted = original[40:43, 60:62] - original[40:43, 60:62].mean()
-    np.testing.assert_allclose(kept[40:43, 60:62] - kept[40:43, 60:62].mean(), pasted, atol=1e-3)
+    np.testing.assert_allclose(kept[40:43, 60:62] - kept[40:43, 60:62].mean(), pasted, atol=1e-6)
     for same in (np.zeros_like(mask), np.ones_like(mask)):
         np.testing.assert_array_equal(keep_contrasts(generated, original, same), original if same.any() else generated)
 
