@@ -13,7 +13,9 @@ from diffusers import DDIMScheduler
 from torch import nn
 
 from irstd_ldm.data.crops import setting
+from irstd_ldm.models.blocks import TokenPooling
 from irstd_ldm.models.configurations import CONFIGURATIONS
+from irstd_ldm.models.frequency import ChannelAttention
 from irstd_ldm.models.image_encoder import IRSTDImageEncoder
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.models.unet import IRSTDUNet2DConditionModel
@@ -46,6 +48,9 @@ class LatentSettings(DetectorSettings):
     dice_weight: float = setting(1.0, "Weight of the Dice loss.")
     uniform_timesteps: int = setting(4, "Crops per batch that are denoised once more, at a uniform timestep.")
     feature_dropout: float = setting(0.1, "Share of the crops' feature levels that the decoder does not see.")
+    min_context: float = setting(
+        1.0, "Channel attention and tokens gather from a part of the crop whose sides are at least this share of its."
+    )
 
 
 class LatentStep(nn.Module):
@@ -85,6 +90,35 @@ class LatentStep(nn.Module):
         features = [x * keep.to(x.dtype) for x, keep in zip(encoded.features, keep_features, strict=True)]
         logits = self.vae.decode(z.to(image.dtype), image_features=features).sample
         return predicted, variables, logits
+
+
+def vary_context(encoder: nn.Module, context: torch.Tensor) -> None:
+    """Makes channel attention and tokens gather, in training, from a part of their map.
+
+    A tile of another size than the crops then gives a target the same probability more often.
+
+    Args:
+        encoder: The image encoder, whose modules get a hook.
+        context: (4,) in [0, 1], read anew in every call: height and width of the part as shares of the map's, then
+            top and left as shares of what these leave.
+    """
+
+    def part(module, inputs):
+        (x,) = inputs  # (B, C, h, w)
+        if not module.training:
+            return None
+        size = [max(round(extent * share), 1) for extent, share in zip(x.shape[2:], context[:2].tolist(), strict=True)]
+        top, left = (
+            round((extent - side) * share)
+            for extent, side, share in zip(x.shape[2:], size, context[2:].tolist(), strict=True)
+        )
+        return x[..., top : top + size[0], left : left + size[1]]
+
+    for module in encoder.modules():
+        if isinstance(module, ChannelAttention):
+            module.excite.register_forward_pre_hook(part)
+        elif isinstance(module, TokenPooling):
+            module.register_forward_pre_hook(part)
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -152,9 +186,12 @@ class LatentTask(DetectorTask):
     def __init__(self, settings: LatentSettings, data: TrainingData):
         super().__init__(settings, data, make_pipeline(settings))
         self.model = LatentStep(self.pipeline)
+        self.context = torch.zeros(4)  # height, width, top and left of the step's part, shares of what there is
 
     def prepare(self):
         self.checkpoint_gradients(self.pipeline.vae, self.pipeline.unet, self.pipeline.image_encoder)
+        if self.settings.min_context < 1:
+            vary_context(self.pipeline.image_encoder, self.context)
 
     def loss(self, model, batch, step, generator):
         settings, vae = self.settings, self.pipeline.vae
@@ -169,6 +206,9 @@ class LatentTask(DetectorTask):
         noise = torch.randn(len(timesteps), 2 * latent_channels, *latent_size, generator=generator)  # (K, 8, h, w)
         sample_noise = torch.randn(len(image), latent_channels, *latent_size, generator=generator)
         kept = torch.rand(levels, len(image), 1, 1, 1, generator=generator) >= settings.feature_dropout
+        if settings.min_context < 1:
+            self.context.copy_(torch.rand(4, generator=generator))
+            self.context[:2] = settings.min_context + (1 - settings.min_context) * self.context[:2]
         timesteps = timesteps.to(image.device, non_blocking=True)
         drawn = [tensor.to(image, non_blocking=True) for tensor in (noise, sample_noise, kept)]
         predicted, variables, logits = model(image, mask, timesteps, *drawn)
