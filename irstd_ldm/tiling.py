@@ -13,6 +13,7 @@ from .targets import ConfidenceCalibration, Decision, Target, extract_targets
 
 PAD_MULTIPLE = 32
 MIN_PADDED_SIZE = 128
+SMALLEST_WEIGHT = 1e-4  # of a tile's outermost rows and columns, beside 1 of the neighbour's
 Window = tuple[slice, slice]  # rows and columns of an image
 
 # STAPLE
@@ -148,9 +149,13 @@ def iterate_tiles(images: Sequence[np.ndarray], settings: SamplingSettings) -> I
 
 
 def ramp_weight(extent: int, tile_overlap: int) -> np.ndarray:
-    """Weight of a tile's rows or columns (extent,) float32: a linear ramp over the overlap, 1 inside."""
-    distance = np.minimum(np.arange(extent) + 1, np.arange(extent, 0, -1))
-    return np.minimum(distance / max(tile_overlap, 1), 1).astype(np.float32)
+    """Weight of a tile's rows or columns (extent,) float32: a linear ramp over the overlap's middle half, 1 inside.
+
+    The outer quarter, where a network knows only one side of a pixel's surroundings, counts where no other tile does.
+    """
+    margin = tile_overlap // 4
+    distance = np.minimum(np.arange(extent) + 1, np.arange(extent, 0, -1)) - margin
+    return np.clip(distance / (tile_overlap - 2 * margin + 1), SMALLEST_WEIGHT, 1).astype(np.float32)
 
 
 def blend_weight(height: int, width: int, tile_overlap: int) -> np.ndarray:

@@ -49,7 +49,10 @@ class LatentSettings(DetectorSettings):
     uniform_timesteps: int = setting(4, "Crops per batch that are denoised once more, at a uniform timestep.")
     feature_dropout: float = setting(0.1, "Share of the crops' feature levels that the decoder does not see.")
     min_context: float = setting(
-        1.0, "Channel attention and tokens gather from a part of the crop whose sides are at least this share of its."
+        1.0,
+        "Channel attention and tokens gather from a part of the crop whose sides are at least this share of its.",
+        at_least=0.0,
+        later=True,
     )
 
 

@@ -18,10 +18,15 @@ def bundled_pipeline() -> IRSTDLatentPipeline:
     return IRSTDLatentPipeline.from_pretrained(bundled_checkpoint())
 
 
-def border_jumps(pipeline: IRSTDLatentPipeline, seed: int, overlap: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Jumps of the probability across the tiles' borders and elsewhere, (lines, pixels along them), for both axes."""
+def border_jumps(
+    pipeline: IRSTDLatentPipeline, seed: int, overlap: int, tile_size: int = TILE
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Jumps of the probability across borders of tiles of `TILE` and elsewhere, (lines, pixels along them), by axis.
+
+    A `tile_size` of 0 gives those of the whole image at the same places.
+    """
     image = synthetic_scene(512, 640, num_targets=6, seed=seed).image
-    probability = pipeline(image, tile_size=TILE, tile_overlap=overlap).probability[0, 0]
+    probability = pipeline(image, tile_size=tile_size, tile_overlap=overlap).probability[0, 0]
     both = []
     for axis in (0, 1):
         jumps = np.moveaxis(np.abs(np.diff(probability, axis=axis)), axis, 0)
@@ -31,10 +36,15 @@ def border_jumps(pipeline: IRSTDLatentPipeline, seed: int, overlap: int) -> list
     return both
 
 
-def test_no_jump_across_tile_borders(bundled_pipeline):
-    """In a scene without structure on a border, no jump there exceeds the 99.9th percentile of the jumps elsewhere."""
-    for across, elsewhere in border_jumps(bundled_pipeline, seed=2, overlap=OVERLAP):
-        assert across.max() <= np.percentile(elsewhere, 99.9)
+@pytest.mark.parametrize(("seed", "overlap", "seam"), ((2, OVERLAP, False), (0, OVERLAP, False), (0, 0, True)))
+def test_a_border_adds_no_jump(bundled_pipeline, seed, overlap, seam):
+    """What jumps more on a border than in the whole image is within the 99.9th percentile of the jumps elsewhere."""
+    tiled, whole = (border_jumps(bundled_pipeline, seed, overlap, tile_size) for tile_size in (TILE, 0))
+    added = [
+        (across - of_whole).max() > np.percentile(elsewhere, 99.9)
+        for (across, elsewhere), (of_whole, _) in zip(tiled, whole, strict=True)
+    ]
+    assert any(added) == seam
 
 
 @pytest.mark.parametrize(("overlap", "seam"), ((OVERLAP, False), (0, True)))

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from irstd_ldm.models.configurations import CONFIGURATIONS
+from irstd_ldm.models.image_encoder import IRSTDImageEncoder
 from irstd_ldm.models.mask_vae import MaskAutoencoderKL
 from irstd_ldm.pipelines.pipeline_irstd_latent import IRSTDLatentPipeline
 from irstd_ldm.training import loop
-from irstd_ldm.training.train_latent import LatentSettings, LatentTask, make_pipeline
+from irstd_ldm.training.train_latent import LatentSettings, LatentTask, make_pipeline, vary_context
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,43 @@ def test_fae_is_where_the_configuration_has_it_or_nowhere(few_steps, mask_vae, t
     make_pipeline(LatentSettings(**few_steps | again | {"use_fae": use_fae}))
     with pytest.raises(ValueError, match=f"`use_fae` is not {not use_fae} in the pretrained pipeline"):
         make_pipeline(LatentSettings(**few_steps | again | {"use_fae": not use_fae}))
+
+
+def test_attention_gathers_from_a_part_in_training_and_from_all_else():
+    """A map of 16x12 of which a part of 8x6 at row 4 and column 6 is gathered."""
+    torch.manual_seed(0)
+    encoder = IRSTDImageEncoder(**CONFIGURATIONS["lgldnet_small"]["image_encoder"])
+    features = torch.randn(2, 64, 16, 12)
+    pooling, excite = encoder.token_pooling, encoder.ladder.levels[3][0].channel_attention.excite
+    gathered = {
+        name: [f(x) for x in (features, features[..., 4:12, 6:])]
+        for name, f in (("tokens", pooling), ("gates", excite))
+    }
+    context = torch.tensor([0.5, 0.5, 0.5, 1.0])
+    vary_context(encoder, context)
+    for training in (True, False):
+        encoder.train(training)
+        assert torch.equal(pooling(features), gathered["tokens"][training])
+        assert torch.equal(excite(features), gathered["gates"][training])
+    context.copy_(torch.tensor([1.0, 1.0, 0.7, 0.2]))
+    assert torch.equal(pooling.train()(features), gathered["tokens"][0])
+
+
+def test_each_step_draws_its_context(few_steps, mask_vae):
+    settings = few_steps | {"output_dir": "run", "mask_vae": mask_vae, "min_context": 0.4}
+    task = LatentTask(LatentSettings(**settings), None)
+    task.prepare()
+    batch = {name: torch.zeros(1, 1, 128, 128) for name in ("image", "mask", "weight")}
+    seen = []
+    task.pipeline.image_encoder.token_pooling.attention.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[1].shape[1])
+    )
+    task.model.train()
+    for step in range(20):
+        task.loss(task.model, batch, step, torch.Generator().manual_seed(step))
+        task.loss(task.model, batch, step, torch.Generator().manual_seed(step))
+    assert seen[::2] == seen[1::2]  # positions of 16x16
+    assert (0.4 * 16 - 0.5) ** 2 <= min(seen) < 100 < max(seen) <= 256
 
 
 @pytest.mark.parametrize("normalization", ("range", "robust", None))
