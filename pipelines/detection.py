@@ -32,6 +32,11 @@ def draw_base_seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(2**62, (1,), generator=source, device=source.device))
 
 
+def per_member(tensor: torch.Tensor, ensemble_size: int) -> torch.Tensor:
+    """(B, ...) -> (B*E, ...), an image's members beside each other; a view, of the same layout, for one member."""
+    return tensor[:, None].expand(-1, ensemble_size, *tensor.shape[1:]).flatten(0, 1)
+
+
 def scheduler_of_call(scheduler: SchedulerMixin) -> SchedulerMixin:
     """A copy with steps of its own, so that calls may run side by side; tensors, never written to, are shared."""
     own = copy(scheduler)

@@ -9,7 +9,7 @@ from diffusers import ModelMixin, SchedulerMixin, UNet2DModel
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .detection import SILENT, IRSTDDetectionPipeline, StepEnd, scheduler_of_call
+from .detection import SILENT, IRSTDDetectionPipeline, StepEnd, per_member, scheduler_of_call
 
 
 class IRSTDDiffPipeline(IRSTDDetectionPipeline):
@@ -99,12 +99,12 @@ class IRSTDDiffPipeline(IRSTDDetectionPipeline):
         pixels = torch.from_numpy(image)[:, None].to(device, dtype)  # (B, 1, PH, PW)
         encoded = self.conditional_encoder(pixels)
         if num_inference_steps == 0:
-            probability = encoded.logits.float().sigmoid().repeat_interleave(ensemble_size, dim=0)
+            probability = per_member(encoded.logits.float().sigmoid(), ensemble_size)
             return self._by_member(probability, ensemble_size)
 
         # Every member sees its image, in all channels but the mask's.
         pixels, *residuals = (
-            tensor.repeat_interleave(ensemble_size, dim=0)
+            per_member(tensor, ensemble_size)
             for tensor in (self.unet.condition(pixels, encoded.logits), *encoded.residuals)
         )  # (B*E, in_channels - 1, PH, PW), (B*E, C, h, w), ...
 

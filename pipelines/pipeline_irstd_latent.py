@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionM
 
 from ..data.images import check_normalization
 from ..hub.format import FORMAT_VERSION
-from .detection import SILENT, IRSTDDetectionPipeline, StepEnd, scheduler_of_call
+from .detection import SILENT, IRSTDDetectionPipeline, StepEnd, per_member, scheduler_of_call
 
 
 class IRSTDLatentPipeline(IRSTDDetectionPipeline):
@@ -100,8 +100,7 @@ class IRSTDLatentPipeline(IRSTDDetectionPipeline):
         pixels = torch.from_numpy(image)[:, None].to(device, dtype)  # (B, 1, PH, PW)
         encoded = self.image_encoder(pixels)
         image_latent, tokens, *features = (
-            tensor.repeat_interleave(ensemble_size, dim=0)
-            for tensor in (encoded.image_latent, encoded.tokens, *encoded.features)
+            per_member(tensor, ensemble_size) for tensor in (encoded.image_latent, encoded.tokens, *encoded.features)
         )  # (B*E, C, h, w), (B*E, M, D), ...
 
         # Model invocation: self.unet, once per step.

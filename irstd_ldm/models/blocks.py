@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,24 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + self.frequency_attention(self.channel_attention(residual))
 
 
+def conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor, pool: int = 1) -> torch.Tensor:
+    """`norm(conv(x))`, after pooling by the mean over `pool` x `pool` pixels; at inference in one convolution.
+
+    The convolution has no bias; one that pools is 1x1. Its weights are made in every call, which costs far less than
+    a pass over a map, so that none can be out of date. Under autocast the two stay apart, as in training: what is
+    rounded is the weights that are learnt.
+    """
+    if norm.training or torch.is_autocast_enabled(x.device.type):
+        return norm(conv(F.avg_pool2d(x, pool) if pool > 1 else x))
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var.float() + norm.eps)  # (O,)
+    weight = (conv.weight * (scale / pool**2)[:, None, None, None]).to(x.dtype)
+    bias = (norm.bias - norm.running_mean * scale).to(x.dtype)
+    if pool == 1:
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+    return F.conv2d(x, weight.expand(-1, -1, pool, pool), bias, pool)
+
+
 class BatchNormBlock(nn.Module):
     """3x3 convolution, BatchNorm, ReLU, twice, the last ReLU after the addition; attentions as in [`ResidualBlock`].
 
@@ -71,17 +89,26 @@ class BatchNormBlock(nn.Module):
         # one corrupts memory in oneDNN (torch 2.13, channels last).
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.AvgPool2d(stride),
-                nn.Conv2d(in_channels, out_channels, 1, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
+            self.shortcut = PooledProjection(in_channels, out_channels, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, h, w) -> (B, out_channels, h/stride, w/stride)."""
-        residual = self.norm2(self.conv2(F.relu_(self.norm1(self.conv1(x)))))
+        residual = conv_norm(self.conv2, self.norm2, F.relu_(conv_norm(self.conv1, self.norm1, x)))
         # Passes over memory are a block's other cost at full and half resolution, so the addition is in place.
         return F.relu_(self.frequency_attention(self.channel_attention(residual)).add_(self.shortcut(x)))
+
+
+class PooledProjection(nn.Sequential):
+    """Mean over squares of `stride` pixels, 1x1 convolution, BatchNorm; (B, I, h, w) -> (B, O, h/stride, w/stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__(
+            nn.AvgPool2d(stride), nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+        )
+        self.stride = stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return conv_norm(cast(nn.Conv2d, self[1]), cast(nn.BatchNorm2d, self[2]), x, self.stride)
 
 
 class TokenPooling(nn.Module):

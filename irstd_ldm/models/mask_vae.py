@@ -164,8 +164,8 @@ class BatchNormMaskDecoder(nn.Module):
         for level in reversed(range(len(self.levels))):
             if self.image_feature_channels[level]:
                 assert image_features is not None
-                x = x + self.projections[level](image_features[level])
-            x = checkpointed(self, self.levels[level])(F.relu(x))
+                x = x.add_(self.projections[level](image_features[level]))
+            x = checkpointed(self, self.levels[level])(F.relu_(x))
             if level:
                 x = self.upsamplers[level - 1](x)
         return self.head(x)
