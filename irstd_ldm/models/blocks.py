@@ -45,22 +45,23 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + self.frequency_attention(self.channel_attention(residual))
 
 
-def conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor, pool: int = 1) -> torch.Tensor:
-    """`norm(conv(x))`, after pooling by the mean over `pool` x `pool` pixels; at inference in one convolution.
+def conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor, pool: tuple[int, int] = (1, 1)) -> torch.Tensor:
+    """`norm(conv(x))`, after pooling by the mean over `pool` rows and columns; at inference in one convolution.
 
     The convolution has no bias; one that pools is 1x1. Its weights are made in every call, which costs far less than
     a pass over a map, so that none can be out of date. Under autocast the two stay apart, as in training: what is
     rounded is the weights that are learnt.
     """
+    pools = pool != (1, 1)
     if norm.training or torch.is_autocast_enabled(x.device.type):
-        return norm(conv(F.avg_pool2d(x, pool) if pool > 1 else x))
+        return norm(conv(F.avg_pool2d(x, pool) if pools else x))
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var.float() + norm.eps)  # (O,)
-    weight = (conv.weight * (scale / pool**2)[:, None, None, None]).to(x.dtype)
+    weight = (conv.weight * (scale / (pool[0] * pool[1]))[:, None, None, None]).to(x.dtype)
     bias = (norm.bias - norm.running_mean * scale).to(x.dtype)
-    if pool == 1:
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding)
-    return F.conv2d(x, weight.expand(-1, -1, pool, pool), bias, pool)
+    if pools:
+        return F.conv2d(x, weight.expand(-1, -1, *pool), bias, pool)
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
 class BatchNormBlock(nn.Module):
@@ -103,12 +104,14 @@ class PooledProjection(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__(
-            nn.AvgPool2d(stride), nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+            nn.AvgPool2d((stride, stride)),
+            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
         )
-        self.stride = stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return conv_norm(cast(nn.Conv2d, self[1]), cast(nn.BatchNorm2d, self[2]), x, self.stride)
+        pooling, conv, norm = cast(tuple[nn.AvgPool2d, nn.Conv2d, nn.BatchNorm2d], self)
+        return conv_norm(conv, norm, x, cast(tuple[int, int], pooling.kernel_size))
 
 
 class TokenPooling(nn.Module):
