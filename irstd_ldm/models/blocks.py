@@ -57,10 +57,10 @@ def conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor, pool: tupl
         return norm(conv(F.avg_pool2d(x, pool) if pools else x))
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var.float() + norm.eps)  # (O,)
-    weight = (conv.weight * (scale / (pool[0] * pool[1]))[:, None, None, None]).to(x.dtype)
+    weight = (conv.weight * scale.view(-1, 1, 1, 1)).to(x.dtype)
     bias = (norm.bias - norm.running_mean * scale).to(x.dtype)
     if pools:
-        return F.conv2d(x, weight.expand(-1, -1, *pool), bias, pool)
+        return F.conv2d(x, (weight / (pool[0] * pool[1])).expand(-1, -1, *pool), bias, pool)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding)
 
 
