@@ -52,6 +52,11 @@ class TrainSettings:
         "Each data set's flip_probability, 0 where masks lie beside targets; null = one of all.",
         later=True,
     )
+    train_data_variation_factors: list[float] | None = setting(
+        None,
+        "Factor on the probabilities of rescaling and of changes of gray levels and sensor, by data set; null = 1.",
+        later=True,
+    )
     output_dir: str = setting(MISSING, "Folder of checkpoints, logs, settings and the trained model.", may_change=True)
     background_dir: str | None = setting(None, "Frames without targets, images/; null = none.", is_path=True)
     background_exclude: list[str] | None = setting(None, "Patterns of background stems that are kept out of training.")
@@ -124,12 +129,10 @@ class TrainSettings:
             raise ValueError(
                 f"`train_data_shares` must be {len(names)} positive numbers, one per data set, got {shares}"
             )
-        flips = self.train_data_flip_probabilities
-        if flips is not None and (len(flips) != len(names) or not 0 <= min(flips) <= max(flips) <= 1):
-            raise ValueError(
-                f"`train_data_flip_probabilities` must be {len(names)} numbers in [0, 1], one per data set, got "
-                f"{flips}"
-            )
+        for name in ("train_data_flip_probabilities", "train_data_variation_factors"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != len(names) or not 0 <= min(values) <= max(values) <= 1):
+                raise ValueError(f"`{name}` must be {len(names)} numbers in [0, 1], one per data set, got {values}")
 
     @property
     def roots(self) -> list[str]:
@@ -349,7 +352,7 @@ def _leave_out_other_data(values: dict[str, Any], stages: list[dict[str, Any]], 
     if left_out:
         left_out |= {"hard_negative_probability"} - flags.keys()  # of those frames
     for part in (values, *stages):
-        for name in ("train_data_shares", "train_data_flip_probabilities"):
+        for name in ("train_data_shares", "train_data_flip_probabilities", "train_data_variation_factors"):
             if part.get(name) is not None and len(part[name]) != len(flags["train_data_dir"]):
                 left_out.add(name)
     for name in sorted(left_out):

@@ -80,6 +80,7 @@ def read_training_data(
         settings.seed,
         settings.train_data_shares,
         settings.train_data_flip_probabilities,
+        settings.train_data_variation_factors,
         size=settings.resolution,
         normalization=normalization,
     )

@@ -6,7 +6,7 @@ for it: the trainers' flags, recipes and help follow, and crops of settings with
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import Any
 
@@ -24,6 +24,11 @@ from .planted_targets import cut_targets, implant
 from .synthetic import synthetic_scene
 
 KINDS = ("target", "image", "background", "implant")
+# What changes a crop's pixels as another camera or file would, but for gain and offset.
+VARIATIONS = (
+    *("rescale", "gamma", "range", "blur", "noise", "column_noise", "own_range", "quantise", "stuck_pixel", "defect"),
+    *("border", "interlace", "compress"),
+)
 SYNTHETIC_MARGIN = 1.25  # sides of a synthetic scene per side of a crop
 MIN_OWN_RANGE = 2 / 255  # a crop whose own range is narrower gets its frame's range
 MIN_RANGE = 8 / 255  # narrower ranges are not stretched to the full one: that would amplify quantisation
@@ -102,6 +107,12 @@ class CropSettings:
                 raise ValueError(f"`{name}_min` and `{name}_max` must be 0 < min <= max, got {low} and {high}")
 
 
+def _scaled(settings: CropSettings, factor: float) -> CropSettings:
+    """The settings with the probabilities of all variations times a factor."""
+    names = [f"{name}_probability" for name in VARIATIONS]
+    return replace(settings, **{name: getattr(settings, name) * factor for name in names})
+
+
 class TrainingCrops(Dataset):
     """Crops of training images and background frames; everything is kept in memory.
 
@@ -117,6 +128,7 @@ class TrainingCrops(Dataset):
         seed: Seed of the whole sequence.
         shares: Share of each data set among the crops of labelled images, of any sum; None = equal.
         flip_probabilities: `flip_probability` of each data set's images; None = that of the settings for all.
+        variation_factors: Factor in [0, 1] on the probabilities of `VARIATIONS` in crops of each data set; None = 1.
         size: Side S in pixels.
         normalization: The rule of `gray_range` that the detector is going to be used with.
 
@@ -138,6 +150,7 @@ class TrainingCrops(Dataset):
         seed: int,
         shares: Sequence[float] | None = None,
         flip_probabilities: Sequence[float] | None = None,
+        variation_factors: Sequence[float] | None = None,
         *,
         size: int = 128,
         normalization: str = "range",
@@ -153,6 +166,10 @@ class TrainingCrops(Dataset):
         self._flips = [settings.flip_probability] * len(samples) if flip_probabilities is None else flip_probabilities
         if len(self._flips) != len(samples):
             raise ValueError(f"`flip_probabilities` must be one per data set ({len(samples)}), got {self._flips}")
+        factors = [1.0] * len(samples) if variation_factors is None else variation_factors
+        if len(factors) != len(samples):
+            raise ValueError(f"`variation_factors` must be one per data set ({len(samples)}), got {factors}")
+        self._set_settings = [_scaled(settings, factor) for factor in factors]
         self._shares = np.cumsum(weights / weights.sum())
         self._sets = [
             [_Frame(sample.image, sample.mask, normalization, number) for sample in one_set]
@@ -212,6 +229,9 @@ class TrainingCrops(Dataset):
             "weight": torch.from_numpy(weight.astype(np.float32))[None],  # (1, S, S)
         }
 
+    def _settings_of(self, frame: "_Frame") -> CropSettings:
+        return self.settings if frame.data_set is None else self._set_settings[frame.data_set]
+
     def _any_of(self, sets: list[list["_Frame"]], rng: np.random.Generator) -> "_Frame":
         frames = sets[np.searchsorted(self._shares, rng.random(), side="right")]
         return frames[rng.integers(len(frames))]
@@ -250,7 +270,7 @@ class TrainingCrops(Dataset):
 
         The image is (S, S) float32 on [0, 1], the mask (S, S) bool.
         """
-        settings, size = self.settings, self.size
+        settings, size = self._settings_of(frame), self.size
         side = size
         if rng.random() < settings.rescale_probability:
             low, high = settings.rescale_min, settings.rescale_max
@@ -276,7 +296,7 @@ class TrainingCrops(Dataset):
         self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", inverted: bool, rng: np.random.Generator
     ) -> np.ndarray:
         """Image (S, S) on [0, 1] -> (S, S) on about [-1, 1]; an `inverted` one is a crop of the frame's negative."""
-        settings = self.settings
+        settings = self._settings_of(frame)
         stretched = False
         if rng.random() < settings.range_probability:
             if rng.random() < 0.5:
@@ -297,26 +317,12 @@ class TrainingCrops(Dataset):
                 if mask.any():
                     image = image + max(0.05 - image[mask].min(), 0)  # clipping must not hide a labelled target
                     image = image - max(image[mask].max() - 1, 0)
-        image = self._add_noise(self._blur(image, rng), 1.0, rng)
+        image = _add_noise(_blur(image, settings, rng), 1.0, settings, rng)
         if _chance(rng, settings.stuck_pixel_probability):
             image = _stick_pixels(image, mask, rng)
         if not stretched and frame.is_8_bit:
             image = np.clip(image, 0, 1)  # an 8-bit sensor saturates
         return image * 2 - 1
-
-    def _blur(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        settings = self.settings
-        if rng.random() >= settings.blur_probability:
-            return image
-        return ndimage.gaussian_filter(image, rng.uniform(settings.blur_sigma_min_px, settings.blur_sigma_max_px))
-
-    def _add_noise(self, image: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
-        """The image (S, S), at times with noise of pixels and of whole columns; settings count in `unit`."""
-        for name, shape in (("noise", image.shape), ("column_noise", image.shape[1])):
-            if rng.random() < getattr(self.settings, f"{name}_probability"):
-                sigma = np.float32(rng.uniform(0, getattr(self.settings, f"{name}_sigma_max")) * unit)
-                image = image + sigma * rng.standard_normal(shape, np.float32)
-        return image
 
     def _vary_sensor(
         self, image: np.ndarray, mask: np.ndarray, frame: "_Frame", inverted: bool, rng: np.random.Generator
@@ -325,13 +331,13 @@ class TrainingCrops(Dataset):
 
         The image (S, S) on [0, 1] becomes float32 on about [-1, 1]; the mask loses what is hidden.
         """
-        settings = self.settings
+        settings = self._settings_of(frame)
         value_range = 1 - np.flip(frame.robust_range) if inverted else frame.robust_range  # (2,)
         if rng.random() < settings.gamma_probability:
             exponent = _log_uniform(rng, settings.gamma_min, settings.gamma_max)
             image, value_range = np.clip(image, 0, 1) ** exponent, np.clip(value_range, 0, 1) ** exponent
         scale = max(value_range[1] - value_range[0], MIN_RANGE)
-        image = self._add_noise(self._blur(image, rng), 2 * scale, rng)
+        image = _add_noise(_blur(image, settings, rng), 2 * scale, settings, rng)
         if rng.random() < settings.quantise_probability:
             gain = _log_uniform(rng, 0.2, 1.0)
             image = np.rint(np.clip(image, 0, 1) * (255 * gain)) / np.float32(255 * gain)
@@ -428,6 +434,21 @@ def _squeeze(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> t
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     squeezed = squeeze_with_targets(pixels, torch.from_numpy(np.ascontiguousarray(mask)), generator)
     return squeezed.image[0].numpy(), squeezed.mask.numpy()
+
+
+def _blur(image: np.ndarray, settings: CropSettings, rng: np.random.Generator) -> np.ndarray:
+    if rng.random() >= settings.blur_probability:
+        return image
+    return ndimage.gaussian_filter(image, rng.uniform(settings.blur_sigma_min_px, settings.blur_sigma_max_px))
+
+
+def _add_noise(image: np.ndarray, unit: float, settings: CropSettings, rng: np.random.Generator) -> np.ndarray:
+    """The image (S, S), at times with noise of pixels and of whole columns; settings count in `unit`."""
+    for name, shape in (("noise", image.shape), ("column_noise", image.shape[1])):
+        if rng.random() < getattr(settings, f"{name}_probability"):
+            sigma = np.float32(rng.uniform(0, getattr(settings, f"{name}_sigma_max")) * unit)
+            image = image + sigma * rng.standard_normal(shape, np.float32)
+    return image
 
 
 def _stick_pixels(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

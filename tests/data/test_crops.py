@@ -7,7 +7,15 @@ import pytest
 import torch
 from scipy import ndimage
 
-from irstd_ldm.data.crops import CropSettings, TrainingCrops, add_defects, compress_jpeg, hide_borders, interlace
+from irstd_ldm.data.crops import (
+    VARIATIONS,
+    CropSettings,
+    TrainingCrops,
+    add_defects,
+    compress_jpeg,
+    hide_borders,
+    interlace,
+)
 from irstd_ldm.data.folder import Sample
 from irstd_ldm.data.images import normalize_image
 
@@ -28,6 +36,8 @@ PLAIN = CropSettings(  # target crops without any change but flips
     noise_probability=0,
     column_noise_probability=0,
 )
+
+PLAIN_OF_ANY_RANGE = replace(PLAIN, **{f"{name}_probability": 0.0 for name in VARIATIONS})
 
 
 def frame(seed=0, shape=(150, 130)):
@@ -83,6 +93,21 @@ def test_a_target_crop_holds_its_target_whole_and_unchanged():
         assert (image[~mask] < 230 / 127.5 - 1).all()
         places.add(tuple(np.argwhere(mask)[0]))
     assert len(places) > 25
+
+
+@pytest.mark.parametrize("factory", [crops_of, robust_crops_of])
+def test_each_data_set_is_varied_at_its_own_will(factory):
+    always = replace(PLAIN, **{f"{name}_probability": 1.0 for name in VARIATIONS})
+    sets, second = [[sample(0)], [sample(0)]], (0, 1)  # all crops are of the second
+    plain, varied = (factory(sets, [], settings, 0, second) for settings in (PLAIN_OF_ANY_RANGE, always))
+    unvaried = factory(sets, [], always, 0, second, None, (1.0, 0.0))
+    as_set = factory(sets, [], always, 0, second, None, (0.0, 1.0))
+    for k in range(20):
+        assert torch.equal(unvaried[k]["image"], plain[k]["image"]), k
+        assert torch.equal(as_set[k]["image"], varied[k]["image"]), k
+        assert not torch.equal(plain[k]["image"], varied[k]["image"]), k
+    with pytest.raises(ValueError, match="`variation_factors` must be one per data set \\(2\\), got"):
+        factory(sets, [], always, 0, second, None, (0.0,))
 
 
 @pytest.mark.parametrize(("probability", "orientations"), [(0.0, 1), (0.5, 8)])

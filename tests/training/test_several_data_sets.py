@@ -115,6 +115,7 @@ def test_a_detector_is_validated_on_each_data_set(few_steps, tiny_checkpoint, sy
         ({"train_data_shares": [1.0]}, "`train_data_shares` must be 2 positive numbers, one per data set"),
         ({"train_data_shares": [1.0, 0.0]}, "`train_data_shares` must be 2 positive numbers, one per data set"),
         ({"train_data_flip_probabilities": [0.5, 2.0]}, "`train_data_flip_probabilities` must be 2 numbers in"),
+        ({"train_data_variation_factors": [1.0]}, "`train_data_variation_factors` must be 2 numbers in"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named_before_weights_are_looked_for(
